@@ -1,0 +1,48 @@
+"""Frozen pretrained transformers for transformers: train a delta of a few hundred kB, share it, load it anywhere.
+
+Importing this package registers `FPTConfig` and the models with transformers' Auto classes.
+"""
+
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForImageClassification,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+)
+
+from .configuration_fpt import PAPER_GROUPS, PARAMETER_GROUPS, FPTConfig
+from .delta import DeltaError
+from .freezing import GroupCount, format_table
+from .modeling_fpt import (
+    FPTForImageClassification,
+    FPTForSequenceClassification,
+    FPTForTokenClassification,
+    FPTModel,
+)
+from .pretrained import FPTPreTrainedModel
+from .training import FPTTrainer, TrainingError
+from .version import __version__
+
+AutoConfig.register("fpt", FPTConfig, exist_ok=True)
+AutoModel.register(FPTConfig, FPTModel, exist_ok=True)
+AutoModelForImageClassification.register(FPTConfig, FPTForImageClassification, exist_ok=True)
+AutoModelForSequenceClassification.register(FPTConfig, FPTForSequenceClassification, exist_ok=True)
+AutoModelForTokenClassification.register(FPTConfig, FPTForTokenClassification, exist_ok=True)
+
+__all__ = [
+    "PAPER_GROUPS",
+    "PARAMETER_GROUPS",
+    "DeltaError",
+    "FPTConfig",
+    "FPTForImageClassification",
+    "FPTForSequenceClassification",
+    "FPTForTokenClassification",
+    "FPTModel",
+    "FPTPreTrainedModel",
+    "FPTTrainer",
+    "GroupCount",
+    "TrainingError",
+    "__version__",
+    "format_table",
+]

@@ -1,0 +1,221 @@
+"""Building a backbone: pretrained, random or statistics-only weights, and the fingerprint that tells them apart."""
+
+import copy
+import hashlib
+import inspect
+import math
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import (
+    MODEL_FOR_TEXT_ENCODING_MAPPING,
+    MODEL_MAPPING,
+    AutoModel,
+    AutoModelForTextEncoding,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
+
+from .backbones import embedding_width, is_causal, is_norm, position_parameters
+from .configuration_fpt import FPTConfig
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+DROPOUT_FIELDS = (
+    "activation_dropout",
+    "attention_dropout",
+    "attention_probs_dropout_prob",
+    "attn_pdrop",
+    "dropout",
+    "dropout_rate",
+    "embd_pdrop",
+    "embedding_dropout",
+    "hidden_dropout",
+    "hidden_dropout_prob",
+    "mlp_dropout",
+    "resid_pdrop",
+)
+SAMPLED = 1024  # elements that `fingerprint` reads of a tensor
+
+
+def build_from_config(
+    config: FPTConfig, source: str | None, dtype, attn_implementation, hub_kwargs
+) -> PreTrainedModel:
+    """Build the backbone and write what was found of it (fingerprint, scheme, dtype, defaults) into `config`."""
+    dtype = config.dtype if dtype in (None, "auto") else DTYPES.get(dtype, dtype)
+    if dtype is not None and dtype not in DTYPES.values():
+        raise ValueError(f"dtype is one of {', '.join(DTYPES)}; got {dtype!r}.")
+    base_config = config.base_model_config
+    if base_config is None:
+        raise ValueError("FPTConfig needs base_model_config, the backbone's own configuration.")
+    scheme = config.backbone_init_scheme or default_init_scheme(base_config, config.backbone_init)
+    backbone, config.base_model_fingerprint = build_backbone(
+        base_config,
+        source,
+        init=config.backbone_init,
+        seed=config.backbone_init_seed,
+        scheme=scheme,
+        dropout=config.backbone_dropout,
+        dtype=dtype,
+        attn_implementation=attn_implementation,
+        hub_kwargs=hub_kwargs,
+    )
+    config.backbone_init_scheme = scheme
+    config.dtype = backbone.get_input_embeddings().weight.dtype
+    if config.positions == "auto":
+        config.positions = "backbone" if position_parameters(backbone) else "new"
+    if config.pooling == "auto":
+        config.pooling = "last" if is_causal(backbone) else "mean"
+    return backbone
+
+
+def build_backbone(
+    base_config: PreTrainedConfig,
+    name_or_path: str | None,
+    *,
+    init: str,
+    seed: int,
+    scheme: str | None,
+    dropout: float | None,
+    dtype: torch.dtype | None,
+    attn_implementation: str | None,
+    hub_kwargs: dict[str, Any],
+) -> tuple[PreTrainedModel, str]:
+    """Build a backbone, frozen and in eval mode, and its fingerprint.
+
+    `name_or_path` and `hub_kwargs` (revision, token, cache_dir ...) are read for `init` "pretrained" and
+    "statistics"; `seed` and `scheme` for "random" and "statistics". `dtype` is the dtype to keep the frozen weights
+    in (None: as stored); norms stay fp32, as autocast wants them. The fingerprint is taken before the cast, so that
+    one serves every dtype.
+
+    Raises ValueError for a backbone that cannot serve, or whose weights are incomplete; OSError where transformers
+    cannot find it.
+    """
+    config = copy.deepcopy(base_config)
+    if "use_cache" in config:
+        config.use_cache = False
+    if dropout is not None:
+        for field in DROPOUT_FIELDS:
+            if field in config:
+                setattr(config, field, dropout)
+    config._attn_implementation = attn_implementation
+    auto_class = _auto_class(config)
+    if init == "random":
+        backbone = _random(auto_class, config, seed, scheme)
+    else:
+        backbone = _pretrained(auto_class, config, name_or_path, hub_kwargs)
+        if init == "statistics":
+            _draw_from_statistics(backbone, seed)
+    backbone = _without_unused(backbone)
+    _refuse_undrivable(backbone)
+    digest = fingerprint(backbone)
+    if dtype is not None:
+        backbone = backbone.to(dtype)
+    for module in backbone.modules():
+        if is_norm(module):
+            module.float()
+    return backbone.requires_grad_(False).eval(), digest
+
+
+def _auto_class(config: PreTrainedConfig) -> type:
+    if config.is_encoder_decoder and type(config) in MODEL_FOR_TEXT_ENCODING_MAPPING:
+        return AutoModelForTextEncoding
+    if type(config) in MODEL_MAPPING:
+        return AutoModel
+    raise ValueError(f"A backbone is a transformers AutoModel; model_type {config.model_type!r} has none.")
+
+
+def _random(auto_class: type, config: PreTrainedConfig, seed: int, scheme: str | None) -> PreTrainedModel:
+    scheme = scheme or default_init_scheme(config, "random")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        backbone = auto_class.from_config(config, dtype=torch.float32)
+        if scheme in ("gpt2-scaled-residual", "gpt2-flat"):  # not left to transformers, whose versions differ
+            std = config.initializer_range
+            if scheme == "gpt2-scaled-residual":
+                std /= math.sqrt(2 * config.n_layer)
+            for block in backbone.h:
+                for projection in (block.attn.c_proj, block.mlp.c_proj):
+                    nn.init.normal_(projection.weight, std=std)
+    return backbone
+
+
+def default_init_scheme(config: PreTrainedConfig, init: str) -> str | None:
+    """The name of the random initialisation that `config`'s model class draws from; None for pretrained weights.
+
+    GPT-2's is "gpt2-scaled-residual": residual projections with std 0.02/sqrt(2 layers). The paper's runs predate
+    it: "gpt2-flat" has 0.02 everywhere. Other families: "transformers".
+    """
+    if init != "random":
+        return None
+    return "gpt2-scaled-residual" if config.model_type == "gpt2" else "transformers"
+
+
+def _pretrained(auto_class: type, config: PreTrainedConfig, name_or_path: str, hub_kwargs: dict) -> PreTrainedModel:
+    backbone, info = auto_class.from_pretrained(
+        name_or_path,
+        config=config,
+        dtype="auto",
+        use_safetensors=True,
+        trust_remote_code=False,
+        output_loading_info=True,
+        **hub_kwargs,
+    )
+    missing = sorted(key for key in info["missing_keys"] if not key.startswith("pooler."))
+    if missing or info["mismatched_keys"]:
+        what = missing or sorted(str(key) for key in info["mismatched_keys"])
+        raise ValueError(
+            f"The weights of {name_or_path!r} cannot fill a {type(backbone).__name__}: {len(what)} tensors missing "
+            f"or misshapen, the first is {what[0]}. Give the checkpoint that base_model_config belongs to."
+        )
+    return backbone
+
+
+@torch.no_grad()
+def _draw_from_statistics(backbone: nn.Module, seed: int) -> None:
+    """Replace every tensor by normal draws with its own mean and standard deviation (the paper's statistics-only)."""
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in backbone.parameters():
+        mean, std = parameter.float().mean().item(), parameter.float().std(unbiased=False).item()
+        drawn = torch.empty(parameter.shape, dtype=torch.float32).normal_(mean, std, generator=generator)
+        parameter.copy_(drawn)
+
+
+def _without_unused(backbone: PreTrainedModel) -> PreTrainedModel:
+    """Keep what turns embeddings into hidden states: the encoder of an encoder-decoder, and no pooler."""
+    if backbone.config.is_encoder_decoder and "decoder_input_ids" in inspect.signature(backbone.forward).parameters:
+        backbone = backbone.get_encoder()
+    if isinstance(getattr(backbone, "pooler", None), nn.Module):
+        backbone.pooler = None
+    return backbone
+
+
+def _refuse_undrivable(backbone: PreTrainedModel) -> None:
+    if "inputs_embeds" not in inspect.signature(backbone.forward).parameters:
+        raise ValueError(
+            f"{type(backbone).__name__} ({backbone.config.model_type}) cannot be a backbone: its forward takes no "
+            "inputs_embeds, so projected inputs cannot enter it. Choose a text model such as GPT-2 or BERT."
+        )
+    embedding_width(backbone)
+
+
+@torch.no_grad()
+def fingerprint(backbone: nn.Module) -> str:
+    """A hash that tells one set of weights from another: names, shapes, dtypes and, of each tensor, a sample.
+
+    Tensors of up to 1024 elements are read whole, of larger ones the 1024 in the middle: one page or two, because
+    reading every byte would take longer than loading the model does. Fine-tuning of any kind moves sampled elements
+    too. It is no defence against somebody who edits others.
+
+    Raises ValueError for weights that are not in memory (offloaded to disk).
+    """
+    digest = hashlib.sha256()
+    for name, tensor in backbone.named_parameters():
+        if tensor.device.type == "meta":
+            raise ValueError(f"The backbone's weights must be in memory, but {name} is offloaded: load it whole.")
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        flat = tensor.reshape(-1)
+        if flat.numel() > SAMPLED:
+            flat = flat.narrow(0, (flat.numel() - SAMPLED) // 2, SAMPLED)
+        digest.update(flat.cpu().view(torch.uint8).numpy())
+    return "sampled-sha256:" + digest.hexdigest()[:32]

@@ -1,0 +1,249 @@
+"""`FPTConfig`: all that a frozen pretrained transformer is, except its weights.
+
+Paper: Lu, Grover, Abbeel, Mordatch, "Pretrained Transformers as Universal Computation Engines", arXiv 2103.05247.
+"""
+
+import copy
+import dataclasses
+import difflib
+from typing import Literal
+
+from huggingface_hub.dataclasses import strict
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
+from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
+
+PARAMETER_GROUPS = ("input", "output", "norm", "position", "attention", "feedforward")
+PAPER_GROUPS = ("input", "output", "norm", "position")
+
+# What each kind of input must declare; all other input fields stay None.
+INPUT_FIELDS = {
+    "values": ("sequence_length", "input_size"),
+    "tokens": ("sequence_length", "vocab_size"),
+    "images": ("image_size", "num_channels", "patch_size"),
+    "series": ("series_length", "num_channels", "patch_length", "patch_stride"),
+}
+OPTIONAL_INPUT_FIELDS = {"tokens": ("pad_token_id",)}
+
+# Names that transformers itself passes to a config or writes into config.json beyond its dataclass fields.
+TRANSFORMERS_KEYS = {
+    "attn_implementation",
+    "auto_map",
+    "custom_pipelines",
+    "experts_implementation",
+    "model_type",
+    "name_or_path",
+    "num_labels",
+    "output_attentions",
+    "quantization_config",
+    "tie_word_embeddings",
+    "torch_dtype",
+    "use_cache",
+}
+
+
+@strict
+class FPTConfig(PreTrainedConfig):
+    """Configuration of a frozen pretrained transformer: the base, the input, what trains, the head.
+
+    Wrong values raise at construction: huggingface_hub's `StrictDataclassFieldValidationError` for a wrong type or
+    choice, `ValueError` for a rule between fields, `TypeError` for a name that is no field (naming the nearest one).
+
+    `num_labels`, `id2label`, `label2id` and `problem_type` are those of every transformers configuration.
+    """
+
+    model_type = "fpt"
+    sub_configs = {"base_model_config": AutoConfig}
+
+    # Which frozen weights: filled by `from_backbone`, checked by `from_pretrained`.
+    base_model_config: dict | PreTrainedConfig | None = None  # the backbone's own configuration, nested
+    base_model: str | None = None  # its Hub id; None: the caller must say where it is
+    base_model_revision: str | None = None  # the commit that was loaded
+    base_model_fingerprint: str | None = None  # hash of the backbone's weights before any training
+
+    # How the backbone starts: chosen by the user.
+    backbone_init: Literal["pretrained", "random", "statistics"] = "pretrained"
+    backbone_init_seed: int = 0  # draws the random and the statistics weights
+    backbone_init_scheme: Literal["transformers", "gpt2-scaled-residual", "gpt2-flat"] | None = None  # None: by model
+    backbone_dropout: float | None = None  # every dropout inside the backbone; None: as its own configuration says
+
+    # The input: declared by the task.
+    input_type: Literal["values", "tokens", "images", "series"] = "values"
+    sequence_length: int | None = None  # values, tokens: the most tokens a sequence has
+    input_size: int | None = None  # values: numbers per token
+    vocab_size: int | None = None  # tokens: number of ids, padding included
+    pad_token_id: int | None = None  # tokens: the id that is masked where no attention_mask is given
+    image_size: int | list[int] | tuple[int, ...] | None = None  # images: pixels, one side or [height, width]
+    num_channels: int | None = None  # images, series: channels
+    patch_size: int | None = None  # images: pixels of a square patch's side
+    series_length: int | None = None  # series: the most time steps
+    patch_length: int | None = None  # series: time steps per patch
+    patch_stride: int | None = None  # series: time steps between the starts of two patches
+    input_dropout: float = 0.1  # after the input projection (the paper's 0.1)
+
+    # What trains: the policy.
+    trainable: list[str] | tuple[str, ...] = PAPER_GROUPS  # parameter groups with requires_grad
+    train_qk_norms: bool = False  # whether norms of queries and keys (Qwen3, OLMo2) count as `norm`
+    positions: Literal["auto", "backbone", "new", "none"] = "auto"  # auto: the backbone's table, else a new one
+
+    # The head.
+    pooling: Literal["auto", "last", "mean", "first"] = "auto"  # auto: last for a causal backbone, else mean
+    labels_per_token: int = 1  # token classification: labels that each token carries (bits)
+
+    def __post_init__(self, **kwargs):
+        self._refuse_unknown(kwargs)
+        if isinstance(self.base_model_config, dict):
+            self.base_model_config = self._build_base_config(self.base_model_config)
+        elif self.base_model_config is not None:
+            self.base_model_config = copy.deepcopy(self.base_model_config)
+        if self.base_model_config is not None:  # it may remember the local path that it was read from
+            self.base_model_config.name_or_path = self.base_model or ""
+        if isinstance(self.image_size, tuple):
+            self.image_size = list(self.image_size)
+        super().__post_init__(**kwargs)
+        if self.id2label is not None and self.label2id is None:
+            self.label2id = {name: index for index, name in self.id2label.items()}
+        self.check()
+
+    def check(self) -> None:
+        """Hold every rule between fields; called at construction and again before a model is built or saved.
+
+        Raises ValueError: the rule, what came, what to write instead.
+        """
+        self._check_policy()
+        self._check_base()
+        self._check_input()
+        self._check_head()
+
+    @property
+    def num_tokens(self) -> int:
+        """The most tokens that reach the backbone: the length its positions are cut to."""
+        if self.input_type == "images":
+            height, width = self.image_height_width
+            return (height // self.patch_size) * (width // self.patch_size)
+        if self.input_type == "series":
+            steps_after_first = max(self.series_length - self.patch_length, 0)
+            return -(-steps_after_first // self.patch_stride) + 1
+        return self.sequence_length
+
+    @property
+    def image_height_width(self) -> tuple[int, int]:
+        """Images: height and width in pixels."""
+        if isinstance(self.image_size, int):
+            return self.image_size, self.image_size
+        height, width = self.image_size
+        return height, width
+
+    @property
+    def hidden_size(self) -> int | None:
+        """The backbone's hidden size (what DeepSpeed's integration asks a config for)."""
+        return None if self.base_model_config is None else self.base_model_config.hidden_size
+
+    @staticmethod
+    def _build_base_config(values: dict) -> PreTrainedConfig:
+        model_type = values.get("model_type")
+        if model_type not in CONFIG_MAPPING:
+            raise ValueError(
+                f"base_model_config needs the model_type of a transformers model, got {model_type!r}: "
+                "a backbone whose code lies outside transformers cannot be frozen here."
+            )
+        return CONFIG_MAPPING[model_type](**{k: v for k, v in copy.deepcopy(values).items() if k != "model_type"})
+
+    @classmethod
+    def _refuse_unknown(cls, kwargs: dict) -> None:
+        known = {f.name for f in dataclasses.fields(cls)} | TRANSFORMERS_KEYS
+        for name in kwargs:
+            if name not in known and not name.startswith("_"):
+                near = difflib.get_close_matches(name, known, n=1)
+                hint = f" Did you mean {near[0]!r}?" if near else ""
+                raise TypeError(f"FPTConfig has no field {name!r}.{hint} Its fields: {', '.join(cls.own_fields())}.")
+
+    @classmethod
+    def own_fields(cls) -> list[str]:
+        """Names of the fields that this class adds to `PreTrainedConfig`."""
+        inherited = {f.name for f in dataclasses.fields(PreTrainedConfig)}
+        return [f.name for f in dataclasses.fields(cls) if f.name not in inherited]
+
+    def _check_policy(self) -> None:
+        unknown = [group for group in self.trainable if group not in PARAMETER_GROUPS]
+        if unknown:
+            raise ValueError(f"trainable takes groups out of {', '.join(PARAMETER_GROUPS)}; got {unknown[0]!r}.")
+        if len(set(self.trainable)) != len(self.trainable):
+            raise ValueError(f"trainable names each group once; got {list(self.trainable)}.")
+        self.trainable = [group for group in PARAMETER_GROUPS if group in self.trainable]
+        if self.positions == "none" and "position" in self.trainable:
+            raise ValueError(
+                "positions='none' leaves no position to train, but trainable has 'position': "
+                f"write trainable={[group for group in self.trainable if group != 'position']} or positions='auto'."
+            )
+
+    def _check_base(self) -> None:
+        if self.base_model is not None:
+            try:
+                validate_repo_id(self.base_model)
+            except HFValidationError as error:
+                raise ValueError(
+                    f"base_model is a Hub id such as 'openai-community/gpt2', never a path; got {self.base_model!r}. "
+                    "Give a local copy to from_pretrained(..., base_model_name_or_path=...)."
+                ) from error
+        _check_at_least("backbone_init_seed", self.backbone_init_seed, 0)
+        if self.backbone_dropout is not None:
+            _check_probability("backbone_dropout", self.backbone_dropout)
+        if self.backbone_init_scheme in ("gpt2-scaled-residual", "gpt2-flat"):
+            model_type = None if self.base_model_config is None else self.base_model_config.model_type
+            if self.backbone_init != "random" or model_type not in (None, "gpt2"):
+                raise ValueError(
+                    f"backbone_init_scheme={self.backbone_init_scheme!r} is for backbone_init='random' on GPT-2; got "
+                    f"backbone_init={self.backbone_init!r} on {model_type!r}: leave backbone_init_scheme out."
+                )
+
+    def _check_input(self) -> None:
+        needed = INPUT_FIELDS[self.input_type]
+        allowed = needed + OPTIONAL_INPUT_FIELDS.get(self.input_type, ())
+        every = {name for names in (*INPUT_FIELDS.values(), *OPTIONAL_INPUT_FIELDS.values()) for name in names}
+        given = {name for name in every if getattr(self, name) is not None}
+        if not given and self.base_model_config is None:
+            return  # FPTConfig(): transformers builds one to learn a config's defaults
+        for name in needed:
+            if name not in given:
+                raise ValueError(f"input_type={self.input_type!r} needs {', '.join(needed)}; {name} is missing.")
+        for name in sorted(given - set(allowed)):
+            raise ValueError(f"{name} does not belong to input_type={self.input_type!r}, which takes {needed}.")
+        for name in needed:
+            for value in getattr(self, name) if isinstance(getattr(self, name), list) else [getattr(self, name)]:
+                _check_at_least(name, value, 1)
+        _check_probability("input_dropout", self.input_dropout)
+        if self.input_type == "images":
+            self._check_image_size()
+        if self.input_type == "series" and self.patch_stride > self.patch_length:
+            raise ValueError(
+                f"patch_stride is at most patch_length, or steps would be lost; got {self.patch_stride} and "
+                f"{self.patch_length}."
+            )
+        if self.pad_token_id is not None and not 0 <= self.pad_token_id < self.vocab_size:
+            raise ValueError(f"pad_token_id lies in 0..{self.vocab_size - 1} (vocab_size), got {self.pad_token_id}.")
+
+    def _check_image_size(self) -> None:
+        if isinstance(self.image_size, list) and len(self.image_size) != 2:
+            raise ValueError(f"image_size is one number or [height, width], got {self.image_size}.")
+        for side in self.image_height_width:
+            if side % self.patch_size:
+                raise ValueError(
+                    f"image_size must be a multiple of patch_size: {side} pixels do not divide into patches of "
+                    f"{self.patch_size}."
+                )
+
+    def _check_head(self) -> None:
+        _check_at_least("labels_per_token", self.labels_per_token, 1)
+        if self.id2label is not None and sorted(self.id2label) != list(range(len(self.id2label))):
+            raise ValueError(f"id2label numbers its labels 0..{len(self.id2label) - 1}, got {sorted(self.id2label)}.")
+
+
+def _check_at_least(name: str, value: int, least: int) -> None:
+    if isinstance(value, bool) or value < least:
+        raise ValueError(f"{name} is a whole number of at least {least}, got {value}.")
+
+
+def _check_probability(name: str, value: float) -> None:
+    if not 0 <= value < 1:
+        raise ValueError(f"{name} is a probability of at least 0 and below 1, got {value}.")

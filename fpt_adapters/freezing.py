@@ -1,0 +1,106 @@
+"""The freezing policy: every parameter belongs to one group, and a list of groups trains.
+
+Attention and feed-forward are told apart by structure: inside the repeated layers (the elements of a `ModuleList`),
+what lies under a module whose class is an attention is attention, the rest is feed-forward. What lies outside the
+layers (token embeddings and the like), or is reached by no input, is `other` and never trains.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from .backbones import norm_parameters, position_parameters, unused_parameters
+
+FROZEN_GROUP = "other"
+
+
+@dataclass(frozen=True)
+class GroupCount:
+    """One row of the parameter table."""
+
+    group: str
+    tensors: int
+    parameters: int
+    percent: float  # of all parameters of the model
+    trained: bool
+
+
+def backbone_groups(backbone: PreTrainedModel, own_positions: bool, qk_norms: bool) -> dict[str, str]:
+    """Group of each of the backbone's parameters, by name; a parameter with several names appears once.
+
+    `own_positions`: whether the backbone's learned positions are the model's `position` group (or `other`).
+    """
+    norms = {id(parameter) for parameter in norm_parameters(backbone, qk_norms)}
+    positions = {id(parameter) for parameter in position_parameters(backbone)}
+    unused = {id(parameter) for parameter in unused_parameters(backbone)}
+    modules = list(backbone.named_modules())
+    lists = tuple(name + "." for name, module in modules if isinstance(module, nn.ModuleList))
+    attentions = tuple(
+        name + "." for name, module in modules if "Attention" in type(module).__name__ and name.startswith(lists)
+    )
+
+    def group(name: str, parameter: nn.Parameter) -> str:
+        if id(parameter) in norms:
+            return "norm"
+        if id(parameter) in positions:
+            return "position" if own_positions else FROZEN_GROUP
+        if id(parameter) in unused:
+            return FROZEN_GROUP
+        if name.startswith(attentions):
+            return "attention"
+        return "feedforward" if name.startswith(lists) else FROZEN_GROUP
+
+    return {name: group(name, parameter) for name, parameter in backbone.named_parameters()}
+
+
+def apply_policy(model: nn.Module, groups: dict[str, str], trainable: Iterable[str]) -> None:
+    """Set `requires_grad` of every parameter of `model`; what trains becomes fp32 (bf16 cannot hold small steps).
+
+    `groups` maps each name of `model.named_parameters()` to its group. Raises ValueError for a group of `trainable`
+    that this model has no parameter of.
+    """
+    trainable = list(trainable)
+    for group in trainable:
+        if group not in groups.values():
+            raise ValueError(
+                f"trainable has {group!r}, but {_describe(model)} has no {group} parameters: leave {group!r} out, "
+                "or choose another backbone."
+            )
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(groups[name] in trainable)
+        if parameter.requires_grad and parameter.dtype != torch.float32:
+            parameter.data = parameter.data.float()
+
+
+def _describe(model: nn.Module) -> str:
+    backbones = [type(m).__name__ for name, m in model.named_modules() if name.rpartition(".")[2] == "backbone"]
+    return f"the backbone {backbones[0]}" if backbones else type(model).__name__
+
+
+def count_by_group(model: nn.Module, groups: dict[str, str]) -> list[GroupCount]:
+    """Tensors and parameters of each group, in the order of first appearance."""
+    parameters = dict(model.named_parameters())
+    total = sum(parameter.numel() for parameter in parameters.values())
+    rows = []
+    for group in dict.fromkeys(groups.values()):
+        members = [parameters[name] for name, its_group in groups.items() if its_group == group]
+        count = sum(parameter.numel() for parameter in members)
+        trained = any(parameter.requires_grad for parameter in members)
+        rows.append(GroupCount(group, len(members), count, 100 * count / total, trained))
+    return rows
+
+
+def format_table(rows: Iterable[GroupCount]) -> str:
+    """The parameter table as text, trained groups first, with their sum."""
+    rows = sorted(rows, key=lambda row: not row.trained)
+    trained = [row for row in rows if row.trained]
+    lines = [f"{'group':<12} {'tensors':>8} {'parameters':>14} {'% of all':>9}  trained"]
+    for row in rows:
+        mark = "yes" if row.trained else "no"
+        lines.append(f"{row.group:<12} {row.tensors:>8,} {row.parameters:>14,} {row.percent:>9.3f}  {mark}")
+    tensors, parameters = sum(r.tensors for r in trained), sum(r.parameters for r in trained)
+    lines.append(f"{'all trained':<12} {tensors:>8,} {parameters:>14,} {sum(r.percent for r in trained):>9.3f}")
+    return "\n".join(lines)

@@ -1,0 +1,47 @@
+"""Metrics as `evaluate.Metric` classes that are built directly, so that no script is looked up on the Hub."""
+
+import datasets
+import evaluate
+import numpy as np
+
+from .heads import IGNORED_LABEL
+
+
+class Accuracy(evaluate.Metric):
+    """Share of the labelled positions that are predicted right.
+
+    `compute(predictions=..., references=...)` takes integer arrays of one shape; positions whose reference is
+    -100 are left out. Returns `{"accuracy": float in 0..1}`. Raises ValueError where the shapes differ, or where no
+    position is labelled (a mean over nothing is not a result).
+    """
+
+    def _info(self) -> evaluate.MetricInfo:
+        return evaluate.MetricInfo(
+            description="Share of labelled positions predicted right; the reference -100 is left out.",
+            citation="",
+            features=datasets.Features(
+                {"predictions": datasets.Value("int64"), "references": datasets.Value("int64")}
+            ),
+        )
+
+    def _compute(self, predictions, references) -> dict[str, float]:
+        predictions, references = np.asarray(predictions), np.asarray(references)
+        labelled = references != IGNORED_LABEL
+        if not labelled.any():
+            raise ValueError("accuracy needs at least one labelled position, but every reference is -100.")
+        return {"accuracy": float((predictions[labelled] == references[labelled]).mean())}
+
+
+def accuracy(predictions: np.ndarray, references: np.ndarray) -> float:
+    """Accuracy of `predictions` (any shape, integers) against `references` (the same shape, -100 left out)."""
+    predictions, references = np.asarray(predictions), np.asarray(references)
+    if predictions.shape != references.shape:
+        raise ValueError(f"predictions and references need one shape, got {predictions.shape} and {references.shape}.")
+    metric = Accuracy(keep_in_memory=True)
+    return metric.compute(predictions=predictions.reshape(-1), references=references.reshape(-1))["accuracy"]
+
+
+def majority_floor(labels: np.ndarray) -> float:
+    """The best accuracy that one constant answer reaches on `labels` (integers, (examples,)): their largest class."""
+    labels = np.asarray(labels)
+    return float(np.unique(labels, return_counts=True)[1].max() / len(labels))

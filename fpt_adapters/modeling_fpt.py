@@ -1,0 +1,192 @@
+"""Frozen pretrained transformers: input projection -> frozen backbone -> head.
+
+Paper: Lu, Grover, Abbeel, Mordatch, "Pretrained Transformers as Universal Computation Engines", arXiv 2103.05247,
+and its code, github.com/kzl/universal-computation. What differs from that code: norms and positions are chosen by
+structure, positions are cut to the tokens in use, padding is masked, and pooling reads the last real token.
+"""
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.modeling_outputs import (
+    BaseModelOutput,
+    ImageClassifierOutput,
+    SequenceClassifierOutput,
+    TokenClassifierOutput,
+)
+
+from . import backbones
+from .building import build_from_config
+from .configuration_fpt import FPTConfig
+from .heads import TokenClassifier, classification_loss, pool
+from .inputs import build_input
+from .pretrained import FPTPreTrainedModel
+
+
+class FPTModel(FPTPreTrainedModel):
+    """The headless model: raw inputs -> the backbone's hidden states.
+
+    `FPTModel(config)` builds a random backbone from the config's seed; pretrained ones come from `from_backbone` and
+    `from_pretrained`.
+    """
+
+    headless = True
+
+    def __init__(self, config: FPTConfig, backbone: PreTrainedModel | None = None, headed: bool = False):
+        if backbone is None:
+            if config.backbone_init != "random":
+                raise ValueError(
+                    f"{type(self).__name__}(config) has no weights for backbone_init={config.backbone_init!r}: use "
+                    "from_backbone or from_pretrained, or a config with backbone_init='random'."
+                )
+            backbone = build_from_config(config, None, None, config._attn_implementation, {})
+        super().__init__(config)
+        if config.positions == "backbone" and not backbones.position_parameters(backbone):
+            raise ValueError(
+                f"positions='backbone', but {type(backbone).__name__} has no learned positions: write positions='new' "
+                "for a trainable table, or 'none'."
+            )
+        width = backbones.embedding_width(backbone)
+        backbones.cut_positions(backbone, config.num_tokens)
+        self.input_projection = build_input(config, width)
+        self.position_embeddings = (
+            nn.Parameter(torch.zeros(config.num_tokens, width)) if config.positions == "new" else None
+        )
+        self.backbone = backbone
+        self.embedding_scale = backbones.embedding_scale(backbone)
+        self.post_init()
+        if not headed:
+            self._apply_policy()
+
+    def encode(
+        self,
+        input_ids: Tensor | None = None,
+        pixel_values: Tensor | None = None,
+        input_values: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        output_hidden_states: bool = False,
+        output_attentions: bool = False,
+    ) -> tuple[BaseModelOutput, Tensor | None]:
+        """As `forward`, and the mask over tokens (batch, tokens), which patching may have changed."""
+        given = {"input_ids": input_ids, "pixel_values": pixel_values, "input_values": input_values}
+        given = {name: value for name, value in given.items() if value is not None}
+        name = self.input_projection.input_name
+        if list(given) != [name]:
+            raise ValueError(f"input_type={self.config.input_type!r} takes {name}; got {', '.join(given) or 'none'}.")
+        embeds, mask = self.input_projection(given[name], attention_mask)  # (batch, tokens, width)
+        if self.position_embeddings is not None:
+            embeds = embeds + self.position_embeddings[: embeds.shape[1]]
+        if self.embedding_scale != 1.0:
+            embeds = embeds * self.embedding_scale
+        return backbones.run_backbone(self.backbone, embeds, mask, output_hidden_states, output_attentions), mask
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        pixel_values: Tensor | None = None,
+        input_values: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> BaseModelOutput | tuple:
+        """Inputs of the config's type -> `last_hidden_state` (batch, tokens, hidden).
+
+        `input_ids` (batch, tokens), `pixel_values` (batch, channels, height, width), `input_values` (batch, tokens,
+        input_size) or, for series, (batch, steps, channels); `attention_mask` (batch, tokens or steps), 1 for real.
+        Raises ValueError for another input or another shape than the config declares.
+        """
+        output, _ = self.encode(
+            input_ids,
+            pixel_values,
+            input_values,
+            attention_mask,
+            _choice(output_hidden_states, self.config.output_hidden_states),
+            _choice(output_attentions, self.config.output_attentions),
+        )
+        output = BaseModelOutput(output.last_hidden_state, output.hidden_states, output.attentions)
+        return output if _choice(return_dict, self.config.return_dict) else output.to_tuple()
+
+
+class _FPTWithHead(FPTPreTrainedModel):
+    """A headless model, a head, and the loss."""
+
+    output_class: type
+    per_token = False
+
+    def __init__(self, config: FPTConfig, backbone: PreTrainedModel | None = None):
+        fpt = FPTModel(config, backbone, headed=True)
+        super().__init__(config)
+        self.fpt = fpt
+        width = backbones.output_width(config.base_model_config)
+        if self.per_token:
+            self.head = TokenClassifier(width, config.num_labels, config.labels_per_token)
+        else:
+            self.head = nn.Linear(width, config.num_labels)  # PyTorch's default initialisation, as in the paper
+        self.post_init()
+        self._apply_policy()
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        pixel_values: Tensor | None = None,
+        input_values: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        labels: Tensor | None = None,
+        num_items_in_batch: Tensor | int | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+        return_dict: bool | None = None,
+    ):
+        """Inputs as for `FPTModel` -> logits, and the loss where `labels` are given.
+
+        Logits (batch, num_labels), `labels` (batch,); for tokens: logits (batch, tokens, [labels_per_token,]
+        num_labels), `labels` (batch, tokens[, labels_per_token]), -100 where there is none.
+        `num_items_in_batch` divides the summed loss (Trainer passes it); else the loss is the mean.
+        """
+        output, mask = self.fpt.encode(
+            input_ids,
+            pixel_values,
+            input_values,
+            attention_mask,
+            _choice(output_hidden_states, self.config.output_hidden_states),
+            _choice(output_attentions, self.config.output_attentions),
+        )
+        hidden = output.last_hidden_state  # (batch, tokens, hidden)
+        features = hidden if self.per_token else pool(hidden, mask, self.config.pooling)
+        logits = self.head(features.to(next(self.head.parameters()).dtype))  # some backbones end in half precision
+        loss = None
+        if labels is not None:
+            loss = classification_loss(logits, labels, self.config.problem_type, num_items_in_batch)
+        result = self.output_class(
+            loss=loss, logits=logits, hidden_states=output.hidden_states, attentions=output.attentions
+        )
+        return result if _choice(return_dict, self.config.return_dict) else result.to_tuple()
+
+
+class FPTForSequenceClassification(_FPTWithHead):
+    """One label for a sequence of any input type, from its pooled hidden states."""
+
+    output_class = SequenceClassifierOutput
+
+
+class FPTForImageClassification(_FPTWithHead):
+    """One label for an image, from the pooled hidden states of its patches."""
+
+    output_class = ImageClassifierOutput
+
+    def __init__(self, config: FPTConfig, backbone: PreTrainedModel | None = None):
+        if config.input_type != "images":
+            raise ValueError(f"FPTForImageClassification needs input_type='images', got {config.input_type!r}.")
+        super().__init__(config, backbone)
+
+
+class FPTForTokenClassification(_FPTWithHead):
+    """One label, or several (`labels_per_token`), for each token, as the bit tasks need."""
+
+    output_class = TokenClassifierOutput
+    per_token = True
+
+
+def _choice(argument: bool | None, configured: bool | None) -> bool:
+    return bool(configured if argument is None else argument)

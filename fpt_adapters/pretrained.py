@@ -1,0 +1,324 @@
+"""`FPTPreTrainedModel`: building on a backbone, the freezing policy, loading and saving the delta.
+
+What the models share; the networks themselves are in modeling_fpt.py.
+"""
+
+import copy
+import os
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import hf_hub_download
+from torch import Tensor, nn
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
+from transformers.utils import CONFIG_NAME
+
+from . import freezing
+from .building import build_from_config
+from .configuration_fpt import FPTConfig
+from .delta import (
+    DeltaError,
+    check_delta,
+    find_delta,
+    overlay,
+    persistent_buffers,
+    read_delta,
+    tensor_digest,
+    write_delta,
+)
+
+# What transformers' Auto classes and Trainer pass to every `from_pretrained`, and which has no meaning for a delta.
+IGNORED_LOADING_KEYS = ("_from_auto", "_from_pipeline", "adapter_kwargs", "code_revision", "trust_remote_code")
+HUB_KEYS = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token")
+
+
+class FPTPreTrainedModel(PreTrainedModel):
+    """What all models of this library share: building, the freezing policy, saving and loading the delta."""
+
+    config: FPTConfig
+    config_class = FPTConfig
+    base_model_prefix = "fpt"
+    supports_gradient_checkpointing = True
+    accepts_loss_kwargs = True  # the loss divides by Trainer's num_items_in_batch
+    headless = False  # whether this is the model without a head
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+
+    def _apply_policy(self) -> None:
+        """Called at the end of the outermost constructor, once all parameters exist."""
+        self.main_input_name = self.fpt_model.input_projection.input_name
+        trainable = [group for group in self.config.trainable if not (self.headless and group == "output")]
+        freezing.apply_policy(self, self.parameter_groups(), trainable)
+        buffers = persistent_buffers(self)
+        self._base_buffer_digests = {name: tensor_digest(buffer) for name, buffer in buffers.items()}
+        self._ignore_on_save(self._delta_names())
+
+    def _ignore_on_save(self, saved: Collection[str]) -> None:
+        """Tell Trainer which keys a checkpoint lacks on purpose, so that its resume neither warns nor hides others."""
+        names = {name for name, _ in self.named_parameters(remove_duplicate=False)}
+        self._keys_to_ignore_on_save = names.union(persistent_buffers(self)).difference(saved)
+
+    def init_weights(self) -> None:
+        """Nothing: the backbone arrives with its weights, and new modules draw theirs as they are built."""
+
+    @property
+    def fpt_model(self) -> PreTrainedModel:
+        """The headless model: `self`, or the one under the head."""
+        return self if self.headless else self.fpt
+
+    @property
+    def _prefix(self) -> str:
+        """What the headless model's parameter names begin with here."""
+        return "" if self.headless else self.base_model_prefix + "."
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The module that turns inputs into embeddings: the new token table, or the input projection."""
+        projection = self.fpt_model.input_projection
+        return projection.embedding if self.config.input_type == "tokens" else projection.projection
+
+    # The policy
+
+    def parameter_groups(self) -> dict[str, str]:
+        """Group of every parameter by name: input, output, norm, position, attention, feedforward or other."""
+        prefix = self._prefix
+        own_positions = self.config.positions == "backbone"
+        groups = freezing.backbone_groups(self.fpt_model.backbone, own_positions, self.config.train_qk_norms)
+        groups = {f"{prefix}backbone.{name}": group for name, group in groups.items()}
+        for name, _ in self.named_parameters():
+            if name.startswith(f"{prefix}input_projection."):
+                groups[name] = "input"
+            elif name == f"{prefix}position_embeddings":
+                groups[name] = "position"
+            elif name not in groups:
+                groups[name] = "output"
+        return groups
+
+    def count_parameters(self) -> list[freezing.GroupCount]:
+        """Tensors, parameters and share of the whole for each group, and whether it trains."""
+        return freezing.count_by_group(self, self.parameter_groups())
+
+    def print_trainable_parameters(self) -> None:
+        """Print the table of parameters by group."""
+        print(freezing.format_table(self.count_parameters()))
+
+    # Building
+
+    @classmethod
+    def from_backbone(
+        cls,
+        name_or_path: str | os.PathLike | PreTrainedConfig,
+        config: FPTConfig | None = None,
+        *,
+        base_model: str | None = None,
+        revision: str | None = None,
+        token: str | bool | None = None,
+        cache_dir: str | os.PathLike | None = None,
+        local_files_only: bool = False,
+        dtype: torch.dtype | str | None = None,
+        attn_implementation: str | None = None,
+        **fields,
+    ):
+        """Build an untrained model on a backbone.
+
+        `name_or_path`: a Hub id, a local folder, or (for `backbone_init="random"`) a transformers configuration.
+        `config` or `fields`: an `FPTConfig` (copied), or its fields, such as `input_type="images"`.
+        `base_model`: the Hub id that a local folder is a copy of; a path itself is never written into the config, so
+        without it a loader must be told `base_model_name_or_path`.
+        `revision`, `token`, `cache_dir`, `local_files_only`: for the Hub, as everywhere in transformers.
+        `dtype`: to keep the frozen weights in (None: as stored); what trains is fp32.
+
+        Raises ValueError for a backbone that cannot serve or an input that does not fit, TypeError for an unknown
+        field, OSError where the backbone cannot be found.
+        """
+        if config is not None and fields:
+            raise TypeError(f"Give from_backbone either a config or fields; got a config and {sorted(fields)}.")
+        hub_kwargs: dict[str, Any] = {"token": token, "cache_dir": cache_dir, "local_files_only": local_files_only}
+        commit = None
+        if isinstance(name_or_path, PreTrainedConfig):
+            base_config, source = name_or_path, None
+        else:
+            source = os.fspath(name_or_path)
+            if not os.path.isdir(source):
+                commit = _resolve_commit(source, revision, **hub_kwargs)
+                base_model, hub_kwargs["revision"] = base_model or source, commit
+            base_config = AutoConfig.from_pretrained(source, trust_remote_code=False, **hub_kwargs)
+        if config is None:
+            fields.setdefault("base_model_config", base_config)
+            config = FPTConfig(**fields)
+        else:
+            config = copy.deepcopy(config)
+            config.base_model_config = config.base_model_config or copy.deepcopy(base_config)
+        config.base_model, config.base_model_revision = base_model, commit
+        config.base_model_config.name_or_path = base_model or ""  # and never a local path
+        config.base_model_fingerprint = None
+        config.check()
+        if source is None and config.backbone_init != "random":
+            raise ValueError(
+                f"A configuration holds no weights for backbone_init={config.backbone_init!r}: give from_backbone a "
+                "Hub id or a folder, or write backbone_init='random'."
+            )
+        backbone = build_from_config(config, source, dtype, attn_implementation, hub_kwargs)
+        return cls(config, backbone)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | os.PathLike,
+        *,
+        config: FPTConfig | None = None,
+        base_model_name_or_path: str | os.PathLike | None = None,
+        dtype: torch.dtype | str | None = None,
+        attn_implementation: str | None = None,
+        output_loading_info: bool = False,
+        **kwargs,
+    ):
+        """Load base and delta, checked: the base's fingerprint, and every tensor of the delta.
+
+        `pretrained_model_name_or_path`: the delta's folder or Hub id. `base_model_name_or_path`: where the base is,
+        instead of the Hub id and commit that the delta names; its weights must be the same. `dtype`: to keep the
+        frozen weights in (None: as in training). `kwargs`: `revision`, `subfolder`, `token` and the like for the
+        delta (of these, only `cache_dir` and `local_files_only` also serve the base), and fields of `FPTConfig`.
+
+        Raises DeltaError (a ValueError) for a delta or a base that is not the one meant, OSError where either cannot
+        be found.
+        """
+        for key in IGNORED_LOADING_KEYS:
+            kwargs.pop(key, None)
+        _refuse_unsupported(kwargs)
+        dtype = kwargs.pop("torch_dtype", None) if dtype is None else dtype
+        hub_kwargs = {key: kwargs.pop(key, None) for key in HUB_KEYS}
+        hub_kwargs = {key: value for key, value in hub_kwargs.items() if value is not None}
+        if config is None:
+            config, kwargs = FPTConfig.from_pretrained(
+                pretrained_model_name_or_path, return_unused_kwargs=True, **hub_kwargs, **kwargs
+            )
+        if kwargs:
+            raise TypeError(f"from_pretrained does not know {', '.join(sorted(kwargs))}.")
+        config = copy.deepcopy(config)
+        config.check()
+        delta_file, config_file = find_delta(pretrained_model_name_or_path, **hub_kwargs)
+        backbone = cls._load_base(config, base_model_name_or_path, dtype, attn_implementation, hub_kwargs)
+        with torch.device("meta"):  # nothing is drawn for the new modules: the delta fills them all
+            model = cls(config, backbone)
+        model._load_delta(delta_file, config_file)
+        model.name_or_path = config.name_or_path = str(pretrained_model_name_or_path)
+        model.eval()
+        if output_loading_info:
+            return model, {"missing_keys": set(), "unexpected_keys": set(), "mismatched_keys": set(), "error_msgs": []}
+        return model
+
+    @staticmethod
+    def _load_base(config: FPTConfig, override, dtype, attn_implementation, delta_hub_kwargs) -> PreTrainedModel:
+        base_kwargs = {key: delta_hub_kwargs.get(key) for key in ("cache_dir", "local_files_only")}
+        base_kwargs = {key: value for key, value in base_kwargs.items() if value is not None}
+        source = None
+        if override is not None:
+            source = os.fspath(override)
+        elif config.base_model is not None:
+            source, base_kwargs["revision"] = config.base_model, config.base_model_revision
+        elif config.backbone_init != "random":
+            raise DeltaError(
+                "This delta's base was a local folder without a Hub id: say where it is with "
+                "from_pretrained(..., base_model_name_or_path='/path/to/the/base')."
+            )
+        wanted = config.base_model_fingerprint
+        attn_implementation = attn_implementation or config._attn_implementation
+        try:
+            backbone = build_from_config(config, source, dtype, attn_implementation, base_kwargs)
+        except OSError as error:
+            raise OSError(f"The delta was found, but not its base {source!r}: {error}") from error
+        if config.base_model_fingerprint != wanted:
+            where = f"{source!r}" if config.backbone_init != "random" else "the random weights drawn from the seed"
+            raise DeltaError(
+                f"Another base: {where} with backbone_init={config.backbone_init!r} has the fingerprint "
+                f"{config.base_model_fingerprint}, but the delta was trained on {wanted} "
+                f"({config.base_model or 'no Hub id'}, commit {config.base_model_revision or 'unknown'})."
+            )
+        return backbone
+
+    def _load_delta(self, file: Path, config_file: Path) -> None:
+        tensors = read_delta(file, config_file)
+        prefix = self.base_model_prefix + "."
+        if self.headless and any(name.startswith(prefix) for name in tensors):
+            tensors = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
+        elif not self.headless and not any(name.startswith(prefix) for name in tensors):
+            raise DeltaError(f"{file} holds an FPTModel without a head: load it with AutoModel.")
+        parameters, buffers = dict(self.named_parameters()), persistent_buffers(self)
+        check_delta(tensors, {name: parameters[name] for name in self._delta_names()}, buffers, file)
+        overlay(self, tensors)
+
+    # Saving
+
+    def _delta_names(self) -> list[str]:
+        backbone = self._prefix + "backbone."
+        named = self.named_parameters()
+        return [name for name, parameter in named if parameter.requires_grad or not name.startswith(backbone)]
+
+    def delta_tensors(self, state_dict: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+        """What a checkpoint holds: all that the base cannot give back.
+
+        These are the trained parameters, the new modules' parameters (input, head, new positions) even where they do
+        not train, and buffers that training changed. Values come from `state_dict` where given (Trainer passes
+        gathered ones). Raises KeyError if one lacks there.
+        """
+        parameters = dict(self.named_parameters())
+        tensors: dict[str, Tensor] = {name: parameters[name] for name in self._delta_names()}
+        for name, buffer in persistent_buffers(self).items():
+            if tensor_digest(buffer) != self._base_buffer_digests[name]:
+                tensors[name] = buffer
+        if state_dict is not None:  # gathered, by some backends in half precision
+            tensors = {name: state_dict[name].to(tensor.dtype) for name, tensor in tensors.items()}
+        return tensors
+
+    def save_pretrained(
+        self,
+        save_directory: str | os.PathLike,
+        is_main_process: bool = True,
+        state_dict: Mapping[str, Tensor] | None = None,
+        push_to_hub: bool = False,
+        max_shard_size: int | str | None = None,
+        **push_kwargs,
+    ) -> None:
+        """Write `config.json` and `model.safetensors`, which holds exactly `delta_tensors`. No network is needed.
+
+        `max_shard_size` is accepted for callers that pass it to every model; a delta is always one file.
+        `push_to_hub` and `push_kwargs` (`repo_id`, `token` ...): upload as well, by `PreTrainedModel.push_to_hub`.
+
+        Raises DeltaError where `save_directory` holds another kind of model, ValueError for a tensor that is empty
+        (sharded, and not gathered) or not finite.
+        """
+        if push_kwargs and not push_to_hub:
+            raise TypeError(
+                f"save_pretrained does not know {', '.join(sorted(push_kwargs))} without push_to_hub=True."
+            )
+        if is_main_process:
+            tensors = self.delta_tensors(state_dict)
+            empty = [name for name, tensor in tensors.items() if tensor.numel() == 0]
+            if empty:
+                raise ValueError(f"{empty[0]} is empty here: gather the sharded parameters before saving.")
+            infinite = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
+            if infinite:
+                raise ValueError(f"{infinite[0]} is not finite: training diverged, and nothing was saved.")
+            self._ignore_on_save(tensors)
+            self.config.architectures = [type(self).__name__]
+            write_delta(save_directory, self.config, tensors)
+        if push_to_hub:
+            self.push_to_hub(push_kwargs.pop("repo_id", Path(save_directory).name), **push_kwargs)
+
+
+def _refuse_unsupported(kwargs: dict[str, Any]) -> None:
+    for key in ("device_map", "quantization_config", "state_dict", "gguf_file"):
+        if kwargs.pop(key, None) is not None:
+            raise ValueError(f"{key} is not supported for a frozen pretrained transformer: load it, then .to(device).")
+    if kwargs.pop("use_safetensors", None) is False:
+        raise ValueError("use_safetensors=False is refused: deltas and bases are read from safetensors only.")
+
+
+def _resolve_commit(repo_id: str, revision: str | None, **hub_kwargs) -> str:
+    """The commit that `revision` of a Hub model is at, from the cache or the Hub."""
+    file = Path(hf_hub_download(repo_id, CONFIG_NAME, revision=revision, **hub_kwargs))
+    return file.parent.name  # .../snapshots/<commit>/config.json

@@ -1,0 +1,26 @@
+"""The paper's tasks, and scikit-learn's digits, by name."""
+
+from .bits import BitMemory, BitXor
+from .images import Cifar10, Cifar10Lra, Digits, Mnist
+from .listops import ListOps
+from .proteins import RemoteHomology
+from .task import SPLITS, Task, TaskData
+
+TASKS: dict[str, type[Task]] = {
+    task.name: task for task in (BitMemory, BitXor, ListOps, Mnist, Cifar10, Cifar10Lra, RemoteHomology, Digits)
+}
+
+__all__ = [
+    "SPLITS",
+    "TASKS",
+    "BitMemory",
+    "BitXor",
+    "Cifar10",
+    "Cifar10Lra",
+    "Digits",
+    "ListOps",
+    "Mnist",
+    "RemoteHomology",
+    "Task",
+    "TaskData",
+]

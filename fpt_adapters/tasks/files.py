@@ -1,0 +1,270 @@
+"""Rows of labelled data from files or the Hub, read with `datasets`, checked, and split into train/validation/test.
+
+The parts that the data does not have are held out of its training rows, so that nothing is ever chosen on `test`.
+"""
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import datasets
+import numpy as np
+from datasets.exceptions import DatasetsError
+from torch.utils.data import Dataset, Subset
+
+from .draws import check_at_least, split_sizes
+from .labels import LabelNames
+from .task import SPLITS
+
+logger = logging.getLogger(__name__)
+
+READERS = {
+    ".parquet": "parquet",
+    ".csv": "csv",
+    ".json": "json",
+    ".jsonl": "json",
+}  # file ending -> `datasets` builder
+SPLIT_NAMES = {  # how data sets on the Hub call a split
+    "train": ("train",),
+    "validation": ("validation", "valid", "val", "dev"),
+    "test": ("test",),
+}
+LABEL_COLUMNS = ("label", "labels")
+
+# What rows are drawn for: a word of the random key, so that no two of these draws are related.
+HELD_OUT_TEST, HELD_OUT_VALIDATION, SAMPLES = 101, 102, 103  # SAMPLES + number of the split
+FIXED_SEED = 0  # of what must be the same rows in every run
+
+
+@dataclass(frozen=True)
+class Source:
+    """One file or Hub split: its rows, and what messages call it."""
+
+    data: datasets.Dataset
+    name: str
+
+    def where(self, row: int) -> str:
+        """Name a row (from 0) in a message."""
+        return f"row {row} of {self.name}"
+
+
+@dataclass(frozen=True)
+class Part:
+    """The rows of a source that make one split of a task: `rows` and class numbers `labels`, int64 (examples,)."""
+
+    source: Source
+    rows: np.ndarray
+    labels: np.ndarray
+
+
+@dataclass
+class FileArguments:
+    """Where labelled rows come from: files, else the Hub. A mix-in for tasks; its fields become flags."""
+
+    dataset_name: str | None = field(
+        default=None, metadata={"help": "Data set on the Hub; read only where no train_file is given."}
+    )
+    dataset_config_name: str | None = field(default=None, metadata={"help": "Its configuration, if it has several."})
+    dataset_revision: str | None = field(default=None, metadata={"help": "Its branch, tag or commit (default: main)."})
+    train_file: str | None = field(
+        default=None, metadata={"help": "Training rows: a parquet, csv, json or jsonl file."}
+    )
+    validation_file: str | None = field(
+        default=None, metadata={"help": "Validation rows; without it, a part of the training rows is held out."}
+    )
+    test_file: str | None = field(
+        default=None, metadata={"help": "Test rows; without it, a part of the training rows is held out."}
+    )
+    label_column: str | None = field(
+        default=None, metadata={"help": "Column with the labels (default: label or labels)."}
+    )
+    validation_share: float = field(
+        default=0.1, metadata={"help": "Share of the training rows that a held-out part takes."}
+    )
+    validation_examples: int | None = field(
+        default=None, metadata={"help": "Rows that a held-out part takes, instead of validation_share."}
+    )
+
+    def __post_init__(self) -> None:
+        if not 0 < self.validation_share < 1:
+            raise ValueError(f"validation_share lies above 0 and below 1, got {self.validation_share}.")
+        if self.validation_examples is not None:
+            check_at_least("validation_examples", self.validation_examples, 1)
+
+    def read_parts(
+        self, seed: int, max_samples: dict[str, int] | None, num_labels: int | None
+    ) -> tuple[dict[str, Part], tuple[str, ...]]:
+        """Read, check and split the rows: a part for each of train, validation and test, and the labels' names.
+
+        `num_labels` is the number of classes where the task fixes it, else None (see `LabelNames.of_column`).
+
+        Where there is no validation data, `validation_share` of the training rows, drawn with `seed`, is held out.
+        Where there is no test data, as many rows are held out for it; these are the same for every seed, so that the
+        figures of several seeds belong together, and no choice can have seen them. `test` is never used as
+        `validation`, nor the reverse. `max_samples` then keeps some rows of a part, drawn with `seed`.
+
+        Evaluation alone needs the training data too: it fixes the labels and the held-out parts.
+        Raises ValueError for files, columns and labels that do not fit.
+        """
+        sources = self._sources()
+        column = find_column(sources["train"], self.label_column, LABEL_COLUMNS, _is_class_label, "label_column")
+        for source in sources.values():
+            find_column(source, column, (), _is_class_label, "label_column")
+        names = LabelNames.of_column(sources["train"].data, column, sources["train"].name, num_labels)
+        labels = {split: names.read(source.data, column, source.name) for split, source in sources.items()}
+        rows = self._rows({split: len(source.data) for split, source in sources.items()}, seed, sources["train"].name)
+        sizes = split_sizes({split: len(rows[split]) for split in SPLITS}, max_samples)
+        parts = {}
+        for number, split in enumerate(SPLITS):
+            origin = split if split in sources else "train"
+            chosen = rows[split]
+            if sizes[split] < len(chosen):
+                chosen = np.sort(chosen[draw_order(len(chosen), seed, SAMPLES + number)[: sizes[split]]])
+            parts[split] = Part(sources[origin], chosen, labels[origin][chosen])
+        return parts, names.names
+
+    def _sources(self) -> dict[str, Source]:
+        """Read what there is: always `train`, maybe `validation` and `test`."""
+        files = {split: path for split, path in self._files().items() if path is not None}
+        if not files:
+            return self._hub_sources()
+        if "train" not in files:
+            given = ", ".join(f"--{split}_file {path}" for split, path in files.items())
+            raise ValueError(
+                f"train_file fixes the labels and is needed for evaluation too, but only {given} came: "
+                "write --train_file with the rows that the model was trained on."
+            )
+        return {split: _read_file(path, split) for split, path in files.items()}
+
+    def _files(self) -> dict[str, str | None]:
+        return {"train": self.train_file, "validation": self.validation_file, "test": self.test_file}
+
+    def _hub_sources(self) -> dict[str, Source]:
+        if self.dataset_name is None:
+            raise ValueError("no data was named: write --train_file (parquet, csv, json) or --dataset_name (Hub id).")
+        try:
+            loaded = datasets.load_dataset(self.dataset_name, self.dataset_config_name, revision=self.dataset_revision)
+        except (OSError, ValueError, RuntimeError, DatasetsError) as error:
+            raise ValueError(
+                f"data set {self.dataset_name!r} could not be loaded from the Hub ({_first_line(error)}): "
+                "write --train_file and --test_file to read local copies."
+            ) from error
+        sources = {}
+        for split, aliases in SPLIT_NAMES.items():
+            found = [alias for alias in aliases if alias in loaded]
+            if found:
+                sources[split] = Source(loaded[found[0]], f"the {found[0]} split ({self.dataset_name})")
+        if "train" not in sources:
+            raise ValueError(
+                f"a split called train is needed, but {self.dataset_name!r} has {', '.join(loaded)}: "
+                "write --dataset_config_name, or read files with --train_file."
+            )
+        for source in sources.values():
+            if len(source.data) == 0:
+                raise ValueError(f"{source.name} has no rows: a split needs at least one.")
+        return sources
+
+    def _rows(self, sizes: dict[str, int], seed: int, train_name: str) -> dict[str, np.ndarray]:
+        """Choose the rows of each part, ascending; `sizes` are those of the sources."""
+        rows = {split: np.arange(size) for split, size in sizes.items()}
+        for split, purpose, drawn_with in (
+            ("test", HELD_OUT_TEST, FIXED_SEED),
+            ("validation", HELD_OUT_VALIDATION, seed),
+        ):
+            if split in rows:
+                continue
+            total, left = sizes["train"], len(rows["train"])
+            held = self.validation_examples or max(round(self.validation_share * total), 1)
+            if held >= left:
+                raise ValueError(
+                    f"{held} rows of {train_name} would be held out for {split}, but it has {left} left to train "
+                    f"on: write --{split}_file, or a smaller --validation_examples."
+                )
+            order = draw_order(left, drawn_with, purpose)
+            rows[split] = rows["train"][np.sort(order[:held])]
+            rows["train"] = rows["train"][np.sort(order[held:])]
+            note = "there is no test data: the test figure is on" if split == "test" else "validation is"
+            log = logger.warning if split == "test" else logger.info
+            log("%s %d rows held out of %s.", note, held, train_name)
+        return rows
+
+
+def draw_order(count: int, seed: int, purpose: int) -> np.ndarray:
+    """Put 0..count-1 in a random order that (seed, purpose) fixes for good: int64 (count,).
+
+    Sorts raw words of NumPy's Philox, whose stream never changes. Raises ValueError for a seed outside 0..2**64-1.
+    """
+    if not 0 <= seed < 2**64:
+        raise ValueError(f"seed is a whole number in 0..2**64-1, got {seed}.")
+    generator = np.random.Philox(key=np.array([seed, purpose], dtype=np.uint64))
+    return np.argsort(generator.random_raw(count), kind="stable")
+
+
+def find_column(
+    source: Source,
+    given: str | None,
+    usual: Sequence[str],
+    fits: Callable[[datasets.features.features.FeatureType], bool],
+    flag: str,
+) -> str:
+    """Find a column: the `given` one, else one of the `usual` names, else the only one whose feature `fits`.
+
+    Raises ValueError, listing the columns there are and the flag to write, where there is none or a choice.
+    """
+    columns = source.data.column_names
+    if given is not None:
+        if given not in columns:
+            raise ValueError(
+                f"{source.name} has no column {given!r} but {', '.join(columns)}: write one of these as --{flag}."
+            )
+        return given
+    candidates = [name for name in usual if name in columns]
+    candidates = candidates or [name for name in columns if fits(source.data.features[name])]
+    if len(candidates) != 1:
+        raise ValueError(
+            f"{source.name} has {'no' if not candidates else 'more than one'} column that looks right for {flag}; "
+            f"its columns are {', '.join(columns)}: write one of these as --{flag}."
+        )
+    return candidates[0]
+
+
+def split_labels(split: Dataset) -> np.ndarray:
+    """Class numbers of a split that has `labels` (or of a `Subset` of one): int64 (examples,)."""
+    if isinstance(split, Subset):
+        return split_labels(split.dataset)[np.asarray(split.indices, dtype=np.int64)]
+    return np.asarray(split.labels)
+
+
+def label_fields(names: Sequence[str]) -> dict[str, dict]:
+    """Return the config fields that name classes: `id2label` and `label2id`."""
+    return {"id2label": dict(enumerate(names)), "label2id": {name: number for number, name in enumerate(names)}}
+
+
+def _read_file(path: str, split: str) -> Source:
+    flag, ending = f"{split}_file", Path(path).suffix.lower()
+    if not Path(path).is_file():
+        raise ValueError(f"{flag} is a file, but {path!r} is not there: write --{flag} with its path.")
+    if ending not in READERS:
+        raise ValueError(f"{flag} ends in one of {', '.join(READERS)}, got {path!r}: convert it, or rename it.")
+    source_name = f"the {split} split ({path})"
+    if Path(path).stat().st_size == 0:
+        raise ValueError(f"{source_name} is an empty file: a split needs at least one row.")
+    try:
+        builder = datasets.load_dataset_builder(READERS[ending], data_files={"rows": path})
+        builder.download_and_prepare()
+    except (OSError, ValueError, DatasetsError) as error:
+        cause = error.__cause__ if error.__cause__ is not None else error
+        raise ValueError(f"{flag} {path!r} cannot be read as {READERS[ending]}: {_first_line(cause)}") from error
+    if builder.info.splits["rows"].num_examples == 0:  # which `as_dataset` cannot return
+        raise ValueError(f"{source_name} has no rows: a split needs at least one.")
+    return Source(builder.as_dataset(split="rows"), source_name)
+
+
+def _is_class_label(feature: datasets.features.features.FeatureType) -> bool:
+    return isinstance(feature, datasets.ClassLabel)
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

@@ -1,0 +1,250 @@
+"""Image classification: MNIST, CIFAR-10 and CIFAR-10-LRA of the paper (arXiv 2103.05247), and scikit-learn's digits.
+
+Pixels are scaled to 0..1 and normalised with the constants of the paper's code, which are not always the statistics of
+the data: MNIST keeps its 0..1, grey CIFAR-10 goes to -1..1, and CIFAR-10's standard deviations are the means of those
+of single images. Unlike that code, which scores the test split as it trains, validation is a held-out part of train.
+"""
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import datasets
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from ..metrics import majority_floor
+from ..modeling_fpt import FPTForImageClassification
+from .augmentation import Augmentation
+from .draws import split_sizes
+from .files import FIXED_SEED, SAMPLES, FileArguments, draw_order, find_column, label_fields, split_labels
+from .pixels import PixelFormat
+from .task import SPLITS, Task, TaskData
+
+IMAGE_COLUMNS = ("image", "img", "pixels", "pixel_values")
+DIGITS_SPLIT = 110  # what `draw_order` is asked for, see files.py
+CROP_FLIP_ROTATE = Augmentation(padding=4, flip=True, degrees=20)
+
+
+class ImageSplit(Dataset):
+    """One split: example i is `{"pixel_values": float32 (channels, height, width), "labels": int}`.
+
+    `pixels`: uint8 (images, channels, height, width), which splits may share; `rows` and `labels`: (examples,), where
+    in `pixels` an example is and its class. A whole batch of indices is made at once. Each epoch augments anew: see
+    `set_epoch`.
+    """
+
+    def __init__(
+        self,
+        pixels: torch.Tensor,
+        rows: np.ndarray,
+        labels: np.ndarray,
+        task: "ImageTask",
+        augmentation: Augmentation | None = None,
+        seed: int = 0,
+    ):
+        self.pixels = pixels
+        self.rows = torch.from_numpy(np.asarray(rows, dtype=np.int64))
+        self.labels = np.asarray(labels, dtype=np.int64)
+        self.augmentation = augmentation
+        self.seed = seed
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # workers that live on see it change
+        mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (task.mean, task.std))
+        self._scale, self._shift = 1 / (task.white * std), -mean / std
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def epoch(self) -> int:
+        """The epoch whose augmentation is drawn."""
+        return int(self._epoch)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Draw the augmentation of another epoch (from 0), in all workers of this process.
+
+        The stock Trainer's data loader calls this in most cases, but not with several processes, nor after a resume
+        within an epoch, nor through a `Subset`: there, `fpt_adapters.training.SetEpoch` does, which FPTTrainer adds.
+        """
+        self._epoch.fill_(epoch)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return self.__getitems__([index])[0]
+
+    def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
+        """Make the examples `indices`. Raises IndexError outside 0..len-1."""
+        for index in indices:
+            if not 0 <= index < len(self):
+                raise IndexError(f"the split has examples 0..{len(self) - 1}, got {index}.")
+        pixels = self.pixels[self.rows[indices]]  # (batch, channels, height, width)
+        if self.augmentation is not None:
+            pixels = self.augmentation(pixels, self.seed, self.epoch, indices)
+        values = pixels.float().mul_(self._scale).add_(self._shift)
+        return [
+            {"pixel_values": value, "labels": label}
+            for value, label in zip(values.unbind(), self.labels[indices].tolist(), strict=True)
+        ]
+
+
+@dataclass
+class ImageTask(Task):
+    """What image tasks share: square images of one size, one class each, cut into patches by the model."""
+
+    model_class = FPTForImageClassification
+    image_size: ClassVar[int]  # pixels, width and height
+    num_channels: ClassVar[int]
+    mean: ClassVar[tuple[float, ...]]  # per channel, of pixels scaled to 0..1
+    std: ClassVar[tuple[float, ...]]
+    white: ClassVar[int] = 255  # the largest pixel value, which is scaled to 1
+    num_labels: ClassVar[int] = 10
+
+    patch_size: int = field(default=4, metadata={"help": "Side of a square patch in pixels; one patch is one token."})
+
+    @property
+    def train_augmentation(self) -> Augmentation | None:
+        """How the training images are augmented; validation and test images never are."""
+        return None
+
+    @abstractmethod
+    def load(self, seed: int = 0, max_samples: dict[str, int] | None = None) -> TaskData:
+        """Load the splits as `ImageSplit`; see `Task.load`."""
+
+    def floor(self, split: Dataset) -> float:
+        """The share of the largest class in `split`."""
+        return majority_floor(split_labels(split))
+
+    def task_data(
+        self, images: dict[str, tuple[torch.Tensor, np.ndarray, np.ndarray]], names: Sequence[str], seed: int
+    ) -> TaskData:
+        """Put the splits together; `images` has pixels, rows and labels for each (see `ImageSplit`)."""
+        augmentations = {"train": self.train_augmentation}
+        splits = {name: ImageSplit(*images[name], self, augmentations.get(name), seed) for name in SPLITS}
+        config = {
+            "input_type": "images",
+            "image_size": self.image_size,
+            "num_channels": self.num_channels,
+            "patch_size": self.patch_size,
+            **label_fields(names),
+        }
+        return TaskData(**splits, config=config)
+
+
+@dataclass
+class FileImageTask(FileArguments, ImageTask):
+    """An image task that reads files or the Hub."""
+
+    to_grey: ClassVar[bool] = False
+
+    image_column: str | None = field(
+        default=None, metadata={"help": "Column with the images (default: image, img, or the only one of images)."}
+    )
+
+    def load(self, seed: int = 0, max_samples: dict[str, int] | None = None) -> TaskData:
+        """Read and decode the images: see `FileArguments.read_parts` for the splits, `PixelFormat.read` for images.
+
+        Only the rows that `max_samples` leaves are decoded, and no row twice: splits held out of one file share its
+        pixels. Raises ValueError for files, columns, labels and images that do not fit.
+        """
+        pixel_format = PixelFormat(self.image_size, self.image_size, self.num_channels, self.to_grey)
+        parts, names = self.read_parts(seed, max_samples, self.num_labels)
+        sources = {id(part.source): part.source for part in parts.values()}
+        column = find_column(parts["train"].source, self.image_column, IMAGE_COLUMNS, _is_image, "image_column")
+        for source in sources.values():
+            find_column(source, column, (), _is_image, "image_column")
+        images = {}
+        for source in sources.values():
+            mine = {split: part for split, part in parts.items() if part.source is source}
+            rows = np.unique(np.concatenate([part.rows for part in mine.values()]))
+            pixels = pixel_format.read(source, column, rows)
+            for split, part in mine.items():
+                images[split] = (pixels, np.searchsorted(rows, part.rows), part.labels)
+        return self.task_data(images, names, seed)
+
+
+def _is_image(feature: datasets.features.features.FeatureType) -> bool:
+    return isinstance(feature, datasets.Image)
+
+
+@dataclass
+class Mnist(FileImageTask):
+    """Handwritten digits: 28 x 28 grey pixels, 49 patches of 4 x 4, not augmented."""
+
+    name = "mnist"
+    image_size = 28
+    num_channels = 1
+    mean, std = (0.0,), (1.0,)
+
+    dataset_name: str | None = field(
+        default="ylecun/mnist", metadata={"help": "Data set on the Hub; read only where no train_file is given."}
+    )
+
+
+@dataclass
+class Cifar10(FileImageTask):
+    """Photographs of ten kinds of things: 32 x 32 RGB pixels, 64 patches of 4 x 4, augmented."""
+
+    name = "cifar10"
+    image_size = 32
+    num_channels = 3
+    mean, std = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
+
+    dataset_name: str | None = field(
+        default="uoft-cs/cifar10", metadata={"help": "Data set on the Hub; read only where no train_file is given."}
+    )
+    augment: bool = field(
+        default=True, metadata={"help": "Crop, flip and rotate the training images anew in every epoch."}
+    )
+
+    @property
+    def train_augmentation(self) -> Augmentation | None:
+        return CROP_FLIP_ROTATE if self.augment else None
+
+
+@dataclass
+class Cifar10Lra(Cifar10):
+    """CIFAR-10 pixel by pixel, as in the Long Range Arena: grey, 1024 patches of 1 x 1, augmented.
+
+    RGB becomes grey with the ITU-R 601-2 weights (Pillow's mode L).
+    """
+
+    name = "cifar10-lra"
+    num_channels = 1
+    to_grey = True
+    mean, std = (0.5,), (0.5,)
+
+    patch_size: int = field(default=1, metadata={"help": "Side of a square patch in pixels; one patch is one token."})
+
+
+@dataclass
+class Digits(ImageTask):
+    """scikit-learn's 1,797 handwritten digits, 8 x 8 pixels of 0..16: the task that needs no file, not the paper's.
+
+    The split is fixed: 1,197 / 300 / 300. The same people wrote digits of all three, so accuracy is higher than on
+    new writers.
+    """
+
+    name = "digits"
+    image_size = 8
+    num_channels = 1
+    mean, std = (0.3053,), (0.3760,)  # of all images
+    white = 16
+
+    patch_size: int = field(default=2, metadata={"help": "Side of a square patch in pixels; one patch is one token."})
+
+    def load(self, seed: int = 0, max_samples: dict[str, int] | None = None) -> TaskData:
+        """Load the digits. `seed` only draws what `max_samples` keeps. Raises ImportError without scikit-learn."""
+        from sklearn.datasets import load_digits  # optional: only this task needs it
+
+        digits = load_digits()
+        pixels = torch.from_numpy(digits.images.astype(np.uint8)).unsqueeze(1)
+        order = draw_order(len(pixels), FIXED_SEED, DIGITS_SPLIT)
+        rows = {"test": order[:300], "validation": order[300:600], "train": order[600:]}
+        sizes = split_sizes({split: len(rows[split]) for split in SPLITS}, max_samples)
+        images = {}
+        for number, split in enumerate(SPLITS):
+            chosen = rows[split][draw_order(len(rows[split]), seed, SAMPLES + number)[: sizes[split]]]
+            chosen = np.sort(chosen)
+            images[split] = (pixels, chosen, digits.target[chosen])
+        return self.task_data(images, [str(digit) for digit in digits.target_names], seed)

@@ -1,0 +1,294 @@
+"""ListOps: the value, 0-9, of a nested expression such as `[MAX 4 [SM 8 5 ] 1 ]`.
+
+Task: Nangia and Bowman, "ListOps", arXiv 1804.06028; the long expressions of the Long Range Arena (Tay et al., arXiv
+2011.04006), drawn here after the same law. Whole blocks of trees are drawn at once, one level after the other.
+"""
+
+import hashlib
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+from transformers.utils import logging
+
+from ..modeling_fpt import FPTForSequenceClassification
+from .draws import check_at_least, random_below, random_stream, split_sizes
+from .task import Task, TaskData
+
+PAD, FIRST_DIGIT, MIN, MAX, MED, SM, CLOSE = 0, 1, 11, 12, 13, 14, 15
+TOKENS = ("<pad>", *"0123456789", "[MIN", "[MAX", "[MED", "[SM", "]")  # a token's id is its place
+
+PAPER_LENGTH = 512  # tokens that the paper keeps of an expression
+LEAVES_AND_OPERATORS = 4  # one node in so many is an operator
+TREES_PER_BLOCK = 2048
+BLOCKS_WITHOUT_NEWS = 200  # after so many in a row, a range of lengths counts as exhausted
+PROGRESS_FROM = 5000  # examples from which a draw shows a progress bar
+
+
+class ListOpsSplit(Dataset):
+    """One split, held as one array: `tokens` uint8 (all tokens), `offsets` int64 (examples + 1), `labels` uint8.
+
+    Example i is `{"input_ids": int64 (length,), "labels": int}`.
+    """
+
+    def __init__(self, tokens: np.ndarray, offsets: np.ndarray, labels: np.ndarray):
+        self.tokens = tokens
+        self.offsets = offsets
+        self.labels = labels
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        if not 0 <= index < len(self):
+            raise IndexError(f"the split has examples 0..{len(self) - 1}, got {index}.")
+        ids = self.tokens[self.offsets[index] : self.offsets[index + 1]].astype(np.int64)
+        return {"input_ids": torch.from_numpy(ids), "labels": int(self.labels[index])}
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Tokens of each example: (examples,)."""
+        return np.diff(self.offsets)
+
+    @property
+    def root_operators(self) -> np.ndarray:
+        """Ids of the operators that the examples begin with: (examples,)."""
+        return self.tokens[self.offsets[:-1]]
+
+    def first(self, count: int) -> "ListOpsSplit":
+        """Keep the first `count` examples."""
+        return ListOpsSplit(
+            self.tokens[: self.offsets[count]].copy(), self.offsets[: count + 1].copy(), self.labels[:count].copy()
+        )
+
+
+@dataclass
+class ListOps(Task):
+    """Evaluate nested MIN, MAX, MED (median, cut to an integer) and SM (sum modulo 10) of digits.
+
+    `variant="paper"` is the input of arXiv 2103.05247: without `]`, cut at 512 tokens. Most expressions are longer
+    and lose their end, and without `]` nesting is ambiguous, so the task can only be guessed at. `"full"` keeps all.
+    """
+
+    name = "listops"
+    model_class = FPTForSequenceClassification
+
+    variant: Literal["paper", "full"] = field(
+        default="paper", metadata={"help": "paper: without ']' and cut at 512 tokens; full: the whole expression."}
+    )
+    min_length: int = field(default=500, metadata={"help": "Expressions have more tokens than this, ']' included."})
+    max_length: int = field(default=2000, metadata={"help": "Expressions have fewer tokens than this, ']' included."})
+    max_depth: int = field(default=10, metadata={"help": "Levels of a tree; on the last one there are only digits."})
+    max_args: int = field(default=10, metadata={"help": "An operator has 2 to this many arguments."})
+    train_examples: int = field(default=96_000, metadata={"help": "Training examples."})
+    eval_examples: int = field(default=2000, metadata={"help": "Examples of the validation split, and of the test."})
+
+    def __post_init__(self) -> None:
+        if self.variant not in ("paper", "full"):
+            raise ValueError(f"variant is 'paper' or 'full', got {self.variant!r}.")
+        for name, least in (("min_length", 1), ("max_depth", 2), ("max_args", 2)):
+            check_at_least(name, getattr(self, name), least)
+        check_at_least("train_examples", self.train_examples, 1)
+        check_at_least("eval_examples", self.eval_examples, 1)
+        if self.max_length < max(self.min_length + 2, 5):
+            raise ValueError(
+                f"max_length must leave room for a length between min_length and itself, and '[MIN 1 2 ]' has 4 "
+                f"tokens: got {self.min_length} and {self.max_length}, write max_length={max(self.min_length + 2, 5)}"
+                " or more."
+            )
+
+    def load(self, seed: int = 0, max_samples: dict[str, int] | None = None) -> TaskData:
+        """Draw the splits: the training split with `seed`, validation and test always the same.
+
+        No two examples, in one split or in two, show the same tokens. `max_samples` keeps the first examples, which
+        are independent draws. Raises ValueError for a seed outside 0..2**64-1, for a `max_samples` that names no
+        split or is below 1, and where there are too few different expressions between `min_length` and `max_length`.
+        """
+        full = {"train": self.train_examples, "validation": self.eval_examples, "test": self.eval_examples}
+        sizes = split_sizes(full, max_samples)
+        shown: set[bytes] = set()
+        splits = {}
+        for name in ("validation", "test"):
+            splits[name] = self._draw_split(seed, name, full[name], shown).first(sizes[name])
+        splits["train"] = self._draw_split(seed, "train", sizes["train"], shown)
+        config = {
+            "input_type": "tokens",
+            "vocab_size": len(TOKENS),
+            "pad_token_id": PAD,
+            "sequence_length": self.sequence_length,
+            "id2label": {digit: str(digit) for digit in range(10)},
+            "label2id": {str(digit): digit for digit in range(10)},
+        }
+        return TaskData(**splits, config=config)
+
+    @property
+    def sequence_length(self) -> int:
+        """The most tokens that an example may show."""
+        return min(PAPER_LENGTH, self.max_length) if self.variant == "paper" else self.max_length
+
+    def floor(self, split: ListOpsSplit) -> float:
+        """The accuracy on `split` of each root operator's most frequent value (never below one value for all)."""
+        operators, inverse = np.unique(split.root_operators, return_inverse=True)
+        counts = np.bincount(inverse * 10 + split.labels, minlength=10 * len(operators)).reshape(-1, 10)
+        return float(counts.max(axis=1).sum() / len(split))
+
+    def collate(self, features: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        """Pad to the longest: `input_ids` and `attention_mask` int64 (batch, longest), `labels` int64 (batch,)."""
+        input_ids = torch.nn.utils.rnn.pad_sequence(
+            [example["input_ids"] for example in features], batch_first=True, padding_value=PAD
+        )
+        labels = torch.tensor([example["labels"] for example in features], dtype=torch.int64)
+        return {"input_ids": input_ids, "attention_mask": (input_ids != PAD).long(), "labels": labels}
+
+    def _draw_split(self, seed: int, split: str, size: int, shown: set[bytes]) -> ListOpsSplit:
+        """Draw `size` examples that are not in `shown` (digests of tokens), and add theirs to it."""
+        kept, labels = [], []
+        last_news = 0
+        with logging.tqdm(total=size, desc=f"listops: {split}", disable=size < PROGRESS_FROM) as progress:
+            for block, (tokens, offsets, values) in enumerate(self._blocks(seed, split)):
+                before = len(kept)
+                for start, end, value in zip(offsets[:-1], offsets[1:], values, strict=True):
+                    digest = hashlib.blake2b(tokens[start:end], digest_size=16).digest()
+                    if digest not in shown and len(kept) < size:
+                        shown.add(digest)
+                        kept.append(tokens[start:end])
+                        labels.append(value)
+                progress.update(len(kept) - before)
+                if len(kept) == size:
+                    break
+                last_news = block if len(kept) > before else last_news
+                if block - last_news >= BLOCKS_WITHOUT_NEWS:
+                    raise ValueError(
+                        f"ListOps found {len(kept)} of the {size} new examples for {split} among expressions of "
+                        f"more than {self.min_length} and fewer than {self.max_length} tokens: widen the lengths, "
+                        "max_depth or max_args, or ask for fewer examples."
+                    )
+        offsets = np.concatenate([[0], np.cumsum([len(ids) for ids in kept])])
+        return ListOpsSplit(np.concatenate(kept), offsets, np.array(labels, dtype=np.uint8))
+
+    def _blocks(self, seed: int, split: str) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """Yield the expressions of one block of trees after the other, as the variant shows them, without end."""
+        for block in itertools.count():
+            levels = _grow(random_stream(seed, split, block), self)
+            values, sizes = _evaluate(levels)
+            yield (*self._shown(*_write(levels, sizes)), values)
+
+    def _shown(self, tokens: np.ndarray, offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Leave of whole expressions what the variant shows of them."""
+        if self.variant == "full":
+            return tokens, offsets
+        stays = tokens != CLOSE
+        place = np.concatenate([[0], np.cumsum(stays)])
+        in_expression = place[:-1] - np.repeat(place[offsets[:-1]], np.diff(offsets))
+        stays &= in_expression < PAPER_LENGTH
+        lengths = np.minimum(np.diff(place[offsets]), PAPER_LENGTH)
+        return tokens[stays], np.concatenate([[0], np.cumsum(lengths)])
+
+
+@dataclass
+class _Level:
+    """The nodes of one depth, of all trees of a block: tree after tree, and in each from left to right.
+
+    `tree`: (nodes,) the tree that a node is of, ascending; `ids`: uint8 (nodes,) token ids, digits or operators;
+    `arity`: (operators,) children of each operator; all children of a level are the nodes of the next, in order.
+    """
+
+    tree: np.ndarray
+    ids: np.ndarray
+    arity: np.ndarray
+
+    @property
+    def operators(self) -> np.ndarray:
+        """Which nodes are operators: bool (nodes,)."""
+        return self.ids >= MIN
+
+    @property
+    def first_child(self) -> np.ndarray:
+        """Where each operator's children start in the next level: (operators,)."""
+        return np.cumsum(self.arity) - self.arity
+
+    def of(self, kept: np.ndarray) -> "_Level":
+        """Keep the nodes of some trees; `kept`: bool (trees,)."""
+        nodes = kept[self.tree]
+        return _Level(self.tree[nodes], self.ids[nodes], self.arity[nodes[self.operators]])
+
+
+def _grow(generator: np.random.Philox, law: ListOps) -> list[_Level]:
+    """Draw a block of trees level by level and keep those of a right length: their levels, without empty ones.
+
+    Every node is a digit with probability 3/4, else an operator of 2 to `max_args` children; on level `max_depth` all
+    are digits. The roots are operators: a digit alone is too short for any `min_length`.
+    """
+    levels = []
+    lengths = np.ones(TREES_PER_BLOCK, dtype=np.int64)  # tokens of the nodes drawn so far, `]` included
+    tree = np.arange(TREES_PER_BLOCK)
+    for depth in range(1, law.max_depth + 1):
+        ids = (FIRST_DIGIT + random_below(generator, 10, len(tree))).astype(np.uint8)
+        if depth == 1:
+            operators = np.ones(len(tree), dtype=bool)
+        elif depth < law.max_depth:
+            operators = random_below(generator, LEAVES_AND_OPERATORS, len(tree)) == 0
+        else:
+            operators = np.zeros(len(tree), dtype=bool)
+        parents = tree[operators]
+        ids[operators] = MIN + random_below(generator, 4, len(parents))
+        arity = 2 + random_below(generator, law.max_args - 1, len(parents))
+        levels.append(_Level(tree, ids, arity))
+        lengths += np.bincount(parents, weights=arity + 1, minlength=TREES_PER_BLOCK).astype(np.int64)
+        still_fits = lengths[parents] < law.max_length
+        tree = np.repeat(parents[still_fits], arity[still_fits])
+    kept = (law.min_length < lengths) & (lengths < law.max_length)
+    levels = [level.of(kept) for level in levels]
+    return [level for level in levels if len(level.tree)]
+
+
+def _evaluate(levels: list[_Level]) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Evaluate trees from their leaves up: the roots' values, (trees,), and each level's sizes in tokens, (nodes,)."""
+    all_sizes = []
+    values = sizes = np.zeros(0, dtype=np.int64)
+    for level in reversed(levels):
+        child_values, child_sizes = values, sizes
+        values = level.ids.astype(np.int64) - FIRST_DIGIT
+        sizes = np.ones(len(values), dtype=np.int64)
+        operators = level.operators
+        if operators.any():
+            first = level.first_child
+            answers = np.stack(
+                [
+                    np.minimum.reduceat(child_values, first),
+                    np.maximum.reduceat(child_values, first),
+                    _medians(child_values, first, level.arity),
+                    np.add.reduceat(child_values, first) % 10,
+                ]
+            )
+            values[operators] = answers[level.ids[operators] - MIN, np.arange(len(first))]
+            sizes[operators] = 2 + np.add.reduceat(child_sizes, first)
+        all_sizes.insert(0, sizes)
+    return values, all_sizes
+
+
+def _medians(values: np.ndarray, first: np.ndarray, arity: np.ndarray) -> np.ndarray:
+    """Take the median, cut to an integer, of each run of `arity` values (0-9) that starts at `first`."""
+    runs = np.repeat(np.arange(len(first)), arity)
+    ordered = np.sort(runs * 10 + values) % 10
+    return (ordered[first + (arity - 1) // 2] + ordered[first + arity // 2]) // 2
+
+
+def _write(levels: list[_Level], sizes: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Write trees down as expressions: the tokens of all, uint8, and where each starts and ends, (trees + 1,)."""
+    offsets = np.concatenate([[0], np.cumsum(sizes[0] if sizes else [])]).astype(np.int64)
+    tokens = np.empty(offsets[-1], dtype=np.uint8)
+    place = offsets[:-1]
+    for depth, level in enumerate(levels):
+        tokens[place] = level.ids
+        opened = place[level.operators]
+        tokens[opened + sizes[depth][level.operators] - 1] = CLOSE
+        if len(opened):
+            inner = sizes[depth + 1]
+            before = np.cumsum(inner) - inner
+            place = np.repeat(opened + 1 - before[level.first_child], level.arity) + before
+    return tokens, offsets

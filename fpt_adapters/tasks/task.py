@@ -1,0 +1,65 @@
+"""What a task is: its splits, the input it declares, its metric, and the score that no learning is needed for."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+from transformers import EvalPrediction
+
+from ..metrics import accuracy
+from ..pretrained import FPTPreTrainedModel
+
+SPLITS = ("train", "validation", "test")
+
+
+@dataclass
+class TaskData:
+    """The loaded splits (map-style; torch or `datasets`) and the `FPTConfig` fields that they fix.
+
+    Every split yields dictionaries of model inputs (see `Task.collate`). `test` is for the final figure alone:
+    whatever is chosen (a step, a learning rate) is chosen on `validation`.
+    """
+
+    train: Dataset
+    validation: Dataset
+    test: Dataset
+    config: dict[str, Any]
+
+
+@dataclass
+class Task(ABC):
+    """One task. Its dataclass fields are its arguments: `HfArgumentParser` turns them into flags."""
+
+    name: ClassVar[str]
+    model_class: ClassVar[type[FPTPreTrainedModel]]
+    include_for_metrics: ClassVar[tuple[str, ...]] = ()  # what `compute_metrics` needs beyond predictions and labels
+    draws_fresh_examples: ClassVar[bool] = False  # whether `train_examples` may be as many as a run sees
+
+    @abstractmethod
+    def load(self, seed: int = 0, max_samples: dict[str, int] | None = None) -> TaskData:
+        """Load or draw the splits. `seed` draws what is random in the training data and in a held-out part of it.
+
+        `max_samples` maps a split's name to the number of examples to keep, drawn with `seed`.
+        Raises ValueError in one or two lines for data that cannot be trained on.
+        """
+
+    @abstractmethod
+    def floor(self, split: Dataset) -> float:
+        """The accuracy on `split` that needs no learning (0..1)."""
+
+    def collate(self, features: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        """Stack examples of equal shape: a list of {name: tensor, array or number} -> {name: (batch, ...)}."""
+        return {key: torch.stack([torch.as_tensor(example[key]) for example in features]) for key in features[0]}
+
+    @staticmethod
+    def preprocess_logits_for_metrics(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """(..., classes) -> (...): only the answers are kept through an evaluation."""
+        return logits.argmax(dim=-1)
+
+    def compute_metrics(self, prediction: EvalPrediction) -> dict[str, float]:
+        """Metrics of the answers (`prediction.predictions`, as `preprocess_logits_for_metrics` leaves them)."""
+        return {"accuracy": accuracy(np.asarray(prediction.predictions), np.asarray(prediction.label_ids))}

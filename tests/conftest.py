@@ -1,0 +1,134 @@
+"""Shared fixtures: tiny backbones, built once a session and copied for each test; no network, no warnings unseen."""
+
+import copy
+import gc
+import importlib.util
+import os
+import sys
+from pathlib import Path
+from types import ModuleType
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModel, GPT2Config, PreTrainedConfig
+
+import fpt_adapters
+
+torch.set_num_threads(1)  # tiny models are faster so, above all beside other processes
+gc.freeze()  # Trainer collects garbage at every start: not the imported modules each time
+
+WIDTH, LAYERS, HEADS, VOCABULARY, POSITIONS = 32, 2, 2, 100, 64
+COMMON = {
+    "hidden_size": WIDTH,
+    "num_hidden_layers": LAYERS,
+    "num_attention_heads": HEADS,
+    "intermediate_size": 64,
+    "vocab_size": VOCABULARY,
+    "max_position_embeddings": POSITIONS,
+}
+GPT = {
+    "n_embd": WIDTH,
+    "n_layer": LAYERS,
+    "n_head": HEADS,
+    "n_positions": POSITIONS,
+    "vocab_size": VOCABULARY,
+    "bos_token_id": 1,  # GPT-2's own lies outside this vocabulary, of which transformers warns
+    "eos_token_id": 1,
+}
+SPECIAL = {"pad_token_id": 0, "bos_token_id": 1, "cls_token_id": 1, "eos_token_id": 2, "sep_token_id": 2}
+TINY_BACKBONES = {
+    "gpt2": GPT,
+    "openai-gpt": GPT,
+    "bert": COMMON,
+    "roberta": COMMON | {"max_position_embeddings": POSITIONS + 2},
+    "distilbert": {
+        "dim": WIDTH,
+        "n_layers": LAYERS,
+        "n_heads": HEADS,
+        "hidden_dim": 64,
+        "vocab_size": VOCABULARY,
+        "max_position_embeddings": POSITIONS,
+    },
+    "albert": COMMON | {"embedding_size": 16},
+    "t5": {
+        "d_model": WIDTH,
+        "d_kv": 16,
+        "num_layers": LAYERS,
+        "num_heads": HEADS,
+        "d_ff": 64,
+        "vocab_size": VOCABULARY,
+    },
+    "longformer": COMMON | {"max_position_embeddings": POSITIONS + 2, "attention_window": [8, 8]},
+    "opt": {
+        "hidden_size": WIDTH,
+        "num_hidden_layers": LAYERS,
+        "num_attention_heads": HEADS,
+        "ffn_dim": 64,
+        "vocab_size": VOCABULARY,
+        "max_position_embeddings": POSITIONS,
+        "word_embed_proj_dim": 16,
+    },
+    "gpt_neox": COMMON,
+    "llama": COMMON | {"num_key_value_heads": 1},
+    "qwen3": COMMON | {"num_key_value_heads": 1, "head_dim": 16},
+    "gemma": COMMON | {"num_key_value_heads": 1, "head_dim": 16},
+    "modernbert": COMMON | SPECIAL,
+}
+CAUSAL = ("gpt2", "openai-gpt", "opt", "gpt_neox", "llama", "qwen3", "gemma")
+
+
+def load_script(path: Path) -> ModuleType:
+    """A script as a module, loaded once: classes that are pickled by name must be the ones of that name."""
+    if path.stem not in sys.modules:
+        spec = importlib.util.spec_from_file_location(path.stem, path)
+        sys.modules[path.stem] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules[path.stem])
+    return sys.modules[path.stem]
+
+
+def tiny_config(model_type: str, **changes) -> PreTrainedConfig:
+    """The configuration of a tiny backbone."""
+    return AutoConfig.for_model(model_type, **(TINY_BACKBONES[model_type] | changes))
+
+
+@pytest.fixture(scope="session")
+def _models() -> dict:
+    return {}
+
+
+@pytest.fixture
+def make_model(_models):
+    """Build (once a session) and copy a random tiny model: make_model("gpt2", fpt_adapters.FPTModel, **fields)."""
+
+    def make(model_type: str, model_class=fpt_adapters.FPTForSequenceClassification, **fields):
+        key = (model_type, model_class, repr(sorted(fields.items())))
+        if key not in _models:
+            torch.manual_seed(0)
+            fields = {"input_type": "values", "input_size": 3, "sequence_length": 10, "num_labels": 4} | fields
+            fields = {name: value for name, value in fields.items() if value is not None}
+            _models[key] = model_class.from_backbone(tiny_config(model_type), backbone_init="random", **fields)
+        return copy.deepcopy(_models[key])
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def saved_base(tmp_path_factory):
+    """A tiny GPT-2 saved as an ordinary transformers checkpoint, as a pretrained base would be."""
+    folder = tmp_path_factory.mktemp("base") / "gpt2"
+    torch.manual_seed(1)
+    AutoModel.from_config(tiny_config("gpt2")).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def gpt2_base():
+    """A random model of the paper's size on CIFAR-10, shared: read it, do not change it."""
+    fields = {"image_size": 32, "num_channels": 3, "patch_size": 4, "num_labels": 10, "pooling": "last"}
+    return fpt_adapters.FPTForImageClassification.from_backbone(
+        GPT2Config(), backbone_init="random", input_type="images", **fields
+    )

@@ -1,0 +1,71 @@
+"""Train a tiny model on digits, as one of several processes or alone; used by test_distributed.py.
+
+    train_digits.py FOLDER BATCH_SIZE
+
+Each process has an output folder of its own, so that it shows which of them write, and puts a record.json into it.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+from transformers import GPT2Config, TrainingArguments, set_seed
+
+from fpt_adapters import FPTForImageClassification, FPTTrainer
+from fpt_adapters.tasks import TASKS
+
+
+def main(folder: Path, batch_size: int) -> None:
+    torch.set_num_threads(1)
+    task = TASKS["digits"]()
+    data = task.load(0, {"train": 128, "validation": 50, "test": 50})
+    set_seed(0)
+    model = FPTForImageClassification.from_backbone(
+        GPT2Config(n_embd=32, n_layer=2, n_head=2, n_positions=64, vocab_size=100, bos_token_id=1, eos_token_id=1),
+        backbone_init="random",
+        backbone_dropout=0.0,
+        input_dropout=0.0,
+        **data.config,
+    )
+    args = TrainingArguments(
+        output_dir=str(folder / "unused"),
+        use_cpu=True,
+        report_to="none",
+        disable_tqdm=True,
+        per_device_train_batch_size=batch_size,
+        per_device_eval_batch_size=50 * batch_size // 16,  # the 50 examples in one step
+        max_steps=12,  # one and a half epochs
+        optim="sgd",  # unlike Adam's, its steps follow the scale of the gradient
+        learning_rate=0.3,
+        max_grad_norm=0.0,
+        logging_steps=1,
+        save_strategy="steps",
+        save_steps=6,
+        remove_unused_columns=False,
+    )
+    args.output_dir = str(folder / f"rank{args.process_index}")
+    trainer = FPTTrainer(
+        model,
+        args,
+        train_dataset=data.train,
+        eval_dataset=data.validation,
+        data_collator=task.collate,
+        compute_metrics=task.compute_metrics,
+        preprocess_logits_for_metrics=task.preprocess_logits_for_metrics,
+    )
+    trainer.train()
+    trainer.save_model()
+    record = {
+        "processes": args.world_size,
+        "losses": [row["loss"] for row in trainer.state.log_history if "loss" in row],
+        "wrapper": type(trainer.model_wrapped).__name__,
+        "finds_unused": getattr(trainer.model_wrapped, "find_unused_parameters", None),
+        "metrics": trainer.evaluate(),
+    }
+    Path(args.output_dir).mkdir(parents=True, exist_ok=True)
+    (Path(args.output_dir) / "record.json").write_text(json.dumps(record))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]))

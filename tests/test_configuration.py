@@ -1,0 +1,268 @@
+"""FPTConfig: what it refuses and how it says so, its token counts, and that what is saved comes back equal."""
+
+import json
+
+import pytest
+from conftest import TINY_BACKBONES, tiny_config
+from huggingface_hub.errors import StrictDataclassFieldValidationError
+from transformers import AutoConfig
+
+from fpt_adapters import PAPER_GROUPS, PARAMETER_GROUPS, FPTConfig, FPTForSequenceClassification
+
+VALUES = {"input_type": "values", "sequence_length": 10, "input_size": 3}
+TOKENS = {"input_type": "tokens", "sequence_length": 10, "vocab_size": 16}
+IMAGES = {"input_type": "images", "image_size": 8, "num_channels": 3, "patch_size": 4}
+SERIES = {"input_type": "series", "series_length": 20, "num_channels": 2, "patch_length": 4, "patch_stride": 2}
+INPUTS = {"values": VALUES, "tokens": TOKENS, "images": IMAGES, "series": SERIES}
+NAMES = {"id2label": {0: "cat", 1: "dog", 2: "frog"}, "label2id": {"cat": 0, "dog": 1, "frog": 2}}
+
+
+def random_gpt2(**fields):
+    return {"backbone_init": "random", "base_model_config": tiny_config("gpt2")} | VALUES | fields
+
+
+CONFIGURATIONS = {
+    "empty": {},
+    "values": VALUES | {"labels_per_token": 3, "problem_type": "regression", "num_labels": 1},
+    "tokens with padding": TOKENS | {"pad_token_id": 0, "num_labels": 7},
+    "images with labels": IMAGES | NAMES,
+    "tall images": IMAGES | {"image_size": [8, 16]},
+    "series": SERIES | {"input_dropout": 0.0, "pooling": "first", "positions": "new"},
+    "label names one way": VALUES | {"id2label": {0: "no", 1: "yes"}},
+    "policy": VALUES | {"trainable": ["output", "attention"], "positions": "none", "train_qk_norms": True},
+    "declared base": VALUES
+    | {
+        "base_model": "openai-community/gpt2",
+        "base_model_revision": "607a30d783dfa663caf39e06633721c8d4cfcd7e",
+        "base_model_fingerprint": "sampled-sha256:00",
+        "base_model_config": tiny_config("gpt2"),
+        "dtype": "bfloat16",
+    },
+    "seed and scheme": random_gpt2(backbone_init_seed=7, backbone_init_scheme="gpt2-flat", backbone_dropout=0.25),
+    "statistics": VALUES | {"backbone_init": "statistics", "backbone_init_seed": 3},
+}
+
+
+def save_and_load(config, folder, loader=FPTConfig):
+    config.save_pretrained(folder)
+    return loader.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("fields", CONFIGURATIONS.values(), ids=CONFIGURATIONS)
+def test_what_is_saved_comes_back_equal(fields, tmp_path):
+    config = FPTConfig(**fields)
+    loaded = save_and_load(config, tmp_path)
+    assert loaded.to_dict() == config.to_dict()
+    assert loaded.to_diff_dict() == config.to_diff_dict()
+    for name in fields:
+        if name != "base_model_config":
+            assert getattr(loaded, name) == getattr(config, name)
+    again = save_and_load(loaded, tmp_path / "again")
+    assert (tmp_path / "again" / "config.json").read_bytes() == (tmp_path / "config.json").read_bytes()
+    assert again.to_dict() == config.to_dict()
+
+
+@pytest.mark.parametrize("model_type", TINY_BACKBONES)
+def test_the_nested_configuration_comes_back_equal_and_of_its_class(model_type, tmp_path):
+    base = tiny_config(model_type)
+    config = FPTConfig(base_model_config=base, backbone_init="random", **VALUES)
+    loaded = save_and_load(config, tmp_path)
+    assert type(loaded.base_model_config) is type(base)
+    assert loaded.base_model_config.to_dict() == base.to_dict()
+    assert loaded.to_dict() == config.to_dict()
+    assert loaded.hidden_size == base.hidden_size
+
+
+def test_a_nested_configuration_may_be_a_dict():
+    config = FPTConfig(base_model_config=tiny_config("bert").to_dict(), backbone_init="random", **VALUES)
+    assert config.base_model_config.to_dict() == tiny_config("bert").to_dict()
+
+
+def test_the_given_base_configuration_is_left_as_it_is(saved_base):
+    base = AutoConfig.from_pretrained(saved_base)
+    before = base.to_dict()
+    config = FPTConfig(base_model_config=base, **VALUES)
+    FPTForSequenceClassification.from_backbone(saved_base, config)
+    assert base.to_dict() == before and base.name_or_path == str(saved_base)
+    assert config.base_model_fingerprint is None
+
+
+def test_label_names_and_numbers_follow_each_other():
+    config = FPTConfig(**VALUES, id2label={0: "no", 1: "yes", 2: "maybe"})
+    assert config.label2id == {"no": 0, "yes": 1, "maybe": 2}
+    assert config.num_labels == 3
+
+
+def test_auto_config_loads_it(tmp_path):
+    config = FPTConfig(**IMAGES, **NAMES)
+    loaded = save_and_load(config, tmp_path, AutoConfig)
+    assert type(loaded) is FPTConfig
+    assert loaded.to_dict() | {"_name_or_path": ""} == config.to_dict()
+    assert type(AutoConfig.for_model("fpt", **VALUES)) is FPTConfig
+
+
+def test_no_local_path_reaches_the_json(saved_base, tmp_path):
+    fields = VALUES | {"num_labels": 4}
+    from_fields = FPTForSequenceClassification.from_backbone(saved_base, **fields)
+    given = FPTConfig(base_model_config=AutoConfig.from_pretrained(saved_base), **fields)
+    from_config = FPTForSequenceClassification.from_backbone(saved_base, given)
+    from_fields.save_pretrained(tmp_path / "first")
+    loaded = FPTForSequenceClassification.from_pretrained(tmp_path / "first", base_model_name_or_path=saved_base)
+    loaded.save_pretrained(tmp_path / "second")
+    from_config.save_pretrained(tmp_path / "third")
+    loaded.config.save_pretrained(tmp_path / "fourth")
+    given.save_pretrained(tmp_path / "fifth")
+    for name in ("first", "second", "third", "fourth", "fifth"):
+        written = (tmp_path / name / "config.json").read_text()
+        assert str(saved_base) not in written
+        assert str(tmp_path) not in written
+        assert json.loads(written).get("base_model") is None
+
+
+@pytest.mark.parametrize(
+    "fields, tokens",
+    [
+        (VALUES, 10),
+        (TOKENS, 10),
+        (IMAGES, 4),
+        (IMAGES | {"image_size": [8, 16]}, 8),
+        (IMAGES | {"image_size": (4, 12)}, 3),
+        (IMAGES | {"image_size": 32}, 64),
+        (SERIES, 9),  # starts 0, 2 .. 16
+        (SERIES | {"series_length": 21}, 10),  # a tail of one step needs one more patch
+        (SERIES | {"series_length": 22}, 10),
+        (SERIES | {"patch_stride": 4}, 5),
+        (SERIES | {"patch_stride": 4, "series_length": 17}, 5),
+        (SERIES | {"patch_stride": 3, "series_length": 10}, 3),
+        (SERIES | {"patch_stride": 3, "series_length": 11}, 4),
+        (SERIES | {"series_length": 4}, 1),
+        (SERIES | {"series_length": 3}, 1),  # shorter than a patch
+        (SERIES | {"series_length": 1}, 1),
+    ],
+)
+def test_number_of_tokens(fields, tokens):
+    assert FPTConfig(**fields).num_tokens == tokens
+
+
+def test_the_papers_choices_are_the_defaults():
+    config = FPTConfig()
+    assert config.trainable == list(PAPER_GROUPS) == ["input", "output", "norm", "position"]
+    assert (config.input_dropout, config.positions, config.pooling) == (0.1, "auto", "auto")
+    assert config.backbone_init == "pretrained"
+    assert set(PAPER_GROUPS) < set(PARAMETER_GROUPS)
+
+
+def test_trainable_is_kept_in_one_order():
+    config = FPTConfig(**VALUES, trainable=("position", "feedforward", "input"))
+    assert config.trainable == ["input", "position", "feedforward"]
+
+
+RULES = {
+    "unknown group": (VALUES | {"trainable": ["input", "layernorm"]}, ["'layernorm'", *PARAMETER_GROUPS]),
+    "group named twice": (VALUES | {"trainable": ["input", "norm", "input"]}, ["each group once", "norm"]),
+    "no positions to train": (VALUES | {"positions": "none"}, ["positions='none'", "['input', 'output', 'norm']"]),
+    "a path as base": (VALUES | {"base_model": "/data/gpt2"}, ["'/data/gpt2'", "base_model_name_or_path"]),
+    "a home path as base": (VALUES | {"base_model": "./gpt2/base"}, ["'./gpt2/base'", "base_model_name_or_path"]),
+    "negative seed": (VALUES | {"backbone_init_seed": -1}, ["backbone_init_seed", "at least 0", "-1"]),
+    "backbone dropout of 1": (VALUES | {"backbone_dropout": 1.0}, ["backbone_dropout", "below 1", "1.0"]),
+    "negative backbone dropout": (VALUES | {"backbone_dropout": -0.5}, ["backbone_dropout", "at least 0", "-0.5"]),
+    "input dropout of 1": (VALUES | {"input_dropout": 1.0}, ["input_dropout", "below 1", "1.0"]),
+    "negative input dropout": (VALUES | {"input_dropout": -0.1}, ["input_dropout", "at least 0", "-0.1"]),
+    "scheme without random": (VALUES | {"backbone_init_scheme": "gpt2-flat"}, ["'gpt2-flat'", "'pretrained'"]),
+    "scheme on BERT": (
+        random_gpt2(base_model_config=tiny_config("bert"), backbone_init_scheme="gpt2-scaled-residual"),
+        ["'gpt2-scaled-residual'", "'bert'"],
+    ),
+    "label numbers with a gap": (VALUES | {"id2label": {0: "a", 2: "b"}}, ["id2label", "0..1", "[0, 2]"]),
+    "no labels per token": (VALUES | {"labels_per_token": 0}, ["labels_per_token", "at least 1"]),
+    "three sides": (IMAGES | {"image_size": [8, 8, 3]}, ["image_size", "[height, width]", "[8, 8, 3]"]),
+    "one side in a list": (IMAGES | {"image_size": [8]}, ["image_size", "[height, width]", "[8]"]),
+    "width no multiple of patches": (IMAGES | {"image_size": [8, 10]}, ["10 pixels", "patches of 4"]),
+    "height no multiple of patches": (IMAGES | {"image_size": [9, 8]}, ["9 pixels", "patches of 4"]),
+    "zero image side": (IMAGES | {"image_size": [0, 8]}, ["image_size", "at least 1"]),
+    "padding past the vocabulary": (TOKENS | {"pad_token_id": 16}, ["pad_token_id", "0..15", "16"]),
+    "negative padding": (TOKENS | {"pad_token_id": -1}, ["pad_token_id", "0..15", "-1"]),
+    "padding of values": (VALUES | {"pad_token_id": 0}, ["pad_token_id", "'values'"]),
+    "patches of tokens": (TOKENS | {"patch_size": 4}, ["patch_size", "'tokens'", "vocab_size"]),
+    "vocabulary of images": (IMAGES | {"vocab_size": 4}, ["vocab_size", "'images'", "patch_size"]),
+    "series with a sequence length": (SERIES | {"sequence_length": 4}, ["sequence_length", "'series'"]),
+    "base of an unknown model": (VALUES | {"base_model_config": {"model_type": "gpt7"}}, ["'gpt7'", "model_type"]),
+    "base without a model type": (VALUES | {"base_model_config": {"n_embd": 3}}, ["None", "model_type"]),
+    "a base without an input": ({"base_model_config": tiny_config("gpt2")}, ["'values'", "sequence_length"]),
+} | {
+    f"{input_type} without {name}": (fields | {name: None}, [f"'{input_type}'", f"{name} is missing"])
+    for input_type, fields in INPUTS.items()
+    for name in fields
+    if name != "input_type"
+} | {
+    f"{input_type} with zero {name}": (fields | {name: 0}, [name, "at least 1", "0"])
+    for input_type, fields in INPUTS.items()
+    for name in fields
+    if name != "input_type"
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("fields, words", RULES.values(), ids=RULES)
+def test_every_rule_is_checked_and_says_what_is_wrong(fields, words):
+    with pytest.raises(ValueError) as error:
+        FPTConfig(**fields)
+    for word in words:
+        assert word in str(error.value)
+
+
+@pytest.mark.parametrize("stride", [5, 8])
+def test_a_stride_that_would_skip_steps_is_refused(stride):
+    with pytest.raises(ValueError, match="patch_stride"):
+        FPTConfig(**SERIES | {"patch_length": 4, "patch_stride": stride})
+
+
+@pytest.mark.parametrize(
+    "name, value",
+    [
+        ("input_type", "audio"),
+        ("backbone_init", "xavier"),
+        ("backbone_init_scheme", "flat"),
+        ("positions", "rotary"),
+        ("pooling", "max"),
+        ("sequence_length", "ten"),
+        ("sequence_length", 10.5),
+        ("sequence_length", True),
+        ("input_size", [3]),
+        ("trainable", "input"),
+        ("train_qk_norms", "yes"),
+        ("base_model", 3),
+        ("input_dropout", "0.1"),
+    ],
+)
+def test_wrong_types_and_choices_name_the_field(name, value):
+    with pytest.raises((StrictDataclassFieldValidationError, ValueError)) as error:
+        FPTConfig(**VALUES | {name: value})
+    assert name in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "name, nearest",
+    [("inputs_size", "input_size"), ("trainabel", "trainable"), ("num_label", "num_labels"), ("poolin", "pooling")],
+)
+def test_an_unknown_field_names_the_nearest_and_the_valid_ones(name, nearest):
+    with pytest.raises(TypeError) as error:
+        FPTConfig(**VALUES, **{name: 3})
+    message = str(error.value)
+    assert f"no field {name!r}" in message
+    assert f"Did you mean {nearest!r}?" in message
+    listed = message.partition("Its fields: ")[2].rstrip(".").split(", ")
+    assert listed == FPTConfig.own_fields()
+    assert {"base_model", "trainable", "patch_stride", "labels_per_token"} <= set(listed)
+
+
+def test_an_unknown_field_far_from_all_names_no_neighbour():
+    with pytest.raises(TypeError, match=r"no field 'zzzzqqqq'\. Its fields: "):
+        FPTConfig(zzzzqqqq=1)
+
+
+def test_a_wrong_value_in_a_saved_file_is_refused_on_loading(tmp_path):
+    FPTConfig(**VALUES).save_pretrained(tmp_path)
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"sequence_length": 0}))
+    with pytest.raises(ValueError, match="sequence_length is a whole number of at least 1"):
+        FPTConfig.from_pretrained(tmp_path)

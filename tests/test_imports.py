@@ -1,0 +1,153 @@
+"""The package's order: who may import whom, what its public names are, and that importing it is quiet."""
+
+import ast
+import inspect
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import fpt_adapters
+
+PACKAGE = Path(fpt_adapters.__file__).parent
+ORDER = (
+    "version",
+    "configuration_fpt",
+    "backbones",
+    "building",
+    "freezing",
+    "inputs",
+    "heads",
+    "delta",
+    "pretrained",
+    "modeling_fpt",
+    "metrics",
+    "tasks",
+    "training",
+    "pictures",
+)
+MODULES = sorted(PACKAGE.rglob("*.py"))
+
+
+def name_of(path):
+    """Dotted name inside the package: "tasks.bits", or "" for the package itself."""
+    parts = list(path.relative_to(PACKAGE).with_suffix("").parts)
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+NAMES = {name_of(path) for path in MODULES}
+
+
+def own_imports(path):
+    """Modules of this package that a file imports, anywhere in it."""
+    package = [*name_of(path).split(".")] if name_of(path) else []
+    if path.stem != "__init__":
+        package = package[:-1]
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            targets = [alias.name for alias in node.names if alias.name.partition(".")[0] == "fpt_adapters"]
+            found |= {target.partition(".")[2] for target in targets}
+        elif isinstance(node, ast.ImportFrom):
+            module = (node.module or "").split(".") if node.module else []
+            if node.level:
+                module = package[: len(package) - node.level + 1] + module
+            elif module[0] == "fpt_adapters":
+                module = module[1:]
+            else:
+                continue
+            for alias in node.names:
+                inner = ".".join([*module, alias.name])
+                found.add(inner if inner in NAMES else ".".join(module))
+    return found
+
+
+def test_every_module_has_its_place():
+    assert {name.partition(".")[0] for name in NAMES} - {""} == set(ORDER)
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_a_module_imports_only_from_earlier_ones(path):
+    layer = name_of(path).partition(".")[0]
+    if not layer:
+        return
+    for name in own_imports(path):
+        imported = name.partition(".")[0]
+        assert imported, f"{path.name} imports the package itself"
+        if imported == layer:
+            assert layer == "tasks", f"{path.name} imports itself"
+        else:
+            assert ORDER.index(imported) < ORDER.index(layer), f"{path.name} imports {name}"
+
+
+def test_the_imports_are_seen():
+    """The test above would pass for a package whose imports it cannot read."""
+    assert own_imports(PACKAGE / "freezing.py") == {"backbones"}
+    assert own_imports(PACKAGE / "configuration_fpt.py") == set()
+    assert {"backbones", "configuration_fpt", "heads", "inputs"} <= own_imports(PACKAGE / "modeling_fpt.py")
+    assert {"metrics", "pretrained"} <= own_imports(PACKAGE / "tasks" / "task.py")
+    assert {"tasks.bits", "tasks.task"} <= own_imports(PACKAGE / "tasks" / "__init__.py")
+
+
+def test_no_two_task_modules_import_each_other():
+    graph = {name_of(path): own_imports(path) for path in (PACKAGE / "tasks").glob("*.py") if path.stem != "__init__"}
+    done = set()
+    while len(done) < len(graph):
+        free = {name for name, needed in graph.items() if name not in done and not needed & set(graph) - done}
+        assert free, f"a circle among {sorted(set(graph) - done)}"
+        done |= free
+
+
+def test_the_configuration_needs_no_torch():
+    tree = ast.parse((PACKAGE / "configuration_fpt.py").read_text(encoding="utf-8"))
+    imported = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+    imported |= {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module}
+    assert "transformers" in imported
+    assert not {name for name in imported if name.partition(".")[0] in ("torch", "safetensors", "numpy")}
+
+
+@pytest.mark.parametrize("name", fpt_adapters.__all__)
+def test_public_names_exist_and_are_described(name):
+    value = getattr(fpt_adapters, name)
+    if inspect.isclass(value) or callable(value):
+        assert value.__module__.startswith("fpt_adapters.")
+        own = value.__dict__.get("__doc__") if inspect.isclass(value) else value.__doc__
+        assert own and not own.startswith(f"{name}(")  # a dataclass would otherwise get its signature
+    else:
+        assert value and isinstance(value, (tuple, str))
+
+
+def test_public_names_are_listed_once_and_in_order():
+    assert len(set(fpt_adapters.__all__)) == len(fpt_adapters.__all__)
+    imported = {
+        alias.asname or alias.name
+        for node in ast.parse((PACKAGE / "__init__.py").read_text(encoding="utf-8")).body
+        if isinstance(node, ast.ImportFrom) and node.level
+        for alias in node.names
+    }
+    assert set(fpt_adapters.__all__) == imported
+
+
+def test_every_module_is_described():
+    for path in MODULES:
+        assert ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))), path
+
+
+def test_importing_is_quiet():
+    environment = {name: value for name, value in os.environ.items() if name != "TRANSFORMERS_VERBOSITY"}
+    environment |= {"PYTHONPATH": str(PACKAGE.parent), "HF_HUB_OFFLINE": "1"}
+    result = subprocess.run(
+        [sys.executable, "-W", "error::FutureWarning:fpt_adapters", "-c", "import fpt_adapters"],
+        capture_output=True,
+        text=True,
+        env=environment,
+        check=False,
+    )
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+
+
+def test_the_readme_names_every_public_name():
+    readme = (PACKAGE.parent / "README.md").read_text(encoding="utf-8")
+    assert [name for name in fpt_adapters.__all__ if name != "__version__" and f"`{name}`" not in readme] == []
