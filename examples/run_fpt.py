@@ -151,6 +151,7 @@ def main(arguments: list[str]) -> dict[str, float]:
         picture = Path(args.output_dir) / "learning_curve.png"
         title = f"{task.name} on {model.config.base_model or Path(model_args.model_name_or_path).name}"
         learning_curves({"run": trainer.state.log_history}, picture, floor=results.get("eval_floor"), title=title)
+    trainer.accelerator.end_training()  # gloo's threads, where they outlive Python, abort a finished process
     return results
 
 

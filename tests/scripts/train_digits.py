@@ -65,6 +65,7 @@ def main(folder: Path, batch_size: int) -> None:
     }
     Path(args.output_dir).mkdir(parents=True, exist_ok=True)
     (Path(args.output_dir) / "record.json").write_text(json.dumps(record))
+    trainer.accelerator.end_training()  # gloo's threads, where they outlive Python, abort a finished process
 
 
 if __name__ == "__main__":
