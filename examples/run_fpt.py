@@ -13,6 +13,7 @@ its own: `python examples/run_fpt.py --task_name mnist --help`. Results lie in `
 import difflib
 import json
 import os
+import shlex
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,8 +26,7 @@ from transformers import AutoConfig, HfArgumentParser, TrainingArguments, set_se
 from transformers.utils import logging
 
 from fpt_adapters import PAPER_GROUPS, PARAMETER_GROUPS, FPTConfig, FPTTrainer, TrainingError
-from fpt_adapters.pictures import learning_curves
-from fpt_adapters.tasks import TASKS, Task, TaskData
+from fpt_adapters.tasks import TASKS, FileArguments, Task, TaskData
 
 logger = logging.get_logger(__name__)
 SETTLED_FLAGS = (  # what a saved delta says itself
@@ -89,6 +89,19 @@ class DataArguments:
 
 
 @dataclass
+class CardArguments:
+    """What the model card says that the run cannot know."""
+
+    license: str | None = field(default=None, metadata={"help": "Licence of the delta: a Hub identifier, as mit."})
+    card_dataset: str | None = field(default=None, metadata={"help": "What the data is, in a line."})
+    card_dataset_license: str | None = field(default=None, metadata={"help": "The data's licence."})
+    card_limits: list[str] | None = field(default=None, metadata={"help": "Sentences: what it is not good for."})
+    push_code: bool = field(
+        default=False, metadata={"help": "Push the library's code too, for machines with transformers alone."}
+    )
+
+
+@dataclass
 class RunArguments(TrainingArguments):
     """transformers' TrainingArguments with the paper's optimiser settings, and learning rates by group."""
 
@@ -111,12 +124,13 @@ class RunArguments(TrainingArguments):
 
 def main(arguments: list[str]) -> dict[str, float]:
     """Run what the arguments ask for. Returns the metrics of `all_results.json`."""
-    model_args, data_args, args, task = parse(arguments)
+    model_args, data_args, card_args, args, task = parse(arguments)
     check_output_dir(args)
     set_seed(args.seed)
     with args.main_process_first(desc="reading the data"):
         data = load_data(task, data_args, args)
     model = build_model(task, data, model_args)
+    model.with_code = card_args.push_code
     if args.process_index == 0:
         model.print_trainable_parameters()
     args.remove_unused_columns = False  # the splits make their own columns
@@ -127,10 +141,12 @@ def main(arguments: list[str]) -> dict[str, float]:
         train_dataset=data.train if args.do_train else None,
         eval_dataset=data.validation,
         data_collator=task.collate,
+        processing_class=task.processor(),
         compute_metrics=task.compute_metrics,
         preprocess_logits_for_metrics=task.preprocess_logits_for_metrics,
         group_learning_rates=parse_group_learning_rates(args.group_learning_rates),
     )
+    fill_card(trainer, task, model_args, card_args, arguments)
     results: dict[str, float] = {}
     if args.do_train:
         checkpoint = args.resume_from_checkpoint
@@ -139,23 +155,25 @@ def main(arguments: list[str]) -> dict[str, float]:
         trainer.save_state()
         report(trainer, "train", output.metrics, results)
     if args.do_eval:
+        floor = trainer.floors["validation"] = task.floor(data.validation)
         metrics = trainer.evaluate(metric_key_prefix="eval")
-        report(trainer, "eval", {**metrics, "eval_floor": task.floor(data.validation)}, results)
+        report(trainer, "eval", {**metrics, "eval_floor": floor}, results)
     if args.do_predict:
+        floor = trainer.floors["test"] = task.floor(data.test)
         prediction = trainer.predict(data.test, metric_key_prefix="test")
-        report(trainer, "test", {**prediction.metrics, "test_floor": task.floor(data.test)}, results)
+        report(trainer, "test", {**prediction.metrics, "test_floor": floor}, results)
         if trainer.is_world_process_zero():
             file = Path(args.output_dir) / "test_predictions.npz"
             np.savez_compressed(file, predictions=prediction.predictions, labels=prediction.label_ids)
-    if args.do_train and trainer.is_world_process_zero():
-        picture = Path(args.output_dir) / "learning_curve.png"
-        title = f"{task.name} on {model.config.base_model or Path(model_args.model_name_or_path).name}"
-        learning_curves({"run": trainer.state.log_history}, picture, floor=results.get("eval_floor"), title=title)
+    if args.do_train:
+        trainer.create_model_card()
+    if args.push_to_hub:
+        trainer.push_to_hub()
     trainer.accelerator.end_training()  # gloo's threads, where they outlive Python, abort a finished process
     return results
 
 
-def parse(arguments: list[str]) -> tuple[ModelArguments, DataArguments, RunArguments, Task]:
+def parse(arguments: list[str]) -> tuple[ModelArguments, DataArguments, CardArguments, RunArguments, Task]:
     """Read a recipe and flags. The task's own flags are known once its name is."""
     recipe, flags = {}, list(arguments)
     if flags and flags[0].endswith((".yaml", ".yml", ".json")):
@@ -171,14 +189,14 @@ def parse(arguments: list[str]) -> tuple[ModelArguments, DataArguments, RunArgum
         if task_name not in TASKS:
             raise ValueError(f"--task_name is one of {', '.join(TASKS)}; got {task_name!r}.")
         task_class = TASKS[task_name]
-    classes = [ModelArguments, DataArguments, RunArguments, *([task_class] if task_class else [])]
+    classes = [ModelArguments, DataArguments, CardArguments, RunArguments, *([task_class] if task_class else [])]
     parser = HfArgumentParser(classes, description=__doc__.splitlines()[0], usage=SHORT_USAGE, allow_abbrev=False)
     set_recipe(parser, recipe)
     _, unknown = parser.parse_known_args(flags)
     if unknown:
         raise ValueError(unknown_name(unknown[0], [s for a in parser._actions for s in a.option_strings]))
-    model_args, data_args, args, task = parser.parse_args_into_dataclasses(flags)
-    return model_args, data_args, args, task
+    model_args, data_args, card_args, args, task = parser.parse_args_into_dataclasses(flags)
+    return model_args, data_args, card_args, args, task
 
 
 def read_recipe(path: str) -> dict:
@@ -231,6 +249,27 @@ def parse_group_learning_rates(items: list[str] | None) -> dict[str, float]:
         except ValueError as error:
             raise ValueError(f"group_learning_rates takes GROUP=RATE such as norm=1e-3; got {item!r}.") from error
     return rates
+
+
+def fill_card(
+    trainer: FPTTrainer, task: Task, model_args: ModelArguments, card_args: CardArguments, arguments: list[str]
+) -> None:
+    """Tell the model card what the Trainer does not know."""
+    card = trainer.card
+    card.task_name = task.name
+    card.dataset_name = card_args.card_dataset or task.data_source
+    if isinstance(task, FileArguments) and task.train_file is None:
+        card.dataset_id = task.dataset_name
+    card.license, card.dataset_license = card_args.license, card_args.card_dataset_license or task.data_license
+    card.limits = [*task.limits, *(card_args.card_limits or [])]
+    card.command = shown_command(arguments, model_args)
+
+
+def shown_command(arguments: list[str], model_args: ModelArguments) -> str:
+    """The command of this run without the folders of this machine: a base by its Hub id, a file by its name."""
+    shown = {model_args.model_name_or_path: model_args.base_model or Path(model_args.model_name_or_path).name}
+    parts = [shown.get(part, Path(part).name if os.path.isabs(part) else part) for part in arguments]
+    return shlex.join(["python", "examples/run_fpt.py", *parts])
 
 
 def check_output_dir(args: RunArguments) -> None:

@@ -17,7 +17,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_NAME, cached_file
+from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_NAME
 
 from .configuration_fpt import FPTConfig
 
@@ -132,13 +132,10 @@ def _config_digest(path: Path) -> str:
     return hashlib.sha256(json.dumps(meaning, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def find_delta(name_or_path: str | os.PathLike, **hub_kwargs) -> tuple[Path, Path]:
-    """A delta's tensors and config.json, in a local folder or, through the cache, on the Hub.
-
-    Raises OSError as transformers does.
-    """
-    weights, config = (cached_file(str(name_or_path), name, **hub_kwargs) for name in (SAFE_WEIGHTS_NAME, CONFIG_NAME))
-    return Path(weights), Path(config)
+def read_digests(path: str | os.PathLike) -> str:
+    """What tells one delta file's values from another's: the digests of its tensors, as its metadata has them."""
+    with _whole(Path(path)), safe_open(path, framework="pt") as file:
+        return (file.metadata() or {}).get(DIGESTS_KEY, "")
 
 
 def read_delta(path: str | os.PathLike, config_path: str | os.PathLike) -> dict[str, Tensor]:

@@ -15,7 +15,7 @@ from transformers.modeling_outputs import (
     TokenClassifierOutput,
 )
 
-from . import backbones
+from .backbones import cut_positions, embedding_scale, embedding_width, output_width, position_parameters, run_backbone
 from .building import build_from_config
 from .configuration_fpt import FPTConfig
 from .heads import TokenClassifier, classification_loss, pool
@@ -41,19 +41,19 @@ class FPTModel(FPTPreTrainedModel):
                 )
             backbone = build_from_config(config, None, None, config._attn_implementation, {})
         super().__init__(config)
-        if config.positions == "backbone" and not backbones.position_parameters(backbone):
+        if config.positions == "backbone" and not position_parameters(backbone):
             raise ValueError(
                 f"positions='backbone', but {type(backbone).__name__} has no learned positions: write positions='new' "
                 "for a trainable table, or 'none'."
             )
-        width = backbones.embedding_width(backbone)
-        backbones.cut_positions(backbone, config.num_tokens)
+        width = embedding_width(backbone)
+        cut_positions(backbone, config.num_tokens)
         self.input_projection = build_input(config, width)
         self.position_embeddings = (
             nn.Parameter(torch.zeros(config.num_tokens, width)) if config.positions == "new" else None
         )
         self.backbone = backbone
-        self.embedding_scale = backbones.embedding_scale(backbone)
+        self.embedding_scale = embedding_scale(backbone)
         self.post_init()
         if not headed:
             self._apply_policy()
@@ -78,7 +78,7 @@ class FPTModel(FPTPreTrainedModel):
             embeds = embeds + self.position_embeddings[: embeds.shape[1]]
         if self.embedding_scale != 1.0:
             embeds = embeds * self.embedding_scale
-        return backbones.run_backbone(self.backbone, embeds, mask, output_hidden_states, output_attentions), mask
+        return run_backbone(self.backbone, embeds, mask, output_hidden_states, output_attentions), mask
 
     def forward(
         self,
@@ -118,7 +118,7 @@ class _FPTWithHead(FPTPreTrainedModel):
         fpt = FPTModel(config, backbone, headed=True)
         super().__init__(config)
         self.fpt = fpt
-        width = backbones.output_width(config.base_model_config)
+        width = output_width(config.base_model_config)
         if self.per_token:
             self.head = TokenClassifier(width, config.num_labels, config.labels_per_token)
         else:

@@ -5,29 +5,34 @@ What the models share; the networks themselves are in modeling_fpt.py.
 
 import copy
 import os
+import tempfile
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import hf_hub_download
+from huggingface_hub import CommitInfo
 from torch import Tensor, nn
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
-from transformers.utils import CONFIG_NAME
+from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_NAME
 
-from . import freezing
 from .building import build_from_config
+from .card import FPTCard
 from .configuration_fpt import FPTConfig
 from .delta import (
     DeltaError,
     check_delta,
-    find_delta,
     overlay,
     persistent_buffers,
     read_delta,
     tensor_digest,
     write_delta,
 )
+from .fetching import commit_of, fetch, saying_whose
+from .freezing import GroupCount, apply_policy, backbone_groups, count_by_group, format_table
+from .loading import load_base, resolve_commit
+from .remote_code import AUTO_MAP, runs_from_repo, write_code
+from .repository import Origin, check_shareable, repository_files, upload, write_repository
 
 # What transformers' Auto classes and Trainer pass to every `from_pretrained`, and which has no meaning for a delta.
 IGNORED_LOADING_KEYS = ("_from_auto", "_from_pipeline", "adapter_kwargs", "code_revision", "trust_remote_code")
@@ -43,6 +48,10 @@ class FPTPreTrainedModel(PreTrainedModel):
     supports_gradient_checkpointing = True
     accepts_loss_kwargs = True  # the loss divides by Trainer's num_items_in_batch
     headless = False  # whether this is the model without a head
+    processor: Any = None  # what makes this model's inputs of raw data; travels with it
+    card: FPTCard | None = None  # what the model card says beyond what the model itself knows
+    origin: Origin | None = None  # where the delta was loaded from
+    _with_code: bool | None = None
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_flex_attn = True
@@ -52,7 +61,7 @@ class FPTPreTrainedModel(PreTrainedModel):
         """Called at the end of the outermost constructor, once all parameters exist."""
         self.main_input_name = self.fpt_model.input_projection.input_name
         trainable = [group for group in self.config.trainable if not (self.headless and group == "output")]
-        freezing.apply_policy(self, self.parameter_groups(), trainable)
+        apply_policy(self, self.parameter_groups(), trainable)
         buffers = persistent_buffers(self)
         self._base_buffer_digests = {name: tensor_digest(buffer) for name, buffer in buffers.items()}
         self._ignore_on_save(self._delta_names())
@@ -75,6 +84,15 @@ class FPTPreTrainedModel(PreTrainedModel):
         """What the headless model's parameter names begin with here."""
         return "" if self.headless else self.base_model_prefix + "."
 
+    @property
+    def with_code(self) -> bool:
+        """Whether the library's code is saved beside the delta, for machines that have transformers alone."""
+        return self._with_code if self._with_code is not None else runs_from_repo(type(self))
+
+    @with_code.setter
+    def with_code(self, value: bool) -> None:
+        self._with_code = value
+
     def get_input_embeddings(self) -> nn.Module:
         """The module that turns inputs into embeddings: the new token table, or the input projection."""
         projection = self.fpt_model.input_projection
@@ -86,7 +104,7 @@ class FPTPreTrainedModel(PreTrainedModel):
         """Group of every parameter by name: input, output, norm, position, attention, feedforward or other."""
         prefix = self._prefix
         own_positions = self.config.positions == "backbone"
-        groups = freezing.backbone_groups(self.fpt_model.backbone, own_positions, self.config.train_qk_norms)
+        groups = backbone_groups(self.fpt_model.backbone, own_positions, self.config.train_qk_norms)
         groups = {f"{prefix}backbone.{name}": group for name, group in groups.items()}
         for name, _ in self.named_parameters():
             if name.startswith(f"{prefix}input_projection."):
@@ -97,13 +115,13 @@ class FPTPreTrainedModel(PreTrainedModel):
                 groups[name] = "output"
         return groups
 
-    def count_parameters(self) -> list[freezing.GroupCount]:
+    def count_parameters(self) -> list[GroupCount]:
         """Tensors, parameters and share of the whole for each group, and whether it trains."""
-        return freezing.count_by_group(self, self.parameter_groups())
+        return count_by_group(self, self.parameter_groups())
 
     def print_trainable_parameters(self) -> None:
         """Print the table of parameters by group."""
-        print(freezing.format_table(self.count_parameters()))
+        print(format_table(self.count_parameters()))
 
     # Building
 
@@ -143,7 +161,7 @@ class FPTPreTrainedModel(PreTrainedModel):
         else:
             source = os.fspath(name_or_path)
             if not os.path.isdir(source):
-                commit = _resolve_commit(source, revision, **hub_kwargs)
+                commit = resolve_commit(source, revision, **hub_kwargs)
                 base_model, hub_kwargs["revision"] = base_model or source, commit
             base_config = AutoConfig.from_pretrained(source, trust_remote_code=False, **hub_kwargs)
         if config is None:
@@ -183,8 +201,8 @@ class FPTPreTrainedModel(PreTrainedModel):
         frozen weights in (None: as in training). `kwargs`: `revision`, `subfolder`, `token` and the like for the
         delta (of these, only `cache_dir` and `local_files_only` also serve the base), and fields of `FPTConfig`.
 
-        Raises DeltaError (a ValueError) for a delta or a base that is not the one meant, OSError where either cannot
-        be found.
+        Raises DeltaError (a ValueError) for a delta or a base that is not the one meant or came damaged; where either
+        cannot be found, an OSError that says which of the two (the Hub client's own where there is one).
         """
         for key in IGNORED_LOADING_KEYS:
             kwargs.pop(key, None)
@@ -192,53 +210,28 @@ class FPTPreTrainedModel(PreTrainedModel):
         dtype = kwargs.pop("torch_dtype", None) if dtype is None else dtype
         hub_kwargs = {key: kwargs.pop(key, None) for key in HUB_KEYS}
         hub_kwargs = {key: value for key, value in hub_kwargs.items() if value is not None}
-        if config is None:
-            config, kwargs = FPTConfig.from_pretrained(
-                pretrained_model_name_or_path, return_unused_kwargs=True, **hub_kwargs, **kwargs
-            )
+        source = os.fspath(pretrained_model_name_or_path)
+        with saying_whose(f"the delta {source!r}, not its base."):
+            config_file = fetch(source, CONFIG_NAME, **hub_kwargs)
+            if not os.path.isdir(source):  # so that both files are of one commit
+                hub_kwargs["revision"] = commit_of(config_file)
+            delta_file = fetch(source, SAFE_WEIGHTS_NAME, **hub_kwargs)
+            if config is None:
+                config, kwargs = FPTConfig.from_pretrained(source, return_unused_kwargs=True, **hub_kwargs, **kwargs)
         if kwargs:
             raise TypeError(f"from_pretrained does not know {', '.join(sorted(kwargs))}.")
         config = copy.deepcopy(config)
         config.check()
-        delta_file, config_file = find_delta(pretrained_model_name_or_path, **hub_kwargs)
-        backbone = cls._load_base(config, base_model_name_or_path, dtype, attn_implementation, hub_kwargs)
+        backbone = load_base(config, base_model_name_or_path, dtype, attn_implementation, hub_kwargs)
         with torch.device("meta"):  # nothing is drawn for the new modules: the delta fills them all
             model = cls(config, backbone)
         model._load_delta(delta_file, config_file)
-        model.name_or_path = config.name_or_path = str(pretrained_model_name_or_path)
+        model.name_or_path = config.name_or_path = source
+        model.origin = Origin(source, hub_kwargs)
         model.eval()
         if output_loading_info:
             return model, {"missing_keys": set(), "unexpected_keys": set(), "mismatched_keys": set(), "error_msgs": []}
         return model
-
-    @staticmethod
-    def _load_base(config: FPTConfig, override, dtype, attn_implementation, delta_hub_kwargs) -> PreTrainedModel:
-        base_kwargs = {key: delta_hub_kwargs.get(key) for key in ("cache_dir", "local_files_only")}
-        base_kwargs = {key: value for key, value in base_kwargs.items() if value is not None}
-        source = None
-        if override is not None:
-            source = os.fspath(override)
-        elif config.base_model is not None:
-            source, base_kwargs["revision"] = config.base_model, config.base_model_revision
-        elif config.backbone_init != "random":
-            raise DeltaError(
-                "This delta's base was a local folder without a Hub id: say where it is with "
-                "from_pretrained(..., base_model_name_or_path='/path/to/the/base')."
-            )
-        wanted = config.base_model_fingerprint
-        attn_implementation = attn_implementation or config._attn_implementation
-        try:
-            backbone = build_from_config(config, source, dtype, attn_implementation, base_kwargs)
-        except OSError as error:
-            raise OSError(f"The delta was found, but not its base {source!r}: {error}") from error
-        if config.base_model_fingerprint != wanted:
-            where = f"{source!r}" if config.backbone_init != "random" else "the random weights drawn from the seed"
-            raise DeltaError(
-                f"Another base: {where} with backbone_init={config.backbone_init!r} has the fingerprint "
-                f"{config.base_model_fingerprint}, but the delta was trained on {wanted} "
-                f"({config.base_model or 'no Hub id'}, commit {config.base_model_revision or 'unknown'})."
-            )
-        return backbone
 
     def _load_delta(self, file: Path, config_file: Path) -> None:
         tensors = read_delta(file, config_file)
@@ -281,12 +274,15 @@ class FPTPreTrainedModel(PreTrainedModel):
         state_dict: Mapping[str, Tensor] | None = None,
         push_to_hub: bool = False,
         max_shard_size: int | str | None = None,
+        with_code: bool | None = None,
         **push_kwargs,
     ) -> None:
         """Write `config.json` and `model.safetensors`, which holds exactly `delta_tensors`. No network is needed.
 
-        `max_shard_size` is accepted for callers that pass it to every model; a delta is always one file.
-        `push_to_hub` and `push_kwargs` (`repo_id`, `token` ...): upload as well, by `PreTrainedModel.push_to_hub`.
+        `with_code`: copy the library's code too, for machines without it (None: as the last time; a model that runs
+        from a repo's own code keeps carrying it). `max_shard_size` is accepted for callers that pass it to every
+        model; a delta is always one file. `push_to_hub` and `push_kwargs` (`repo_id`, `token` ...): also call
+        `push_to_hub`.
 
         Raises DeltaError where `save_directory` holds another kind of model, ValueError for a tensor that is empty
         (sharded, and not gathered) or not finite.
@@ -295,6 +291,8 @@ class FPTPreTrainedModel(PreTrainedModel):
             raise TypeError(
                 f"save_pretrained does not know {', '.join(sorted(push_kwargs))} without push_to_hub=True."
             )
+        if with_code is not None:
+            self.with_code = with_code
         if is_main_process:
             tensors = self.delta_tensors(state_dict)
             empty = [name for name, tensor in tensors.items() if tensor.numel() == 0]
@@ -305,9 +303,50 @@ class FPTPreTrainedModel(PreTrainedModel):
                 raise ValueError(f"{infinite[0]} is not finite: training diverged, and nothing was saved.")
             self._ignore_on_save(tensors)
             self.config.architectures = [type(self).__name__]
+            vars(self.config).pop("auto_map", None)
+            if self.with_code:
+                self.config.auto_map = dict(AUTO_MAP)
             write_delta(save_directory, self.config, tensors)
+            if self.with_code:
+                write_code(save_directory)
         if push_to_hub:
             self.push_to_hub(push_kwargs.pop("repo_id", Path(save_directory).name), **push_kwargs)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        commit_message: str = "Upload delta",
+        commit_description: str | None = None,
+        private: bool | None = None,
+        token: str | bool | None = None,
+        revision: str | None = None,
+        create_pr: bool = False,
+        with_code: bool | None = None,
+        max_shard_size: int | str | None = None,
+        tags: list[str] | None = None,
+    ) -> CommitInfo:
+        """Upload configuration, delta, processor and card with its pictures to a Hub repo, in one commit.
+
+        The repo is made if missing. `with_code` and `max_shard_size`: as for `save_pretrained`; `tags`: for the card;
+        the others are those of every transformers model. Processor and card are `self.processor` and `self.card`
+        (FPTTrainer sets both), or those that lay beside the delta this model was loaded from.
+
+        Raises ValueError, before anything is sent, for a base that has no Hub id; the Hub client's errors.
+        """
+        check_shareable(self.config)
+        with tempfile.TemporaryDirectory() as folder:
+            write_repository(self, folder, repo_id, with_code, tags)
+            return upload(
+                repository_files(folder, self.with_code),
+                repo_id,
+                commit_message=commit_message,
+                commit_description=commit_description,
+                private=private,
+                token=token,
+                revision=revision,
+                create_pr=create_pr,
+            )
 
 
 def _refuse_unsupported(kwargs: dict[str, Any]) -> None:
@@ -316,9 +355,3 @@ def _refuse_unsupported(kwargs: dict[str, Any]) -> None:
             raise ValueError(f"{key} is not supported for a frozen pretrained transformer: load it, then .to(device).")
     if kwargs.pop("use_safetensors", None) is False:
         raise ValueError("use_safetensors=False is refused: deltas and bases are read from safetensors only.")
-
-
-def _resolve_commit(repo_id: str, revision: str | None, **hub_kwargs) -> str:
-    """The commit that `revision` of a Hub model is at, from the cache or the Hub."""
-    file = Path(hf_hub_download(repo_id, CONFIG_NAME, revision=revision, **hub_kwargs))
-    return file.parent.name  # .../snapshots/<commit>/config.json

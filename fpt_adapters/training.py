@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Subset
 from transformers import (
-    Trainer,
     TrainerCallback,
     TrainerControl,
     TrainerState,
@@ -29,6 +28,7 @@ from .configuration_fpt import PARAMETER_GROUPS, FPTConfig
 from .delta import DeltaError, check_delta, persistent_buffers, read_delta, tensor_digest
 from .heads import IGNORED_LABEL
 from .pretrained import FPTPreTrainedModel
+from .publishing import PublishingTrainer
 
 logger = logging.get_logger(__name__)
 
@@ -82,7 +82,7 @@ class SetEpoch(TrainerCallback):
         self.dataset.set_epoch(int(state.epoch))
 
 
-class FPTTrainer(Trainer):
+class FPTTrainer(PublishingTrainer):
     """Trainer for frozen pretrained transformers.
 
     Takes what `Trainer` takes, and `group_learning_rates`: a learning rate for each named parameter group (`input`,
@@ -92,6 +92,8 @@ class FPTTrainer(Trainer):
     first batch with wrong inputs, and a checkpoint to resume that is not exactly this model's. After training it
     raises TrainingError if a frozen weight changed or a trained one is not finite, and warns of a trained one that
     stayed as it was. A loss that is no longer finite stops training with TrainingError.
+
+    Training ends with a model card in `args.output_dir`; see `PublishingTrainer` for it and for the Hub.
     """
 
     def __init__(self, model: FPTPreTrainedModel, args=None, *, group_learning_rates=None, **kwargs):
@@ -141,12 +143,14 @@ class FPTTrainer(Trainer):
         self._check_before_training()
         if resume_from_checkpoint:
             resume_from_checkpoint = self._checked_checkpoint(resume_from_checkpoint)
+        self.card.results.clear()
         frozen, trained = self._checksums(), self._digests()
         result = super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
         changed = [name for name, value in self._checksums().items() if frozen.get(name) != value]
         if changed:
             raise TrainingError(f"The frozen weight {changed[0]} changed in training ({len(changed)} tensors in all).")
         self._check_trained(trained, steps=self.state.global_step, resumed=bool(resume_from_checkpoint))
+        self.report_training()
         return result
 
     def log(self, logs: dict[str, float], *args, **kwargs) -> None:

@@ -617,7 +617,7 @@ def test_a_declared_base_is_written_down_and_may_lie_elsewhere(saved_base, tmp_p
     written = (tmp_path / "delta" / "config.json").read_text()
     assert json.loads(written)["base_model"] == "someone/tiny-gpt2"
     assert str(saved_base) not in written
-    with pytest.raises(OSError, match="The delta was found, but not its base 'someone/tiny-gpt2'"):
+    with pytest.raises(OSError, match="This is about the base 'someone/tiny-gpt2'"):
         FPTForSequenceClassification.from_pretrained(tmp_path / "delta")
     moved = shutil.copytree(saved_base, tmp_path / "moved")
     loaded = FPTForSequenceClassification.from_pretrained(tmp_path / "delta", base_model_name_or_path=moved)

@@ -204,3 +204,23 @@ def test_masks_agree_with_ids_on_random_lengths(tmp_path):
     batch = task.collate([task.load().train[i] for i in range(30)])
     assert batch["attention_mask"].sum(1).tolist() == lengths.tolist()
     assert torch.equal(batch["input_ids"] == 26, batch["attention_mask"].bool())
+
+
+def test_rare_classes_are_dropped_from_every_split(tmp_path, caplog):
+    path = write(tmp_path / "rows.parquet")
+    with caplog.at_level(logging.WARNING):
+        data = whole(path, min_label_examples=3).load()
+    assert data.config["id2label"] == {0: "a.1", 1: "b.2"} and data.config["label2id"] == {"a.1": 0, "b.2": 1}
+    kept = [(sequence, fold) for sequence, fold in zip(SEQUENCES, FOLDS, strict=True) if fold != "c.10"]
+    for split in (data.train, data.validation, data.test):
+        assert [data.config["id2label"][example["labels"]] for example in split] == [fold for _, fold in kept]
+        assert [len(example["input_ids"]) for example in split] == [len(sequence) for sequence, _ in kept]
+    assert "test keeps 8 of its 10 rows: those of the 2 classes (of 3) with at least 3 training rows." in caplog.text
+
+
+def test_counts_rare_classes_in_the_rows_that_are_trained_on(tmp_path):
+    path = write(tmp_path / "rows.parquet")
+    data = RemoteHomology(train_file=path, test_file=path, validation_examples=5, min_label_examples=2).load()
+    assert min(np.bincount(data.train.labels)) >= 2
+    with pytest.raises(ValueError, match=r"no row of train is left: none of its classes has 11 training rows"):
+        whole(path, min_label_examples=11).load()

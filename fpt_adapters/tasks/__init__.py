@@ -1,6 +1,7 @@
 """The paper's tasks, and scikit-learn's digits, by name."""
 
 from .bits import BitMemory, BitXor
+from .files import FileArguments
 from .images import Cifar10, Cifar10Lra, Digits, Mnist
 from .listops import ListOps
 from .proteins import RemoteHomology
@@ -18,6 +19,7 @@ __all__ = [
     "Cifar10",
     "Cifar10Lra",
     "Digits",
+    "FileArguments",
     "ListOps",
     "Mnist",
     "RemoteHomology",

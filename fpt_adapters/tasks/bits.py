@@ -13,6 +13,7 @@ import torch
 from torch.utils.data import Dataset
 from transformers import EvalPrediction
 
+from ..feature_extraction_fpt import FPTFeatureExtractor
 from ..heads import IGNORED_LABEL
 from ..metrics import accuracy
 from ..modeling_fpt import FPTForTokenClassification
@@ -108,12 +109,21 @@ class BitTask(Task):
         config = {
             "input_type": "values",
             "input_size": self.bits_per_token,
-            "sequence_length": self.strings_shown * self.tokens_per_string,
+            "sequence_length": self.sequence_length,
             "labels_per_token": self.bits_per_token,
             "id2label": {0: "0", 1: "1"},
             "label2id": {"0": 0, "1": 1},
         }
         return TaskData(**splits, config=config)
+
+    def processor(self) -> FPTFeatureExtractor:
+        """Make an extractor that leaves the numbers (-1, 0, +1) as they are: (tokens, bits_per_token)."""
+        return FPTFeatureExtractor(feature_size=self.bits_per_token, max_length=self.sequence_length)
+
+    @property
+    def sequence_length(self) -> int:
+        """Tokens of an example."""
+        return self.strings_shown * self.tokens_per_string
 
     @property
     def tokens_per_string(self) -> int:
@@ -141,6 +151,8 @@ class BitMemory(BitTask):
     """
 
     name = "bit-memory"
+    data_source = "random bits, drawn by the task"
+    limits = ("A probe of what a frozen transformer can learn, of no use otherwise.",)
     include_for_metrics = ("inputs",)
 
     num_strings: int = field(default=5, metadata={"help": "Strings to remember; the query is one of them."})
@@ -217,6 +229,11 @@ class BitXor(BitTask):
     """
 
     name = "bit-xor"
+    data_source = "random bits, drawn by the task"
+    limits = (
+        "A probe of what a frozen transformer can learn, of no use otherwise.",
+        "Strings of another number or length than it was trained on do not fit its positions.",
+    )
 
     num_strings: int = field(default=2, metadata={"help": "Strings whose XOR is asked for."})
     string_length: int = field(default=5, metadata={"help": "Bits of one string."})

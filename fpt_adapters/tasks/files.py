@@ -3,6 +3,7 @@
 The parts that the data does not have are held out of its training rows, so that nothing is ever chosen on `test`.
 """
 
+import itertools
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -85,8 +86,12 @@ class FileArguments:
     validation_examples: int | None = field(
         default=None, metadata={"help": "Rows that a held-out part takes, instead of validation_share."}
     )
+    min_label_examples: int = field(
+        default=1, metadata={"help": "Drop the classes with fewer training rows than this, from every split."}
+    )
 
     def __post_init__(self) -> None:
+        check_at_least("min_label_examples", self.min_label_examples, 1)
         if not 0 < self.validation_share < 1:
             raise ValueError(f"validation_share lies above 0 and below 1, got {self.validation_share}.")
         if self.validation_examples is not None:
@@ -114,6 +119,9 @@ class FileArguments:
         names = LabelNames.of_column(sources["train"].data, column, sources["train"].name, num_labels)
         labels = {split: names.read(source.data, column, source.name) for split, source in sources.items()}
         rows = self._rows({split: len(source.data) for split, source in sources.items()}, seed, sources["train"].name)
+        kept = np.bincount(labels["train"][rows["train"]], minlength=len(names.names)) >= self.min_label_examples
+        if self.min_label_examples > 1:
+            rows, labels = self._without_rare(rows, labels, kept)
         sizes = split_sizes({split: len(rows[split]) for split in SPLITS}, max_samples)
         parts = {}
         for number, split in enumerate(SPLITS):
@@ -122,7 +130,27 @@ class FileArguments:
             if sizes[split] < len(chosen):
                 chosen = np.sort(chosen[draw_order(len(chosen), seed, SAMPLES + number)[: sizes[split]]])
             parts[split] = Part(sources[origin], chosen, labels[origin][chosen])
-        return parts, names.names
+        return parts, tuple(itertools.compress(names.names, kept)) if self.min_label_examples > 1 else names.names
+
+    def _without_rare(
+        self, rows: dict[str, np.ndarray], labels: dict[str, np.ndarray], kept: np.ndarray
+    ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+        """Drop the rows of the classes that are not `kept` (classes,), and number the others anew."""
+        numbers = np.cumsum(kept) - 1
+        left = {}
+        for split, chosen in rows.items():
+            of_split = labels.get(split, labels["train"])  # a held-out part has its labels in the training rows
+            left[split] = chosen[kept[of_split[chosen]]]
+            if not len(left[split]):
+                raise ValueError(
+                    f"no row of {split} is left: none of its classes has {self.min_label_examples} training rows. "
+                    "Write a smaller --min_label_examples."
+                )
+            logger.warning(
+                "%s keeps %d of its %d rows: those of the %d classes (of %d) with at least %d training rows.",
+                *(split, len(left[split]), len(chosen), kept.sum(), len(kept), self.min_label_examples),
+            )
+        return left, {split: np.where(kept[values], numbers[values], -1) for split, values in labels.items()}
 
     def _sources(self) -> dict[str, Source]:
         """Read what there is: always `train`, maybe `validation` and `test`."""

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from ..image_processing_fpt import FPTImageProcessor
 from ..metrics import majority_floor
 from ..modeling_fpt import FPTForImageClassification
 from .augmentation import Augmentation
@@ -51,8 +52,7 @@ class ImageSplit(Dataset):
         self.augmentation = augmentation
         self.seed = seed
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # workers that live on see it change
-        mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (task.mean, task.std))
-        self._scale, self._shift = 1 / (task.white * std), -mean / std
+        self._scale, self._shift = map(torch.from_numpy, task.processor().scale_and_shift())
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -97,7 +97,6 @@ class ImageTask(Task):
     num_channels: ClassVar[int]
     mean: ClassVar[tuple[float, ...]]  # per channel, of pixels scaled to 0..1
     std: ClassVar[tuple[float, ...]]
-    white: ClassVar[int] = 255  # the largest pixel value, which is scaled to 1
     num_labels: ClassVar[int] = 10
 
     patch_size: int = field(default=4, metadata={"help": "Side of a square patch in pixels; one patch is one token."})
@@ -110,6 +109,10 @@ class ImageTask(Task):
     @abstractmethod
     def load(self, seed: int = 0, max_samples: dict[str, int] | None = None) -> TaskData:
         """Load the splits as `ImageSplit`; see `Task.load`."""
+
+    def processor(self) -> FPTImageProcessor:
+        """Make a processor that scales and normalises as the splits do; images of other sizes are resized."""
+        return FPTImageProcessor(self.image_size, self.num_channels, image_mean=self.mean, image_std=self.std)
 
     def floor(self, split: Dataset) -> float:
         """The share of the largest class in `split`."""
@@ -172,6 +175,8 @@ class Mnist(FileImageTask):
     """Handwritten digits: 28 x 28 grey pixels, 49 patches of 4 x 4, not augmented."""
 
     name = "mnist"
+    data_source = "MNIST: handwritten digits"
+    limits = ("It reads one centred white digit on black, 28 x 28 pixels, as MNIST prepares them, and nothing else.",)
     image_size = 28
     num_channels = 1
     mean, std = (0.0,), (1.0,)
@@ -186,6 +191,8 @@ class Cifar10(FileImageTask):
     """Photographs of ten kinds of things: 32 x 32 RGB pixels, 64 patches of 4 x 4, augmented."""
 
     name = "cifar10"
+    data_source = "CIFAR-10: photographs of ten kinds of things"
+    limits = ("It gives one of ten classes to any picture, and convolutional networks are far better at that.",)
     image_size = 32
     num_channels = 3
     mean, std = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
@@ -210,6 +217,7 @@ class Cifar10Lra(Cifar10):
     """
 
     name = "cifar10-lra"
+    data_source = "CIFAR-10 in grey, pixel by pixel"
     num_channels = 1
     to_grey = True
     mean, std = (0.5,), (0.5,)
@@ -219,17 +227,19 @@ class Cifar10Lra(Cifar10):
 
 @dataclass
 class Digits(ImageTask):
-    """scikit-learn's 1,797 handwritten digits, 8 x 8 pixels of 0..16: the task that needs no file, not the paper's.
+    """scikit-learn's 1,797 handwritten digits, 8 x 8 grey pixels: the task that needs no file, not the paper's.
 
-    The split is fixed: 1,197 / 300 / 300. The same people wrote digits of all three, so accuracy is higher than on
-    new writers.
+    scikit-learn's pixels 0..16 become 0..255, as in other grey images. The split is fixed: 1,197 / 300 / 300. The same
+    people wrote digits of all three, so accuracy is higher than on new writers.
     """
 
     name = "digits"
+    data_source = "scikit-learn's digits: the test part of the UCI set Optical Recognition of Handwritten Digits"
+    data_license = "CC BY 4.0"
+    limits = ("The same people wrote the training and the test digits: new writers will be read less well.",)
     image_size = 8
     num_channels = 1
-    mean, std = (0.3053,), (0.3760,)  # of all images
-    white = 16
+    mean, std = (0.3053,), (0.3759,)  # of all images
 
     patch_size: int = field(default=2, metadata={"help": "Side of a square patch in pixels; one patch is one token."})
 
@@ -238,7 +248,7 @@ class Digits(ImageTask):
         from sklearn.datasets import load_digits  # optional: only this task needs it
 
         digits = load_digits()
-        pixels = torch.from_numpy(digits.images.astype(np.uint8)).unsqueeze(1)
+        pixels = torch.from_numpy(np.rint(digits.images * (255 / 16)).astype(np.uint8)).unsqueeze(1)
         order = draw_order(len(pixels), FIXED_SEED, DIGITS_SPLIT)
         rows = {"test": order[:300], "validation": order[300:600], "train": order[600:]}
         sizes = split_sizes({split: len(rows[split]) for split in SPLITS}, max_samples)

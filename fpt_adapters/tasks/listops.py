@@ -12,12 +12,15 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from tokenizers import normalizers, pre_tokenizers
 from torch.utils.data import Dataset
+from transformers import PreTrainedTokenizerFast
 from transformers.utils import logging
 
 from ..modeling_fpt import FPTForSequenceClassification
 from .draws import check_at_least, random_below, random_stream, split_sizes
 from .task import Task, TaskData
+from .vocabulary import fixed_tokenizer
 
 PAD, FIRST_DIGIT, MIN, MAX, MED, SM, CLOSE = 0, 1, 11, 12, 13, 14, 15
 TOKENS = ("<pad>", *"0123456789", "[MIN", "[MAX", "[MED", "[SM", "]")  # a token's id is its place
@@ -75,6 +78,11 @@ class ListOps(Task):
     """
 
     name = "listops"
+    data_source = "expressions drawn by the task after the law of the Long Range Arena"
+    limits = (
+        "It answers expressions of the lengths and depths it was trained on; the paper's variant, cut at 512 tokens "
+        "and without closing brackets, can only be guessed at.",
+    )
     model_class = FPTForSequenceClassification
 
     variant: Literal["paper", "full"] = field(
@@ -124,6 +132,20 @@ class ListOps(Task):
             "label2id": {str(digit): digit for digit in range(10)},
         }
         return TaskData(**splits, config=config)
+
+    def processor(self) -> PreTrainedTokenizerFast:
+        """Make a tokenizer of expressions such as `[MAX 4 [SM 8 5 ] 1 ]`, as the variant shows them.
+
+        The Long Range Arena's files write `( ( [MAX 4 ) 1 ) ]`: such parentheses are dropped. Tokens stand between
+        spaces; none is needed before and after `]`. Any other word is an error.
+        """
+        spelling = {"(": " ", ")": " ", "]": " " if self.variant == "paper" else " ] ", TOKENS[PAD]: "< pad >"}
+        return fixed_tokenizer(
+            TOKENS,
+            self.sequence_length,
+            normalizers.Sequence([normalizers.Replace(old, new) for old, new in spelling.items()]),
+            pre_tokenizers.WhitespaceSplit(),
+        )
 
     @property
     def sequence_length(self) -> int:

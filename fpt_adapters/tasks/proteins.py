@@ -1,6 +1,7 @@
 """Remote homology: the fold of a protein from its amino acids (TAPE, Rao et al. 2019; arXiv 2103.05247, section 2)."""
 
 import logging
+import string
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -8,13 +9,16 @@ from typing import Any
 import datasets
 import numpy as np
 import torch
+from tokenizers import Regex, decoders, normalizers, pre_tokenizers
 from torch.utils.data import Dataset
+from transformers import PreTrainedTokenizerFast
 
 from ..metrics import majority_floor
 from ..modeling_fpt import FPTForSequenceClassification
 from .draws import check_at_least
 from .files import FileArguments, Part, find_column, label_fields, split_labels
 from .task import SPLITS, Task, TaskData
+from .vocabulary import fixed_tokenizer
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +53,11 @@ class RemoteHomology(FileArguments, Task):
     """
 
     name = "remote-homology"
+    data_source = "proteins with the fold of their structure"
+    limits = (
+        "No use in biology: its accuracy is far below what protein language models and alignment methods reach.",
+        "It knows the folds of its training data alone, and gives one of them to any sequence of letters.",
+    )
     model_class = FPTForSequenceClassification
 
     dataset_name: str | None = field(
@@ -88,6 +97,20 @@ class RemoteHomology(FileArguments, Task):
     def floor(self, split: Dataset) -> float:
         """The share of the largest class in `split`."""
         return majority_floor(split_labels(split))
+
+    def processor(self) -> PreTrainedTokenizerFast:
+        """Make a tokenizer of sequences such as `MKVLA`: the ids of `ProteinSplit`, a to z read as A to Z.
+
+        Any other character, a space too, is an error.
+        """
+        letters = string.ascii_uppercase
+        return fixed_tokenizer(
+            ("<pad>", *letters),
+            self.max_length,
+            normalizers.Sequence([normalizers.Replace(letter.lower(), letter) for letter in letters]),
+            pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated"),
+            decoders.Fuse(),
+        )
 
     def collate(self, features: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
         """Pad to the longest: `input_ids` and `attention_mask`, int64 (batch, longest), and `labels` (batch,)."""

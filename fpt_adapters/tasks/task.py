@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from torch.utils.data import Dataset
-from transformers import EvalPrediction
+from transformers import BaseImageProcessor, EvalPrediction, PreTrainedTokenizerFast, SequenceFeatureExtractor
 
 from ..metrics import accuracy
 from ..pretrained import FPTPreTrainedModel
@@ -37,6 +37,9 @@ class Task(ABC):
     name: ClassVar[str]
     model_class: ClassVar[type[FPTPreTrainedModel]]
     include_for_metrics: ClassVar[tuple[str, ...]] = ()  # what `compute_metrics` needs beyond predictions and labels
+    data_source: ClassVar[str]  # what the data is, in a line of the model card
+    data_license: ClassVar[str | None] = None  # the data's own, where it is stated
+    limits: ClassVar[tuple[str, ...]] = ()  # sentences: what a model of this task is not good for
     draws_fresh_examples: ClassVar[bool] = False  # whether `train_examples` may be as many as a run sees
 
     @abstractmethod
@@ -50,6 +53,15 @@ class Task(ABC):
     @abstractmethod
     def floor(self, split: Dataset) -> float:
         """The accuracy on `split` that needs no learning (0..1)."""
+
+    @abstractmethod
+    def processor(self) -> BaseImageProcessor | PreTrainedTokenizerFast | SequenceFeatureExtractor:
+        """Make what turns raw data (an image, a text, numbers) into model inputs as this task's splits do.
+
+        It follows the task's arguments. Saved beside a model (`save_pretrained`), it is found there by transformers'
+        Auto classes and pipelines. It never augments. Where the task cuts long sequences, call it with
+        `truncation=True`.
+        """
 
     def collate(self, features: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
         """Stack examples of equal shape: a list of {name: tensor, array or number} -> {name: (batch, ...)}."""

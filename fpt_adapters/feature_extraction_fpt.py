@@ -1,0 +1,159 @@
+"""`FPTFeatureExtractor`: sequences of numbers as they come -> the `input_values` that a model was trained on.
+
+This file imports no other of this library: it can be copied into a Hub repository and loaded from there.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import BatchFeature, SequenceFeatureExtractor
+
+# What the base class and transformers add to preprocessor_config.json.
+HUB_KEYS = {"auto_map", "feature_extractor_type", "processor_class"}
+FIXED = {"padding_side": "right", "return_attention_mask": True}  # what the models need
+
+
+class FPTFeatureExtractor(SequenceFeatureExtractor):
+    """Sequences -> `input_values`: checked, normalised, padded on the right, with their `attention_mask`.
+
+    For a model's `input_type="values"`: `feature_size` is its `input_size`, `max_length` its `sequence_length`. For
+    `"series"`: `feature_size` is its `num_channels`, `max_length` its `series_length`, and `patch_length` and
+    `patch_stride` describe how the model cuts patches; they change nothing here. `mean` and `std`, one number or one
+    for each of a step's numbers: normalise with them (None: not at all). `padding_value` fills, after that.
+    `sampling_rate`: steps per second, where that is known.
+
+    Raises ValueError for values out of range, TypeError for a name that is no field.
+    """
+
+    model_input_names = ["input_values", "attention_mask"]
+
+    def __init__(
+        self,
+        feature_size: int,
+        max_length: int,
+        mean: float | Sequence[float] | None = None,
+        std: float | Sequence[float] | None = None,
+        patch_length: int | None = None,
+        patch_stride: int | None = None,
+        padding_value: float = 0.0,
+        sampling_rate: int | None = None,
+        **kwargs,
+    ):
+        for name, value in kwargs.items():
+            if name in FIXED and value != FIXED[name]:
+                raise ValueError(f"{name} is {FIXED[name]!r} for these models, got {value!r}: leave it out.")
+            if name not in FIXED and name not in HUB_KEYS and not name.startswith("_"):
+                raise TypeError(
+                    f"FPTFeatureExtractor has no field {name!r}; its fields are feature_size, max_length, mean, std, "
+                    "patch_length, patch_stride, padding_value, sampling_rate."
+                )
+        kwargs.pop("feature_extractor_type", None)
+        super().__init__(feature_size, sampling_rate, float(padding_value), **kwargs)
+        _check_whole(feature_size=feature_size, max_length=max_length)
+        if (mean is None) != (std is None) or (patch_length is None) != (patch_stride is None):
+            raise ValueError(
+                f"mean and std come together, and so do patch_length and patch_stride; got mean={mean}, std={std}, "
+                f"patch_length={patch_length}, patch_stride={patch_stride}."
+            )
+        if patch_length is not None:
+            _check_whole(patch_length=patch_length, patch_stride=patch_stride)
+            if patch_stride > patch_length:
+                raise ValueError(
+                    f"patch_stride is at most patch_length, or steps would be lost; got {patch_stride} and "
+                    f"{patch_length}."
+                )
+        self.max_length = max_length
+        self.patch_length = patch_length
+        self.patch_stride = patch_stride
+        self.mean = None if mean is None else _per_feature("mean", mean, feature_size)
+        self.std = None if std is None else _per_feature("std", std, feature_size)
+        if self.std is not None and min(self.std) <= 0:
+            raise ValueError(f"std lies above 0, got {min(self.std)}: drop a channel that never changes.")
+
+    def __call__(self, values: Any, truncation: bool = False, return_tensors: str | None = None) -> BatchFeature:
+        """One sequence, or a list of them -> `input_values` and `attention_mask`, padded to the longest.
+
+        A sequence is (steps, feature_size), or (steps,) where feature_size is 1: an array, a tensor or nested lists;
+        an array of one axis more is a batch. `truncation`: cut sequences to their first `max_length` steps.
+
+        Returns `input_values`, float32 (batch, longest, feature_size), and `attention_mask`, int64 (batch, longest),
+        1 for real steps; `return_tensors`: "pt" or "np" (also None: numpy). Raises ValueError for an empty or too
+        long sequence, for another shape, and for NaN or infinity.
+        """
+        rows = [self._read(sequence, truncation) for sequence in self._sequences(_without_tensors(values))]
+        if self.feature_size == 1:
+            rows = [row[:, 0] for row in rows]  # `pad` wants no axis for one number per step
+        batch = self.pad({"input_values": rows}, return_tensors="np")
+        padded = batch["input_values"].reshape(len(rows), -1, self.feature_size)  # (batch, longest, feature_size)
+        mask = batch["attention_mask"].astype(np.int64)
+        return BatchFeature({"input_values": padded, "attention_mask": mask}, tensor_type=return_tensors)
+
+    def _sequences(self, values: Any) -> list:
+        """The sequences of a call's argument, told from one sequence by their axes."""
+        axes = _axes(values)
+        if axes == 3 or (axes == 2 and self.feature_size == 1 and any(len(row) != 1 for row in values)):
+            return list(values)
+        return [values]
+
+    def _read(self, values: Any, truncation: bool) -> np.ndarray:
+        """One sequence: float32 (steps, feature_size), normalised."""
+        try:
+            steps = np.asarray(values, dtype=np.float64)
+        except (TypeError, ValueError):
+            raise ValueError(
+                f"a sequence has {self.feature_size} numbers at each step, but one has other things or steps of "
+                "several lengths."
+            ) from None
+        if steps.ndim == 1 and self.feature_size == 1:
+            steps = steps[:, None]  # (steps, 1)
+        if steps.ndim != 2 or steps.shape[1] != self.feature_size or len(steps) == 0:
+            raise ValueError(
+                f"a sequence has shape (steps, feature_size={self.feature_size}) and at least one step, got "
+                f"{steps.shape}."
+            )
+        if len(steps) > self.max_length and not truncation:
+            raise ValueError(
+                f"a sequence has {len(steps)} steps, but the model takes at most {self.max_length}: shorten it, or "
+                "write truncation=True to keep its beginning."
+            )
+        steps = steps[: self.max_length]
+        if self.mean is not None:
+            steps = (steps - self.mean) / self.std
+        with np.errstate(over="ignore"):
+            steps = steps.astype(np.float32)
+        wrong = np.argwhere(~np.isfinite(steps))
+        if len(wrong):
+            step, feature = wrong[0]
+            raise ValueError(
+                f"a sequence holds finite numbers, but number {feature} of step {step} is {steps[step, feature]}: "
+                "fill or drop it."
+            )
+        return steps
+
+
+def _without_tensors(values: Any) -> Any:
+    """The same with arrays for tensors, in lists too."""
+    if isinstance(values, torch.Tensor):
+        return values.detach().cpu().double().numpy()
+    return [_without_tensors(value) for value in values] if isinstance(values, (list, tuple)) else values
+
+
+def _axes(values: Any) -> int:
+    if isinstance(values, (list, tuple)):
+        return 1 + (_axes(values[0]) if values else 0)
+    return np.ndim(values)
+
+
+def _check_whole(**fields: int) -> None:
+    for name, value in fields.items():
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ValueError(f"{name} is a whole number of at least 1, got {value!r}.")
+
+
+def _per_feature(name: str, values: float | Sequence[float], feature_size: int) -> list[float]:
+    numbers = [values] * feature_size if isinstance(values, (int, float)) else list(values)
+    if len(numbers) != feature_size or not np.isfinite(numbers).all():
+        raise ValueError(f"{name} is one number, or one for each of the {feature_size} of a step; got {values!r}.")
+    return [float(number) for number in numbers]

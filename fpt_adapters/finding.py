@@ -1,0 +1,54 @@
+"""Finding the deltas of a base on the Hub, by what their cards say."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from huggingface_hub import HfApi
+
+from .card import read_summary
+
+
+@dataclass(frozen=True)
+class DeltaSummary:
+    """One delta on the Hub, as its card describes it; None where the card says nothing. Not checked in any way."""
+
+    repo_id: str
+    task: str | None
+    accuracy: float | None  # 0..1, on `split`
+    floor: float | None  # the accuracy that needs no learning
+    split: str | None
+    examples: int | None  # in that split
+    delta_bytes: int | None
+
+
+def find_deltas(
+    base_model: str, *, task: str | None = None, author: str | None = None, limit: int | None = None, token=None
+) -> list[DeltaSummary]:
+    """List the deltas of the Hub model `base_model` (such as "openai-community/gpt2"), the most accurate first.
+
+    `task`: only those of this task, as "mnist"; `author`: only a user's or an organisation's; `limit`: how many cards
+    to read at most; `token`: as everywhere, for private ones. The figures are the cards' own: different tasks, splits
+    and data are not comparable, and nobody has checked them. Raises the Hub client's errors.
+    """
+    models = HfApi(token=token).list_models(
+        filter=["fpt", f"base_model:adapter:{base_model}"], author=author, limit=limit, expand=["cardData"]
+    )
+    found = [DeltaSummary(model.id, **read_summary(dict(model.card_data or {}))) for model in models]
+    found = [delta for delta in found if task is None or delta.task == task]
+    return sorted(found, key=lambda delta: (delta.accuracy is None, -(delta.accuracy or 0.0), delta.repo_id))
+
+
+def format_deltas(deltas: Iterable[DeltaSummary]) -> str:
+    """A table of deltas as text, "-" where a card says nothing."""
+    lines = [f"{'delta':<40} {'task':<16} {'accuracy':>9} {'floor':>7} {'split':<11} {'bytes':>9}"]
+    for delta in deltas:
+        accuracy, floor = (_percent(value) for value in (delta.accuracy, delta.floor))
+        size = "-" if delta.delta_bytes is None else f"{delta.delta_bytes:,}"
+        lines.append(
+            f"{delta.repo_id:<40} {delta.task or '-':<16} {accuracy:>9} {floor:>7} {delta.split or '-':<11} {size:>9}"
+        )
+    return "\n".join(lines)
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.1f} %"

@@ -1,0 +1,235 @@
+"""`FPTImageProcessor`: images as they come -> the `pixel_values` that a model was trained on.
+
+This file imports no other of this library: it can be copied into a Hub repository and loaded from there.
+"""
+
+from collections.abc import Sequence
+from typing import Any, TypedDict
+
+import numpy as np
+import torch
+from PIL import Image
+from transformers import BaseImageProcessor, BatchFeature
+
+MODES = {1: "L", 3: "RGB"}  # Pillow's mode for the channels of a model
+ARRAY_CHANNELS = (1, 3, 4)  # what an axis of channels may have: grey, RGB, RGB and transparency
+WIDE_MODES = ("F", "I", "I;16", "I;16B", "I;16L", "I;16N")  # more than 8 bits a pixel: read as numbers
+HUB_KEYS = {"auto_map", "image_processor_type", "processor_class"}  # what transformers adds to the file of fields
+
+
+class ImageFields(TypedDict, total=False):
+    """The fields of an `FPTImageProcessor`, as preprocessor_config.json holds them."""
+
+    size: dict[str, int]
+    num_channels: int
+    do_resize: bool
+    resample: int
+    do_rescale: bool
+    rescale_factor: float
+    do_normalize: bool
+    image_mean: list[float]
+    image_std: list[float]
+
+
+class FPTImageProcessor(BaseImageProcessor):
+    """Images -> `pixel_values`: colours as the model has channels, resized, scaled and normalised.
+
+    `size`: pixels of one side, (height, width), or {"height": ..., "width": ...}; images of other sizes are resized to
+    it, without keeping their proportions, or refused (`do_resize=False`). `num_channels`: 1 (grey: Pillow's mode L,
+    ITU-R 601-2) or 3 (RGB); transparency is dropped. `resample`: Pillow's number of the filter (2: bilinear). Pixels
+    0..255 are multiplied by `rescale_factor`, then normalised with `image_mean` and `image_std`, one number or one for
+    each channel.
+
+    Raises ValueError for values out of range, TypeError for a name that is no field.
+    """
+
+    model_input_names = ["pixel_values"]
+    valid_kwargs = ImageFields  # what `from_pretrained` may change
+
+    def __init__(
+        self,
+        size: int | Sequence[int] | dict[str, int],
+        num_channels: int,
+        do_resize: bool = True,
+        resample: int = Image.Resampling.BILINEAR,
+        do_rescale: bool = True,
+        rescale_factor: float = 1 / 255,
+        do_normalize: bool = True,
+        image_mean: float | Sequence[float] = 0.0,
+        image_std: float | Sequence[float] = 1.0,
+        **kwargs,
+    ):
+        for name in kwargs:
+            if name not in HUB_KEYS and not name.startswith("_"):
+                fields = ", ".join(ImageFields.__annotations__)
+                raise TypeError(f"FPTImageProcessor has no field {name!r}; its fields are {fields}.")
+        kwargs.pop("image_processor_type", None)
+        super().__init__(**kwargs)
+        if num_channels not in MODES:
+            raise ValueError(f"num_channels is 1 (grey) or 3 (RGB), got {num_channels!r}.")
+        if resample not in list(Image.Resampling):
+            choices = ", ".join(f"{filter.value} ({filter.name.lower()})" for filter in Image.Resampling)
+            raise ValueError(f"resample is one of Pillow's filters {choices}; got {resample!r}.")
+        self.size = _height_width(size)
+        self.num_channels = num_channels
+        self.do_resize = do_resize
+        self.resample = int(resample)
+        self.do_rescale = do_rescale
+        self.rescale_factor = _above_zero("rescale_factor", [rescale_factor])[0]
+        self.do_normalize = do_normalize
+        self.image_mean = _per_channel("image_mean", image_mean, num_channels)
+        self.image_std = _above_zero("image_std", _per_channel("image_std", image_std, num_channels))
+
+    def preprocess(
+        self,
+        images: Any,
+        return_tensors: str | None = None,
+        input_data_format: str | None = None,
+        **fields,
+    ) -> BatchFeature:
+        """One image, or a list of them -> `pixel_values`, float32 (batch, channels, height, width).
+
+        An image is a PIL image of any mode, or a numpy array or torch tensor of whole numbers 0..255: (height, width),
+        (channels, height, width) or (height, width, channels), and one axis more for a batch. `input_data_format`
+        ("channels_first" or "channels_last") decides where a shape could be either. With `do_rescale=False`, an array
+        may also hold floats of any range; these must have the model's own size and channels.
+
+        `return_tensors`: "pt" or "np" (also None: numpy). `fields` replace this processor's own for one call.
+        Raises ValueError for anything that is no such image.
+        """
+        if fields:
+            own = {name: getattr(self, name) for name in ImageFields.__annotations__}
+            return type(self)(**(own | fields)).preprocess(images, return_tensors, input_data_format)
+        pixels = np.stack([self._read(image, input_data_format) for image in _as_list(images)])
+        scale, shift = self.scale_and_shift()
+        return BatchFeature({"pixel_values": pixels * scale + shift}, tensor_type=return_tensors)
+
+    def scale_and_shift(self) -> tuple[np.ndarray, np.ndarray]:
+        """What pixels are multiplied by, and what is then added: float32 (channels, 1, 1) each."""
+        mean, std = np.array(self.image_mean), np.array(self.image_std)
+        if not self.do_normalize:
+            mean, std = np.zeros_like(mean), np.ones_like(std)
+        scale = (self.rescale_factor if self.do_rescale else 1.0) / std
+        return scale.astype(np.float32)[:, None, None], (-mean / std).astype(np.float32)[:, None, None]
+
+    def _read(self, image: Any, layout: str | None) -> np.ndarray:
+        """One image: float32 (channels, height, width), not scaled yet."""
+        if isinstance(image, Image.Image) and image.mode in WIDE_MODES:
+            image = np.asarray(image)
+        if isinstance(image, torch.Tensor):
+            image = image.detach().cpu()
+            image = (image.float() if image.is_floating_point() else image).numpy()  # numpy has no bfloat16
+        if isinstance(image, np.ndarray):
+            array = _channels_last(image, layout)  # (height, width, channels)
+            if not self.do_rescale and np.issubdtype(array.dtype, np.floating):
+                return self._read_floats(array)
+            image = Image.fromarray(_eight_bits(array))
+        if not isinstance(image, Image.Image):
+            raise ValueError(
+                f"an image is a PIL image, a numpy array or a torch tensor, got {type(image).__name__}: open files "
+                "with PIL.Image.open, turn lists of numbers into arrays."
+            )
+        pixels = np.asarray(self._fitting(image), dtype=np.float32)
+        return pixels.reshape(*self.size.values(), self.num_channels).transpose(2, 0, 1)
+
+    def _read_floats(self, array: np.ndarray) -> np.ndarray:
+        expected = (*self.size.values(), self.num_channels)
+        if array.shape != expected:
+            raise ValueError(
+                f"with do_rescale=False, floats have the model's own height, width and channels {expected}, but one "
+                f"image has {array.shape}: give whole numbers 0..255 to have it resized or its colours changed."
+            )
+        if not np.isfinite(array).all():
+            raise ValueError("pixel values are finite, but an image has NaN or infinity.")
+        return array.astype(np.float32).transpose(2, 0, 1)
+
+    def _fitting(self, image: Image.Image) -> Image.Image:
+        """An image of 8 bits a pixel in the model's mode and size."""
+        mode = MODES[self.num_channels]
+        if image.mode != mode:
+            if "transparency" in image.info:  # of a palette: Pillow warns where it is dropped in one step
+                image = image.convert("RGBA")
+            image = image.convert("RGB").convert(mode)  # by RGB, as pipelines open files
+        height, width = self.size.values()
+        if image.size != (width, height):
+            if not self.do_resize or 0 in image.size:
+                raise ValueError(
+                    f"images here are {width} x {height} pixels (width x height), but one has "
+                    f"{image.width} x {image.height}: resize it, or write do_resize=True."
+                )
+            image = image.resize((width, height), Image.Resampling(self.resample))
+        return image
+
+
+def _as_list(images: Any) -> list:
+    if isinstance(images, (np.ndarray, torch.Tensor)) and images.ndim == 4:
+        images = list(images)
+    images = list(images) if isinstance(images, (list, tuple)) else [images]
+    if not images:
+        raise ValueError("at least one image is needed, got none.")
+    return images
+
+
+def _channels_last(array: np.ndarray, layout: str | None) -> np.ndarray:
+    """(height, width, channels) of an array in any layout."""
+    if layout not in (None, "channels_first", "channels_last"):
+        raise ValueError(f"input_data_format is 'channels_first' or 'channels_last', got {layout!r}.")
+    if array.ndim == 2:
+        return array[..., None]  # (height, width, 1)
+    first, last = (array.ndim == 3 and array.shape[axis] in ARRAY_CHANNELS for axis in (0, -1))
+    if first and last and layout is None:
+        raise ValueError(
+            f"an image of shape {array.shape} may have its channels first or last: write "
+            "input_data_format='channels_first' or 'channels_last'."
+        )
+    if not (last if layout == "channels_last" else first if layout == "channels_first" else first or last):
+        raise ValueError(
+            "an image's array is (height, width), (channels, height, width) or (height, width, channels) with 1, 3 or "
+            f"4 channels, got {array.shape}{f' and {layout}' if layout else ''}."
+        )
+    return array if last and layout != "channels_first" else array.transpose(1, 2, 0)
+
+
+def _eight_bits(array: np.ndarray) -> np.ndarray:
+    """uint8 (height, width[, channels]) of whole numbers 0..255."""
+    if not (np.issubdtype(array.dtype, np.integer) or np.issubdtype(array.dtype, np.floating)):
+        raise ValueError(f"an image's array holds whole numbers in 0..255, got {array.dtype}: convert it.")
+    wrong = ~((array >= 0) & (array <= 255) & (array == np.floor(array)))
+    if wrong.any():
+        raise ValueError(
+            f"pixel values are whole numbers in 0..255, but one is {array[wrong][0]:g}: scale the image, or write "
+            "do_rescale=False for one that is scaled already."
+        )
+    if np.issubdtype(array.dtype, np.floating) and array.size and 0 < array.max() <= 1:
+        raise ValueError(
+            "pixel values are whole numbers in 0..255, but an image of floats ends at 1, and would be read as black: "
+            "multiply it by 255, or write do_rescale=False for one that is scaled already."
+        )
+    return array.astype(np.uint8)[..., 0] if array.shape[2] == 1 else array.astype(np.uint8)
+
+
+def _height_width(size: int | Sequence[int] | dict[str, int]) -> dict[str, int]:
+    if isinstance(size, dict):
+        sides = [size.get("height"), size.get("width")] if set(size) == {"height", "width"} else []
+    else:
+        sides = [size, size] if isinstance(size, int) else list(size)
+    if len(sides) != 2 or any(isinstance(side, bool) or not isinstance(side, int) or side < 1 for side in sides):
+        raise ValueError(
+            f"size is one number of pixels, (height, width) or {{'height': ..., 'width': ...}}, each at least 1; got "
+            f"{size!r}."
+        )
+    return dict(zip(("height", "width"), sides, strict=True))
+
+
+def _per_channel(name: str, values: float | Sequence[float], channels: int) -> list[float]:
+    numbers = [values] * channels if isinstance(values, (int, float)) else list(values)
+    if len(numbers) != channels or not np.isfinite(numbers).all():
+        raise ValueError(f"{name} is one number, or one for each of the {channels} channels; got {values!r}.")
+    return [float(number) for number in numbers]
+
+
+def _above_zero(name: str, numbers: list[float]) -> list[float]:
+    for number in numbers:
+        if not 0 < number < float("inf"):
+            raise ValueError(f"{name} lies above 0, got {number!r}.")
+    return numbers

@@ -1,0 +1,85 @@
+"""Finding the base of a delta: from the Hub at its pinned commit, or where the caller says; checked by fingerprint.
+
+Of what the caller passed for the delta, only `cache_dir` and `local_files_only` reach the base: the delta's revision,
+subfolder and token are the delta's, and no `trust_remote_code` goes further than the repo it was given for.
+"""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import hf_hub_download
+from transformers import PreTrainedModel
+from transformers.utils import CONFIG_NAME
+
+from .building import build_from_config
+from .configuration_fpt import FPTConfig
+from .delta import DeltaError
+from .fetching import checking_downloads, fetch, saying_whose
+
+BASE_KEYS = ("cache_dir", "local_files_only")
+MOVED = (
+    "It may have moved, or its history may have been rewritten: if you have a copy, give it to "
+    "from_pretrained(..., base_model_name_or_path=...)."
+)
+
+
+def resolve_commit(repo_id: str, revision: str | None, **hub_kwargs) -> str:
+    """The commit that `revision` of a Hub model is at, from the cache or the Hub."""
+    file = Path(hf_hub_download(repo_id, CONFIG_NAME, revision=revision, **hub_kwargs))
+    return file.parent.name  # .../snapshots/<commit>/config.json
+
+
+def load_base(
+    config: FPTConfig,
+    override: str | os.PathLike | None,
+    dtype: torch.dtype | str | None,
+    attn_implementation: str | None,
+    delta_hub_kwargs: dict[str, Any],
+) -> PreTrainedModel:
+    """Load the base that `config` names, or the one at `override`, and check that it is the one trained on.
+
+    Raises DeltaError for another base, for one that nobody can find (a local folder), and for a download that came
+    damaged; for a base that is missing or private, the Hub's own error, which says that it is about the base.
+    """
+    source, hub_kwargs = _source(config, override)
+    hub_kwargs |= {key: delta_hub_kwargs[key] for key in BASE_KEYS if key in delta_hub_kwargs}
+    wanted = config.base_model_fingerprint
+    attn_implementation = attn_implementation or config._attn_implementation
+    on_hub = config.backbone_init != "random" and not os.path.isdir(source)
+    if on_hub:
+        revision, cache_dir = hub_kwargs.get("revision"), hub_kwargs.get("cache_dir")
+        whose = f"the base {source!r} (commit {revision or 'of its main branch'}) of a delta that was found."
+        with saying_whose(whose, MOVED), checking_downloads(source, revision, cache_dir):
+            fetch(source, CONFIG_NAME, **hub_kwargs)  # the Hub's own answer, where there is no such repo
+            backbone = build_from_config(config, source, dtype, attn_implementation, hub_kwargs)
+    else:
+        backbone = build_from_config(config, source, dtype, attn_implementation, hub_kwargs)
+    if config.base_model_fingerprint != wanted:
+        where = f"{source!r}" if config.backbone_init != "random" else "the random weights drawn from the seed"
+        raise DeltaError(
+            f"Another base: {where} with backbone_init={config.backbone_init!r} has the fingerprint "
+            f"{config.base_model_fingerprint}, but the delta was trained on {wanted} "
+            f"({config.base_model or 'no Hub id'}, commit {config.base_model_revision or 'unknown'})."
+        )
+    return backbone
+
+
+def _source(config: FPTConfig, override: str | os.PathLike | None) -> tuple[str | None, dict[str, Any]]:
+    """Where the base is (None: drawn from its seed), and the revision to read there."""
+    if override is not None:
+        return os.fspath(override), {}
+    if config.base_model is None:
+        if config.backbone_init == "random":
+            return None, {}
+        raise DeltaError(
+            "This delta's base was a local folder without a Hub id: say where it is with "
+            "from_pretrained(..., base_model_name_or_path='/path/to/the/base')."
+        )
+    if config.backbone_init != "random" and os.path.isdir(config.base_model):
+        raise DeltaError(
+            f"The delta names the Hub model {config.base_model!r} as its base, but here a folder has that name, and "
+            "would be read instead: work from another folder, or say which you mean with base_model_name_or_path."
+        )
+    return config.base_model, {"revision": config.base_model_revision}

@@ -1,0 +1,234 @@
+"""A Trainer that fills the model's card with what it did, and uploads what belongs into a Hub repo, and no more."""
+
+import dataclasses
+import importlib.metadata
+import importlib.util
+import io
+import os
+import platform
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from huggingface_hub import CommitInfo, HfApi
+from safetensors.torch import save as to_bytes
+from transformers import Trainer
+from transformers.modelcard import extract_hyperparameters_from_trainer
+from transformers.trainer_utils import HubStrategy
+from transformers.utils import PushInProgress, logging
+
+from .card import FPTCard, SplitResult, confusion_counts
+from .pictures import learning_curves
+from .remote_code import write_code
+from .repository import PICTURES, check_shareable, repository_files, upload
+
+logger = logging.get_logger(__name__)
+
+SPLIT_NAMES = {"eval": "validation", "test": "test"}  # what Trainer's metric prefixes stand for
+NOT_METRICS = ("loss", "model_preparation_time", "jit_compilation_time", "num_input_tokens_seen")
+SHOWN_VERSIONS = ("fpt_adapters", "transformers", "torch")
+STAYS_HOME = ("training_args.bin",)  # a pickle that only Python may open, and that names local paths
+
+
+class PublishingTrainer(Trainer):
+    """Trainer whose results go into `model.card`, and whose pushes hold what `repository.py` says.
+
+    `trainer.card` is the model's card: fill in what only you know (`task_name`, `license`, `limits` ...), and into
+    `trainer.floors` the accuracy that needs no learning, by split ("validation", "test"; else that of the largest
+    class). Uploads during training (`hub_strategy`) run in the background; one that fails is reported by a warning.
+    """
+
+    def __init__(self, model, args=None, **kwargs):
+        if args is not None and args.push_to_hub:
+            check_shareable(model.config)  # before the repo is made, and before hours of training
+        super().__init__(model, args, **kwargs)
+        model.card = model.card or FPTCard()
+        if self.processing_class is not None:
+            model.processor = self.processing_class
+        self.floors: dict[str, float] = {}
+        self._step_of_results: dict[str, int] = {}
+
+    @property
+    def card(self) -> FPTCard:
+        """The model's card."""
+        return self.accelerator.unwrap_model(self.model).card
+
+    def report_training(self) -> None:
+        """Write the card of a training that has just ended; called by `FPTTrainer.train`."""
+        for split, step in self._step_of_results.items():
+            if self.args.load_best_model_at_end or step != self.state.global_step:
+                self.card.results.pop(split, None)  # the result of other weights than these
+        self.create_model_card()
+
+    def evaluation_loop(self, dataloader, description, *args, metric_key_prefix="eval", **kwargs):
+        """As `Trainer.evaluation_loop`; records the result in the card."""
+        output = super().evaluation_loop(dataloader, description, *args, metric_key_prefix=metric_key_prefix, **kwargs)
+        metrics = {name.removeprefix(metric_key_prefix + "_"): value for name, value in output.metrics.items()}
+        metrics = {name: float(value) for name, value in metrics.items() if name not in NOT_METRICS}
+        split = SPLIT_NAMES.get(metric_key_prefix, metric_key_prefix)
+        if metrics:
+            counts = self._confusion(output.predictions, output.label_ids)
+            result = SplitResult(split, output.num_samples, metrics, self.floors.get(split), counts)
+            self.card.results[split] = result
+            self._step_of_results[split] = self.state.global_step
+        return output
+
+    def _confusion(self, predictions: Any, labels: Any) -> np.ndarray | None:
+        """Counts (labels, labels) of a classifier's answers, given as class ids or as logits; None for others."""
+        config = self.model.config
+        if not (isinstance(predictions, np.ndarray) and isinstance(labels, np.ndarray)) or config.num_labels < 2:
+            return None
+        if predictions.ndim == labels.ndim + 1 and predictions.shape[-1] == config.num_labels:
+            predictions = predictions.argmax(-1)
+        if predictions.shape != labels.shape or not np.issubdtype(labels.dtype, np.integer):
+            return None
+        return confusion_counts(predictions, labels, config.num_labels)
+
+    # The card
+
+    def create_model_card(self, **fields: Any) -> None:
+        """Write the card and its pictures into `args.output_dir`. `fields` fill in the card's, as `license="mit"`.
+
+        Called at the end of training and by every push. A README.md there that is not ours stays. Raises TypeError
+        for a name that is no field of `FPTCard`.
+        """
+        known = {f.name for f in dataclasses.fields(FPTCard)}
+        for name, value in fields.items():
+            if name not in known:
+                raise TypeError(f"FPTCard has no field {name!r}; its fields: {', '.join(sorted(known))}.")
+            setattr(self.card, name, value)
+        if not self.is_world_process_zero():
+            return
+        self._fill_card()
+        model = self.accelerator.unwrap_model(self.model)
+        folder = Path(self.args.output_dir)
+        size = len(to_bytes({name: tensor.detach().cpu() for name, tensor in model.delta_tensors().items()}))
+        repo_id = self.hub_model_id or self.args.hub_model_id
+        if repo_id is not None and "/" not in repo_id:
+            repo_id = f"your-name/{repo_id}"
+        folder.mkdir(parents=True, exist_ok=True)
+        self.card.write(folder, model, repo_id, size, model.with_code)
+
+    def _fill_card(self) -> None:
+        card, args = self.card, self.args
+        card.recipe = extract_hyperparameters_from_trainer(self)
+        card.recipe |= {"weight_decay": args.weight_decay, "max_grad_norm": args.max_grad_norm}
+        card.seed = args.seed
+        card.history = list(self.state.log_history)
+        card.steps = self.state.global_step or None
+        card.seconds = sum(row["train_runtime"] for row in card.history if "train_runtime" in row) or None
+        if self.train_dataset is not None and hasattr(self.train_dataset, "__len__"):
+            card.train_examples = len(self.train_dataset)
+        card.hardware = hardware(self.args.device)
+        card.versions = {name: importlib.metadata.version(name) for name in SHOWN_VERSIONS}
+        card.pictures = self._pictures()
+
+    def _pictures(self) -> dict[str, bytes]:
+        if importlib.util.find_spec("matplotlib") is None:
+            logger.warning_once("The model card has no pictures: matplotlib is missing (fpt_adapters[examples]).")
+            return {}
+        card, pictures = self.card, {}
+        shown = card.results.get("test") or card.results.get("validation")
+        title = card.task_name or ""
+        if any("loss" in row for row in card.history):
+            validation = card.results.get("validation")
+            drawn = io.BytesIO()
+            floor = None if validation is None else validation.known_floor()
+            learning_curves({"run": card.history}, drawn, floor=floor, title=title)
+            pictures[PICTURES[0]] = drawn.getvalue()
+        if shown is not None and shown.confusion is not None:
+            config, drawn = self.model.config, io.BytesIO()
+            names = [str(config.id2label[i]) for i in range(config.num_labels)]
+            from .pictures import confusion_matrix
+            confusion_matrix(shown.confusion, names, drawn, title=f"{title} ({shown.split}, {shown.examples:,})")
+            pictures[PICTURES[1]] = drawn.getvalue()
+        return pictures
+
+    # The Hub
+
+    def push_to_hub(
+        self,
+        commit_message: str | None = "End of training",
+        blocking: bool = True,
+        token: str | None = None,
+        revision: str | None = None,
+        private: bool | None = None,
+        **card_fields: Any,
+    ) -> CommitInfo | Future | None:
+        """Upload configuration, delta, processor and card to `args.hub_model_id`, as one commit.
+
+        As `Trainer.push_to_hub`, but nothing else of `args.output_dir` leaves it. `card_fields`: see
+        `create_model_card`. Raises ValueError for a base without a Hub id.
+        """
+        model = self.accelerator.unwrap_model(self.model)
+        check_shareable(model.config)
+        self.callback_handler.on_push_begin(self.args, self.state, self.control)
+        token = token if token is not None else self.args.hub_token
+        if self.hub_model_id is None:
+            self.init_hf_repo(token=token, private=private)
+        self.save_model(_internal_call=True)
+        self.create_model_card(**card_fields)
+        if not self.is_world_process_zero():
+            return None
+        self._finish_current_push()
+        self._report_failed_pushes()
+        folder = Path(self.args.output_dir)
+        if model.with_code:
+            write_code(folder)
+        job = HfApi().run_as_future(
+            upload,
+            repository_files(folder, model.with_code),
+            self.hub_model_id,
+            commit_message=commit_message,
+            token=token,
+            revision=revision or self.args.hub_revision,
+        )
+        return job.result() if blocking else job
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        """Trainer calls this after each checkpoint (there is no public hook): upload it in the background."""
+        if not self.is_world_process_zero() or self.args.hub_strategy == HubStrategy.END:
+            return
+        busy = self.push_in_progress is not None and not self.push_in_progress.is_done()
+        if busy and not self.args.hub_always_push:
+            return
+        self._report_failed_pushes()
+        self.callback_handler.on_push_begin(self.args, self.state, self.control)
+        folder, model = Path(checkpoint_folder), self.accelerator.unwrap_model(self.model)
+        self.create_model_card()
+        if model.with_code:
+            write_code(folder)
+        files = repository_files(self.args.output_dir) | repository_files(folder, model.with_code)
+        if self.args.hub_strategy in (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS):
+            last = self.args.hub_strategy == HubStrategy.CHECKPOINT
+            place = "last-checkpoint" if last else folder.name
+            state = [file for file in folder.iterdir() if file.is_file() and file.name not in STAYS_HOME]
+            files |= {f"{place}/{file.name}": file.read_bytes() for file in state}
+        job = HfApi().run_as_future(
+            upload,
+            files,
+            self.hub_model_id,
+            commit_message=f"Training in progress, step {self.state.global_step}",
+            token=self.args.hub_token,
+            revision=self.args.hub_revision,
+        )
+        if busy:
+            self.push_in_progress.jobs.append(job)
+        else:
+            self.push_in_progress = PushInProgress([job])
+
+    def _report_failed_pushes(self) -> None:
+        for job in [] if self.push_in_progress is None else self.push_in_progress.jobs:
+            if job.done() and job.exception() is not None:
+                logger.warning(f"An upload to {self.hub_model_id} during training failed: {job.exception()}")
+
+
+def hardware(device: torch.device) -> str:
+    """What a run took place on: the accelerator's name, or the processor's kind and the threads that torch used."""
+    if device.type == "cuda":
+        return f"{torch.cuda.device_count()} x {torch.cuda.get_device_name(device)}"
+    if device.type == "cpu":
+        return f"CPU ({platform.machine()}), {torch.get_num_threads()} threads"
+    return f"{device.type}, {os.cpu_count()} processor cores"

@@ -1,0 +1,55 @@
+"""The library's code, copied beside a model so that transformers alone can load it with `trust_remote_code=True`.
+
+What travels is `modeling_fpt.py` and all that it imports: flat siblings with plain relative imports, the only form
+that transformers fetches from a repo (`transformers.dynamic_module_utils`).
+"""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+from transformers.dynamic_module_utils import get_relative_import_files
+
+ENTRY = Path(__file__).with_name("modeling_fpt.py")
+AUTO_MAP = {
+    "AutoConfig": "configuration_fpt.FPTConfig",
+    "AutoModel": "modeling_fpt.FPTModel",
+    "AutoModelForImageClassification": "modeling_fpt.FPTForImageClassification",
+    "AutoModelForSequenceClassification": "modeling_fpt.FPTForSequenceClassification",
+    "AutoModelForTokenClassification": "modeling_fpt.FPTForTokenClassification",
+}
+PROCESSOR_AUTO_MAP = {
+    "FPTImageProcessor": {"AutoImageProcessor": "image_processing_fpt.FPTImageProcessor"},
+    "FPTFeatureExtractor": {"AutoFeatureExtractor": "feature_extraction_fpt.FPTFeatureExtractor"},
+}
+CODE_PACKAGE = "transformers_modules"  # where transformers imports a repo's own code
+
+
+def runs_from_repo(cls: type) -> bool:
+    """Whether a class was loaded from a repo's own code, and not from the installed library."""
+    return cls.__module__.partition(".")[0] == CODE_PACKAGE
+
+
+def code_files() -> list[Path]:
+    """`modeling_fpt.py` and every module that it needs, as files."""
+    needed = {Path(file) for file in get_relative_import_files(os.fspath(ENTRY))}
+    return sorted({ENTRY, *needed})
+
+
+def write_code(folder: str | os.PathLike) -> None:
+    """Copy the code into `folder`, and name it in the processor's configuration there, if there is one.
+
+    The model's own configuration names it by `AUTO_MAP`, which `save_pretrained` writes.
+    """
+    for file in code_files():
+        target = Path(folder) / file.name
+        if not (target.exists() and target.samefile(file)):
+            shutil.copyfile(file, target)
+    processor_file = Path(folder) / "preprocessor_config.json"
+    if processor_file.is_file():
+        values = json.loads(processor_file.read_text(encoding="utf-8"))
+        kind = values.get("image_processor_type") or values.get("feature_extractor_type")
+        if kind in PROCESSOR_AUTO_MAP:
+            values["auto_map"] = PROCESSOR_AUTO_MAP[kind]
+            processor_file.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", encoding="utf-8")

@@ -1,0 +1,37 @@
+"""Tokenizers with a fixed vocabulary: stock ones, so that transformers loads them without this library."""
+
+from collections.abc import Sequence
+
+from tokenizers import Tokenizer
+from tokenizers.decoders import Decoder
+from tokenizers.models import WordLevel
+from tokenizers.normalizers import Normalizer
+from tokenizers.pre_tokenizers import PreTokenizer
+from transformers import PreTrainedTokenizerFast
+
+
+def fixed_tokenizer(
+    tokens: Sequence[str],
+    max_length: int,
+    normalizer: Normalizer,
+    pre_tokenizer: PreTokenizer,
+    decoder: Decoder | None = None,
+) -> PreTrainedTokenizerFast:
+    """Make a tokenizer whose ids are places in `tokens`; the first of them is padding, which is written on the right.
+
+    `normalizer` and `pre_tokenizer` cut a text into words. A word that is no token is an error: there is no id for
+    unknown ones (the `tokenizers` library says "Missing [UNK] token"). Padding written in a text must become one too.
+    """
+    backend = Tokenizer(WordLevel({token: number for number, token in enumerate(tokens)}, unk_token=""))
+    backend.normalizer = normalizer
+    backend.pre_tokenizer = pre_tokenizer
+    if decoder is not None:
+        backend.decoder = decoder
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        pad_token=tokens[0],
+        padding_side="right",
+        model_max_length=max_length,
+        model_input_names=["input_ids", "attention_mask"],
+        split_special_tokens=True,  # padding is nothing that a text may contain
+    )

@@ -1,0 +1,70 @@
+"""Fresh Python processes that tests talk to: the Hub's client reads its settings once, when it is imported."""
+
+import json
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).parent / "scripts" / "client.py"
+
+
+class ClientError(Exception):
+    """What a client's code raised. `kinds`: the names of its class and of the ancestors."""
+
+    def __init__(self, message, kinds, trace):
+        super().__init__(message)
+        self.kinds = kinds
+        self.trace = trace
+
+
+class Client:
+    """A Python process with `environment`, and `modules` imported by their names (python: how it is started)."""
+
+    def __init__(self, environment, modules=("fpt_adapters", "transformers"), python=(sys.executable,), cwd=None):
+        command = [*python, "-W", "ignore", str(SCRIPT), *modules]
+        self.process = subprocess.Popen(
+            command, env=environment, cwd=cwd, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        self._started = False
+
+    def send(self, code):
+        """Begin to run code, without waiting for its answer."""
+        if not self._started:
+            assert self.process.stdout.readline(), "the client did not start"
+            self._started = True
+        print(json.dumps({"code": textwrap.dedent(code)}), file=self.process.stdin, flush=True)
+
+    def receive(self):
+        """Wait for the answer: the code's `result`. Raises ClientError for what it raised."""
+        line = self.process.stdout.readline()
+        assert line, "the client ended"
+        answer = json.loads(line)
+        if "error" in answer:
+            raise ClientError(answer["error"], answer["kinds"], answer["trace"])
+        return answer["result"]
+
+    def run(self, code):
+        """Run code and return its `result`."""
+        self.send(code)
+        return self.receive()
+
+    def fails(self, code):
+        """Run code that must raise; returns the error."""
+        with pytest.raises(ClientError) as caught:
+            self.run(code)
+        return caught.value
+
+    def close(self):
+        """End the process."""
+        self.process.stdin.close()
+        self.process.wait(timeout=60)
+        self.process.stdout.close()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        self.close()
