@@ -7,7 +7,7 @@ TORCH := $(shell command -v nvidia-smi >/dev/null 2>&1 && echo torch || echo tor
 export HF_HUB_DISABLE_TELEMETRY = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow test-lowest lint format bench clean
+.PHONY: help install demo test test-slow test-lowest lint format bench cards clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -46,6 +46,9 @@ format: install ## Mend style and formatting
 bench: install ## Measure step time, delta size and load time (see benchmarks/)
 	HF_HUB_OFFLINE=1 $(RUN) benchmarks/step_time.py
 	HF_HUB_OFFLINE=1 $(RUN) benchmarks/delta.py
+
+cards: install ## Train the deltas of model_cards/ again: make cards MNIST=folder SCOP=folder
+	$(RUN) model_cards/train.py $(if $(MNIST),--mnist $(MNIST)) $(if $(SCOP),--scop $(SCOP))
 
 clean: ## Remove what was built (not outputs/)
 	rm -rf $(VENV) .venv-lowest .pytest_cache .ruff_cache build *.egg-info

@@ -263,6 +263,8 @@ def fill_card(
     card.license, card.dataset_license = card_args.license, card_args.card_dataset_license or task.data_license
     card.limits = [*task.limits, *(card_args.card_limits or [])]
     card.command = shown_command(arguments, model_args)
+    card.example_text = task.example_text
+    card.check()
 
 
 def shown_command(arguments: list[str], model_args: ModelArguments) -> str:

@@ -6,16 +6,18 @@ Importing this package registers `FPTConfig` and the models with transformers' A
 from transformers import (
     AutoConfig,
     AutoFeatureExtractor,
-    AutoImageProcessor,
     AutoModel,
     AutoModelForImageClassification,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
 )
+from transformers.models.auto.image_processing_auto import AutoImageProcessor  # 5.5's top name wants torchvision
 
+from .card import FPTCard
 from .configuration_fpt import PAPER_GROUPS, PARAMETER_GROUPS, FPTConfig
 from .delta import DeltaError
 from .feature_extraction_fpt import FPTFeatureExtractor
+from .finding import DeltaSummary, find_deltas, format_deltas
 from .freezing import GroupCount, format_table
 from .image_processing_fpt import FPTImageProcessor
 from .modeling_fpt import (
@@ -35,13 +37,16 @@ AutoModelForSequenceClassification.register(FPTConfig, FPTForSequenceClassificat
 AutoModelForTokenClassification.register(FPTConfig, FPTForTokenClassification, exist_ok=True)
 AutoFeatureExtractor.register(FPTConfig, FPTFeatureExtractor, exist_ok=True)
 # As both backends: transformers asks for torchvision's where that is installed, and warns where there is none.
-image_processors = {"pil": FPTImageProcessor, "torchvision": FPTImageProcessor}
-AutoImageProcessor.register(FPTConfig, image_processor_classes=image_processors, exist_ok=True)
+AutoImageProcessor.register(
+    FPTConfig, image_processor_classes={"pil": FPTImageProcessor, "torchvision": FPTImageProcessor}, exist_ok=True
+)
 
 __all__ = [
     "PAPER_GROUPS",
     "PARAMETER_GROUPS",
     "DeltaError",
+    "DeltaSummary",
+    "FPTCard",
     "FPTConfig",
     "FPTFeatureExtractor",
     "FPTForImageClassification",
@@ -54,5 +59,7 @@ __all__ = [
     "GroupCount",
     "TrainingError",
     "__version__",
+    "find_deltas",
+    "format_deltas",
     "format_table",
 ]

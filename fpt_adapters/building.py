@@ -1,13 +1,23 @@
 """Building a backbone: pretrained, random or statistics-only weights, and the fingerprint that tells them apart."""
 
+import contextlib
 import copy
+import functools
 import hashlib
 import inspect
 import math
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.modules.module import (
+    register_module_buffer_registration_hook,
+    register_module_module_registration_hook,
+    register_module_parameter_registration_hook,
+)
 from transformers import (
     MODEL_FOR_TEXT_ENCODING_MAPPING,
     MODEL_MAPPING,
@@ -16,9 +26,11 @@ from transformers import (
     PreTrainedConfig,
     PreTrainedModel,
 )
+from transformers.utils import CONFIG_NAME, cached_file
 
 from .backbones import embedding_width, is_causal, is_norm, position_parameters
 from .configuration_fpt import FPTConfig
+from .untrusted import build_config, differing_integers, short
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 DROPOUT_FIELDS = (
@@ -36,6 +48,12 @@ DROPOUT_FIELDS = (
     "resid_pdrop",
 )
 SAMPLED = 1024  # elements that `fingerprint` reads of a tensor
+# A configuration may ask for more than there is: for a random backbone larger than the machine's memory, or for a
+# pretrained one larger than its files.
+MEMORY = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 2**40  # bytes
+BUILT_PER_STORED = 4  # tied weights are stored once and built twice, and half precision may be asked for as fp32
+UNSTORED = 2**28  # bytes beside that: a pooler, masks and rotary tables
+MAX_MODULES = 2**14  # thrice what any model of transformers has; each takes time to build, however small it is
 
 
 def build_from_config(
@@ -62,6 +80,9 @@ def build_from_config(
     )
     config.backbone_init_scheme = scheme
     config.dtype = backbone.get_input_embeddings().weight.dtype
+    new = config.token_size + config.num_tokens + config.labels_per_token * (config.num_labels or 1)
+    if 4 * new * embedding_width(backbone) > MEMORY:
+        raise ValueError("The new modules are larger than this machine's memory: write smaller sizes or fewer labels.")
     if config.positions == "auto":
         config.positions = "backbone" if position_parameters(backbone) else "new"
     if config.pooling == "auto":
@@ -99,15 +120,19 @@ def build_backbone(
             if field in config:
                 setattr(config, field, dropout)
     config._attn_implementation = attn_implementation
-    auto_class = _auto_class(config)
+    auto_class, model_class = _classes(config)
+    _refuse_undrivable(model_class, config)
     if init == "random":
+        with torch.device("meta"), _no_larger_than(lambda: MEMORY, "this machine's memory"):
+            model_class(copy.deepcopy(config))
         backbone = _random(auto_class, config, seed, scheme)
     else:
         backbone = _pretrained(auto_class, config, name_or_path, hub_kwargs)
         if init == "statistics":
             _draw_from_statistics(backbone, seed)
     backbone = _without_unused(backbone)
-    _refuse_undrivable(backbone)
+    _refuse_undrivable(type(backbone), backbone.config)
+    embedding_width(backbone)
     digest = fingerprint(backbone)
     if dtype is not None:
         backbone = backbone.to(dtype)
@@ -117,12 +142,47 @@ def build_backbone(
     return backbone.requires_grad_(False).eval(), digest
 
 
-def _auto_class(config: PreTrainedConfig) -> type:
+def _classes(config: PreTrainedConfig) -> tuple[type, type]:
+    """The Auto class that builds a backbone of `config`, and the model class that it chooses."""
+    auto_class, mapping = AutoModel, MODEL_MAPPING
     if config.is_encoder_decoder and type(config) in MODEL_FOR_TEXT_ENCODING_MAPPING:
-        return AutoModelForTextEncoding
-    if type(config) in MODEL_MAPPING:
-        return AutoModel
-    raise ValueError(f"A backbone is a transformers AutoModel; model_type {config.model_type!r} has none.")
+        auto_class, mapping = AutoModelForTextEncoding, MODEL_FOR_TEXT_ENCODING_MAPPING
+    if type(config) not in mapping:
+        raise ValueError(f"A backbone is a transformers AutoModel; model_type {config.model_type!r} has none.")
+    model_class = mapping[type(config)]
+    return auto_class, model_class[0] if isinstance(model_class, tuple) else model_class
+
+
+@contextlib.contextmanager
+def _no_larger_than(most: Callable[[], int], what: str) -> Iterator[None]:
+    """Raise ValueError as soon as what is built on the meta device in the block has more than `most()` bytes."""
+    built = {"bytes": 0, "modules": 0}
+    most = functools.cache(most)
+
+    def add_bytes(module: nn.Module, name: str, tensor: torch.Tensor | None) -> None:
+        if tensor is not None and tensor.is_meta:
+            built["bytes"] += tensor.numel() * tensor.element_size()
+            if built["bytes"] > most():
+                raise ValueError(
+                    f"{type(module).__name__}.{name} of shape {tuple(tensor.shape)} makes the backbone larger than "
+                    f"{what}, {most()} bytes: its base_model_config asks for too much."
+                )
+
+    def add_module(module: nn.Module, name: str, child: nn.Module | None) -> None:
+        built["modules"] += 1
+        if built["modules"] > MAX_MODULES:
+            raise ValueError(f"The backbone has over {MAX_MODULES} modules: its base_model_config asks for too much.")
+
+    hooks = [
+        register_module_parameter_registration_hook(add_bytes),
+        register_module_buffer_registration_hook(add_bytes),
+        register_module_module_registration_hook(add_module),
+    ]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def _random(auto_class: type, config: PreTrainedConfig, seed: int, scheme: str | None) -> PreTrainedModel:
@@ -152,15 +212,26 @@ def default_init_scheme(config: PreTrainedConfig, init: str) -> str | None:
 
 
 def _pretrained(auto_class: type, config: PreTrainedConfig, name_or_path: str, hub_kwargs: dict) -> PreTrainedModel:
-    backbone, info = auto_class.from_pretrained(
-        name_or_path,
-        config=config,
-        dtype="auto",
-        use_safetensors=True,
-        trust_remote_code=False,
-        output_loading_info=True,
-        **hub_kwargs,
-    )
+    config_file = cached_file(name_or_path, CONFIG_NAME, **hub_kwargs)
+    if config_file is None:
+        raise OSError(f"{name_or_path} has no {CONFIG_NAME}.")
+    own, _ = PreTrainedConfig.get_config_dict(config_file)
+    check_same_architecture(config, build_config(own.get(config.base_config_key, own), type(config)), name_or_path)
+
+    def most() -> int:  # once the weights are there
+        files = Path(config_file).parent.rglob("*.safetensors")
+        return BUILT_PER_STORED * sum(file.stat().st_size for file in files) + UNSTORED
+
+    with _no_larger_than(most, "its weights can be"):
+        backbone, info = auto_class.from_pretrained(
+            name_or_path,
+            config=config,
+            dtype="auto",
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+            **hub_kwargs,
+        )
     missing = sorted(key for key in info["missing_keys"] if not key.startswith("pooler."))
     if missing or info["mismatched_keys"]:
         what = missing or sorted(str(key) for key in info["mismatched_keys"])
@@ -169,6 +240,18 @@ def _pretrained(auto_class: type, config: PreTrainedConfig, name_or_path: str, h
             f"or misshapen, the first is {what[0]}. Give the checkpoint that base_model_config belongs to."
         )
     return backbone
+
+
+def check_same_architecture(nested: PreTrainedConfig, own: PreTrainedConfig, source: str) -> None:
+    """Raise ValueError where an integer of `nested` is not that of `own`, the configuration beside the base's weights.
+
+    Sizes are integers, and so are numbers of heads, which change what the same weights compute.
+    """
+    for name, one, other in differing_integers(nested.to_dict(), own.to_dict()):
+        raise ValueError(
+            f"base_model_config has {name}={short(one)}, but the {CONFIG_NAME} of the base {source!r} has "
+            f"{short(other)}: it belongs to another base, or was altered. Leave it out when building on this base."
+        )
 
 
 @torch.no_grad()
@@ -190,13 +273,12 @@ def _without_unused(backbone: PreTrainedModel) -> PreTrainedModel:
     return backbone
 
 
-def _refuse_undrivable(backbone: PreTrainedModel) -> None:
-    if "inputs_embeds" not in inspect.signature(backbone.forward).parameters:
+def _refuse_undrivable(model_class: type, config: PreTrainedConfig) -> None:
+    if "inputs_embeds" not in inspect.signature(model_class.forward).parameters:
         raise ValueError(
-            f"{type(backbone).__name__} ({backbone.config.model_type}) cannot be a backbone: its forward takes no "
+            f"{model_class.__name__} ({config.model_type}) cannot be a backbone: its forward takes no "
             "inputs_embeds, so projected inputs cannot enter it. Choose a text model such as GPT-2 or BERT."
         )
-    embedding_width(backbone)
 
 
 @torch.no_grad()

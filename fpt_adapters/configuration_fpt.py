@@ -3,7 +3,6 @@
 Paper: Lu, Grover, Abbeel, Mordatch, "Pretrained Transformers as Universal Computation Engines", arXiv 2103.05247.
 """
 
-import copy
 import dataclasses
 import difflib
 from typing import Literal
@@ -11,7 +10,9 @@ from typing import Literal
 from huggingface_hub.dataclasses import strict
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
-from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
+from transformers import AutoConfig, PreTrainedConfig
+
+from .untrusted import build_base_config, check_dtype, check_implementation, is_implementation, short
 
 PARAMETER_GROUPS = ("input", "output", "norm", "position", "attention", "feedforward")
 PAPER_GROUPS = ("input", "output", "norm", "position")
@@ -35,11 +36,15 @@ TRANSFORMERS_KEYS = {
     "name_or_path",
     "num_labels",
     "output_attentions",
-    "quantization_config",
     "tie_word_embeddings",
     "torch_dtype",
     "use_cache",
 }
+
+# A config.json may come from a stranger: no number in it may be absurd.
+MAX_LABELS = 2**20  # transformers makes a dict of that many entries as soon as it reads the number
+MAX_SIZE = 2**24  # tokens, ids, pixels, numbers per token: far beyond any model's, and sizes of tensors stay countable
+MAX_SEED = 2**63 - 1  # torch's
 
 
 @strict
@@ -91,12 +96,13 @@ class FPTConfig(PreTrainedConfig):
     labels_per_token: int = 1  # token classification: labels that each token carries (bits)
 
     def __post_init__(self, **kwargs):
+        kwargs = {name: value for name, value in kwargs.items() if not name.startswith("_") or name == "_commit_hash"}
         self._refuse_unknown(kwargs)
-        if isinstance(self.base_model_config, dict):
-            self.base_model_config = self._build_base_config(self.base_model_config)
-        elif self.base_model_config is not None:
-            self.base_model_config = copy.deepcopy(self.base_model_config)
-        if self.base_model_config is not None:  # it may remember the local path that it was read from
+        check_dtype("dtype", self.dtype)
+        check_dtype("dtype", kwargs.get("torch_dtype"))
+        if kwargs.get("num_labels") is not None:
+            _check_within("num_labels", kwargs["num_labels"], 1, MAX_LABELS)
+        if self.base_model_config is not None:
             self.base_model_config.name_or_path = self.base_model or ""
         if isinstance(self.image_size, tuple):
             self.image_size = list(self.image_size)
@@ -104,6 +110,20 @@ class FPTConfig(PreTrainedConfig):
         if self.id2label is not None and self.label2id is None:
             self.label2id = {name: index for index, name in self.id2label.items()}
         self.check()
+
+    def __setattr__(self, name: str, value):
+        if name == "base_model_config" and isinstance(value, (dict, PreTrainedConfig)):
+            value = build_base_config(value)
+        super().__setattr__(name, value)
+
+    @classmethod
+    def from_dict(cls, config_dict: dict, **kwargs):
+        """As for every configuration. How a model runs is up to the caller, by `kwargs`, not to the file."""
+        for name, value in config_dict.items():
+            check_implementation(name, value, "config.json")
+        values = {name: value for name, value in config_dict.items() if not is_implementation(name)}
+        values.pop("name_or_path", None)
+        return super().from_dict(values, **kwargs)
 
     def check(self) -> None:
         """Hold every rule between fields; called at construction and again before a model is built or saved.
@@ -127,6 +147,15 @@ class FPTConfig(PreTrainedConfig):
         return self.sequence_length
 
     @property
+    def token_size(self) -> int:
+        """The numbers that a token's projection reads; for tokens, the rows of the table."""
+        if self.input_type == "images":
+            return self.num_channels * self.patch_size**2
+        if self.input_type == "series":
+            return self.num_channels * self.patch_length
+        return self.vocab_size if self.input_type == "tokens" else self.input_size
+
+    @property
     def image_height_width(self) -> tuple[int, int]:
         """Images: height and width in pixels."""
         if isinstance(self.image_size, int):
@@ -139,24 +168,15 @@ class FPTConfig(PreTrainedConfig):
         """The backbone's hidden size (what DeepSpeed's integration asks a config for)."""
         return None if self.base_model_config is None else self.base_model_config.hidden_size
 
-    @staticmethod
-    def _build_base_config(values: dict) -> PreTrainedConfig:
-        model_type = values.get("model_type")
-        if model_type not in CONFIG_MAPPING:
-            raise ValueError(
-                f"base_model_config needs the model_type of a transformers model, got {model_type!r}: "
-                "a backbone whose code lies outside transformers cannot be frozen here."
-            )
-        return CONFIG_MAPPING[model_type](**{k: v for k, v in copy.deepcopy(values).items() if k != "model_type"})
-
     @classmethod
     def _refuse_unknown(cls, kwargs: dict) -> None:
         known = {f.name for f in dataclasses.fields(cls)} | TRANSFORMERS_KEYS
         for name in kwargs:
-            if name not in known and not name.startswith("_"):
+            if name not in known and name != "_commit_hash":
                 near = difflib.get_close_matches(name, known, n=1)
                 hint = f" Did you mean {near[0]!r}?" if near else ""
-                raise TypeError(f"FPTConfig has no field {name!r}.{hint} Its fields: {', '.join(cls.own_fields())}.")
+                fields = ", ".join(cls.own_fields())
+                raise TypeError(f"FPTConfig has no field {short(name)}.{hint} Its fields: {fields}.")
 
     @classmethod
     def own_fields(cls) -> list[str]:
@@ -167,9 +187,9 @@ class FPTConfig(PreTrainedConfig):
     def _check_policy(self) -> None:
         unknown = [group for group in self.trainable if group not in PARAMETER_GROUPS]
         if unknown:
-            raise ValueError(f"trainable takes groups out of {', '.join(PARAMETER_GROUPS)}; got {unknown[0]!r}.")
+            raise ValueError(f"trainable takes groups out of {', '.join(PARAMETER_GROUPS)}; got {short(unknown[0])}.")
         if len(set(self.trainable)) != len(self.trainable):
-            raise ValueError(f"trainable names each group once; got {list(self.trainable)}.")
+            raise ValueError(f"trainable names each group once; got {short(list(self.trainable))}.")
         self.trainable = [group for group in PARAMETER_GROUPS if group in self.trainable]
         if self.positions == "none" and "position" in self.trainable:
             raise ValueError(
@@ -183,10 +203,10 @@ class FPTConfig(PreTrainedConfig):
                 validate_repo_id(self.base_model)
             except HFValidationError as error:
                 raise ValueError(
-                    f"base_model is a Hub id such as 'openai-community/gpt2', never a path; got {self.base_model!r}. "
-                    "Give a local copy to from_pretrained(..., base_model_name_or_path=...)."
+                    "base_model is a Hub id such as 'openai-community/gpt2', never a path; got "
+                    f"{short(self.base_model)}. Give a local copy to from_pretrained(..., base_model_name_or_path=...)."
                 ) from error
-        _check_at_least("backbone_init_seed", self.backbone_init_seed, 0)
+        _check_within("backbone_init_seed", self.backbone_init_seed, 0, MAX_SEED)
         if self.backbone_dropout is not None:
             _check_probability("backbone_dropout", self.backbone_dropout)
         if self.backbone_init_scheme in ("gpt2-scaled-residual", "gpt2-flat"):
@@ -211,7 +231,7 @@ class FPTConfig(PreTrainedConfig):
             raise ValueError(f"{name} does not belong to input_type={self.input_type!r}, which takes {needed}.")
         for name in needed:
             for value in getattr(self, name) if isinstance(getattr(self, name), list) else [getattr(self, name)]:
-                _check_at_least(name, value, 1)
+                _check_within(name, value, 1, MAX_SIZE)
         _check_probability("input_dropout", self.input_dropout)
         if self.input_type == "images":
             self._check_image_size()
@@ -220,12 +240,15 @@ class FPTConfig(PreTrainedConfig):
                 f"patch_stride is at most patch_length, or steps would be lost; got {self.patch_stride} and "
                 f"{self.patch_length}."
             )
+        for what, count in {"tokens": self.num_tokens, "numbers per token": self.token_size}.items():
+            if count > MAX_SIZE:
+                raise ValueError(f"An input has at most {MAX_SIZE} {what}, but these sizes make {short(count)}.")
         if self.pad_token_id is not None and not 0 <= self.pad_token_id < self.vocab_size:
             raise ValueError(f"pad_token_id lies in 0..{self.vocab_size - 1} (vocab_size), got {self.pad_token_id}.")
 
     def _check_image_size(self) -> None:
         if isinstance(self.image_size, list) and len(self.image_size) != 2:
-            raise ValueError(f"image_size is one number or [height, width], got {self.image_size}.")
+            raise ValueError(f"image_size is one number or [height, width], got {short(self.image_size)}.")
         for side in self.image_height_width:
             if side % self.patch_size:
                 raise ValueError(
@@ -234,14 +257,17 @@ class FPTConfig(PreTrainedConfig):
                 )
 
     def _check_head(self) -> None:
-        _check_at_least("labels_per_token", self.labels_per_token, 1)
-        if self.id2label is not None and sorted(self.id2label) != list(range(len(self.id2label))):
-            raise ValueError(f"id2label numbers its labels 0..{len(self.id2label) - 1}, got {sorted(self.id2label)}.")
+        _check_within("labels_per_token", self.labels_per_token, 1, MAX_LABELS)
+        if self.labels_per_token * (self.num_labels or 1) > MAX_SIZE:
+            raise ValueError(f"labels_per_token * num_labels is at most {MAX_SIZE}: write smaller ones.")
+        numbers = sorted(self.id2label or ())
+        if numbers != list(range(len(numbers))):
+            raise ValueError(f"id2label numbers its labels 0..{len(numbers) - 1}, got {short(numbers)}.")
 
 
-def _check_at_least(name: str, value: int, least: int) -> None:
-    if isinstance(value, bool) or value < least:
-        raise ValueError(f"{name} is a whole number of at least {least}, got {value}.")
+def _check_within(name: str, value: int, least: int, most: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+        raise ValueError(f"{name} is a whole number of at least {least} and at most {most}, got {short(value)}.")
 
 
 def _check_probability(name: str, value: float) -> None:

@@ -33,7 +33,7 @@ def find_deltas(
     models = HfApi(token=token).list_models(
         filter=["fpt", f"base_model:adapter:{base_model}"], author=author, limit=limit, expand=["cardData"]
     )
-    found = [DeltaSummary(model.id, **read_summary(dict(model.card_data or {}))) for model in models]
+    found = [DeltaSummary(model.id, **read_summary(model.card_data.to_dict() if model.card_data else {})) for model in models]
     found = [delta for delta in found if task is None or delta.task == task]
     return sorted(found, key=lambda delta: (delta.accuracy is None, -(delta.accuracy or 0.0), delta.repo_id))
 

@@ -177,17 +177,19 @@ def _channels_last(array: np.ndarray, layout: str | None) -> np.ndarray:
     if array.ndim == 2:
         return array[..., None]  # (height, width, 1)
     first, last = (array.ndim == 3 and array.shape[axis] in ARRAY_CHANNELS for axis in (0, -1))
-    if first and last and layout is None:
+    if layout is None and first and last:
         raise ValueError(
             f"an image of shape {array.shape} may have its channels first or last: write "
             "input_data_format='channels_first' or 'channels_last'."
         )
-    if not (last if layout == "channels_last" else first if layout == "channels_first" else first or last):
+    if layout is None:
+        layout = "channels_first" if first else "channels_last"
+    if not (first if layout == "channels_first" else last):
         raise ValueError(
             "an image's array is (height, width), (channels, height, width) or (height, width, channels) with 1, 3 or "
-            f"4 channels, got {array.shape}{f' and {layout}' if layout else ''}."
+            f"4 channels; got {array.shape}, read as {layout}."
         )
-    return array if last and layout != "channels_first" else array.transpose(1, 2, 0)
+    return array.transpose(1, 2, 0) if layout == "channels_first" else array
 
 
 def _eight_bits(array: np.ndarray) -> np.ndarray:

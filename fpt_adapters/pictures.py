@@ -9,6 +9,7 @@ import numpy as np
 
 CELLS_COUNTED = 20  # up to so many labels, every cell shows its count
 LABELS_NAMED = 60  # and up to so many, the axes show the labels' names
+POINTS_DRAWN = 300  # across; more labels than that share a point
 NAME_LENGTH = 24
 DOTS_PER_INCH = 150
 
@@ -30,6 +31,7 @@ def learning_curves(
     plt = _pyplot()
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
     for name, history in histories.items():
+        name = _literal(name)
         scored = [row for row in history if metric in row]
         lost = [row for row in history if "loss" in row]
         left.plot([r["step"] for r in scored], [100 * r[metric] for r in scored], marker="o", markersize=3, label=name)
@@ -52,36 +54,39 @@ def confusion_matrix(
 
     `counts`: (labels, labels), whole numbers. `labels`: their names in that order. `path_or_file`: as for
     `learning_curves`. Colours are shares of a row; rows of labels that never were true are grey. Up to 20 labels have
-    their counts in the cells, up to 60 their names on the axes; more are drawn in the order of their numbers.
-    Raises ValueError where counts and names do not fit each other.
+    their counts in the cells, up to 60 their names on the axes; more are drawn in the order of their numbers, and of
+    more than 300 the largest share stands for its neighbours. Raises ValueError where counts and names do not fit.
     """
-    counts = np.asarray(counts)
-    if counts.shape != (len(labels), len(labels)) or not len(labels):
-        raise ValueError(f"A confusion matrix of {len(labels)} labels is square in them; counts are {counts.shape}.")
+    counts, size = np.asarray(counts), len(labels)
+    if counts.shape != (size, size) or size == 0:
+        raise ValueError(f"A confusion matrix of {size} labels has counts ({size}, {size}), got {counts.shape}.")
     plt = _pyplot()
-    size = len(labels)
-    shares = row_shares(counts)
-    named = size <= LABELS_NAMED
-    side = 4.0 + (0.45 if size <= CELLS_COUNTED else 0.17) * size if named else 9.0  # inches
+    shares, block = row_shares(counts), -(-size // POINTS_DRAWN)
+    named, counted = size <= LABELS_NAMED, size <= CELLS_COUNTED
+    side = 4.0 + (0.45 if counted else 0.17) * size if named else 9.0  # inches
     figure, axes = plt.subplots(figsize=(side + 1, side), layout="constrained")
     axes.set_facecolor("0.85")
-    image = axes.imshow(100 * shares, cmap="Blues", vmin=0, vmax=100)
+    drawn = block_maxima(shares, block)
+    edge = block * len(drawn) - 0.5  # in labels, which have their numbers in their middle
+    image = axes.imshow(100 * drawn, cmap="Blues", vmin=0, vmax=100, extent=(-0.5, edge, edge, -0.5))
     figure.colorbar(image, ax=axes, label="share of the true label (%)", shrink=0.8)
     if named:
         names = [_literal(_shortened(name)) for name in labels]
-        fontsize = 9 if size <= CELLS_COUNTED else 7
-        axes.set_xticks(range(size), names, rotation=90 if max(map(len, names)) > 3 else 0, fontsize=fontsize)
-        axes.set_yticks(range(size), names, fontsize=fontsize)
-    if size <= CELLS_COUNTED:
+        look = {"fontsize": 9 if counted else 7}
+        axes.set_xticks(range(size), names, rotation=90 if max(map(len, names)) > 3 else 0, **look)
+        axes.set_yticks(range(size), names, **look)
+    if counted:
+        look = {"fontsize": 12 if size <= 5 else 8, "ha": "center", "va": "center"}
         for row, column in np.argwhere(counts > 0):
-            dark = shares[row, column] > 0.5
-            text = f"{counts[row, column]:,}"
-            axes.text(column, row, text, ha="center", va="center", fontsize=8, color="white" if dark else "black")
+            color = "white" if shares[row, column] > 0.5 else "black"
+            axes.text(column, row, f"{counts[row, column]:,}", color=color, **look)
     absent = int((counts.sum(axis=1) == 0).sum())
-    note = f"; {absent:,} of {size:,} labels are never true (grey)" if absent else ""
-    unit = "" if named else f" (number of {size:,})"
-    axes.set(xlabel=f"answered label{unit}", ylabel=f"true label{unit}")
-    axes.set_title(f"{int(counts.sum()):,} examples{note}", fontsize=9)
+    notes = [f"{int(counts.sum()):,} answers"]
+    notes += [f"labels that are never true (grey): {absent:,} of {size:,}"] if absent else []
+    notes += [f"a point shows the largest share among {block} x {block} labels"] if block > 1 else []
+    which = "" if named else f" (number, of {size:,})"
+    axes.set(xlabel=f"answered label{which}", ylabel=f"true label{which}")
+    axes.set_title("; ".join(notes), fontsize=9)
     figure.suptitle(_literal(title))
     _save(figure, path_or_file)
 
@@ -90,6 +95,18 @@ def row_shares(counts: np.ndarray) -> np.ndarray:
     """Counts (labels, labels) -> each row's shares in 0..1; NaN in a row that has none."""
     totals = np.asarray(counts).sum(axis=1, keepdims=True)
     return np.where(totals > 0, counts / np.maximum(totals, 1), np.nan)
+
+
+def block_maxima(shares: np.ndarray, block: int) -> np.ndarray:
+    """The largest of each `block` x `block` square of shares (labels, labels); NaN where a square has none.
+
+    The last squares may reach over the edge: (blocks, blocks), as many as cover all labels.
+    """
+    blocks = -(-len(shares) // block)
+    missing = blocks * block - len(shares)
+    padded = np.pad(shares, (0, missing), constant_values=np.nan)
+    squares = padded.reshape(blocks, block, blocks, block)
+    return np.fmax.reduce(np.fmax.reduce(squares, axis=3), axis=1)
 
 
 def _pyplot():

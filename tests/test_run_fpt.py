@@ -208,7 +208,7 @@ def test_augmented_training_resumes_within_an_epoch(saved_base, tmp_path):
 def test_max_samples_are_kept(saved_base, tmp_path):
     more = ["--max_train_samples", "24", "--max_eval_samples", "20", "--max_predict_samples", "10"]
     arguments = flags("digits", saved_base, tmp_path / "out", *TRAINED, *more, "--num_train_epochs", "2")
-    _, data_args, args, task = run_fpt.parse(arguments)
+    _, data_args, _, args, task = run_fpt.parse(arguments)
     data = run_fpt.load_data(task, data_args, args)
     assert (len(data.train), len(data.validation), len(data.test)) == (24, 20, 10)
     results = run_fpt.main(arguments)
@@ -257,12 +257,12 @@ def test_model_flags_reach_the_config(saved_base, tmp_path):
 def test_the_recipes_parse_to_what_they_say(recipe):
     parsed = run_fpt.parse([str(recipe), "--use_cpu"])
     values = yaml.safe_load(recipe.read_text())
-    assert values["task_name"] == recipe.stem == parsed[3].name
+    assert values["task_name"] == recipe.stem == parsed[-1].name
     assert values["output_dir"] == f"outputs/{recipe.stem}"
     for name, value in values.items():
         holders = [part for part in parsed if hasattr(part, name)]
         assert holders and getattr(holders[0], name) == value, name
-    assert parsed[2].do_train and parsed[2].do_eval and parsed[2].do_predict
+    assert parsed[-2].do_train and parsed[-2].do_eval and parsed[-2].do_predict
 
 
 def test_there_is_a_recipe_for_every_task():
@@ -290,7 +290,7 @@ def test_a_recipe_is_run_with_the_flags_on_top(ending, saved_base, tmp_path):
     recipe.write_text(json.dumps(values) if ending == "json" else yaml.safe_dump(values))
     on_top = ["--model_name_or_path", str(saved_base), "--output_dir", str(tmp_path / "out"), "--max_steps", "3"]
     arguments = [str(recipe), *on_top]
-    model_args, _, args, task = run_fpt.parse(arguments)
+    model_args, _, _, args, task = run_fpt.parse(arguments)
     assert (args.learning_rate, args.max_steps, model_args.trainable) == (0.01, 3, ["output", "norm"])
     assert (task.patch_size, args.do_predict, model_args.dropout) == (4, False, 0.1)
     results = run_fpt.main(arguments)
@@ -303,12 +303,13 @@ def test_a_recipe_is_run_with_the_flags_on_top(ending, saved_base, tmp_path):
 def test_a_recipes_task_gives_way_to_a_flag(tmp_path):
     recipe = tmp_path / "recipe.json"
     recipe.write_text(json.dumps({"task_name": "digits", "model_name_or_path": "m", "output_dir": "o"}))
-    assert run_fpt.parse([str(recipe)])[3].name == "digits"
-    assert run_fpt.parse([str(recipe), "--task_name", "bit-xor"])[3].name == "bit-xor"
+    assert run_fpt.parse([str(recipe)])[-1].name == "digits"
+    assert run_fpt.parse([str(recipe), "--task_name", "bit-xor"])[-1].name == "bit-xor"
 
 
 def test_the_papers_settings_are_the_defaults(tmp_path):
-    model_args, _, args, _ = run_fpt.parse(["--task_name", "digits", "--model_name_or_path", "m", "--output_dir", "o"])
+    flags = ["--task_name", "digits", "--model_name_or_path", "m", "--output_dir", "o"]
+    model_args, _, _, args, _ = run_fpt.parse(flags)
     assert (args.learning_rate, args.lr_scheduler_type, args.weight_decay) == (1e-3, "constant", 0.0)
     assert model_args.trainable == ["input", "output", "norm", "position"]
     assert args.report_to in ("none", [])

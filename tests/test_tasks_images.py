@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from sklearn.datasets import load_digits
 from torch.utils.data import DataLoader, Subset
 from transformers import HfArgumentParser, Trainer, TrainingArguments
 
@@ -344,6 +345,13 @@ def test_digits_need_no_file_and_split_once():
     small = task.load(seed=1, max_samples={"train": 50})
     assert len(small.train) == 50 and len(small.test) == 300
     assert set(small.train.rows.tolist()) <= set(data.train.rows.tolist())
+
+
+def test_digits_are_grey_images_of_8_bits_as_others_are():
+    pixels = Digits().load().train.pixels
+    assert pixels.dtype == torch.uint8 and pixels.shape == (1797, 1, 8, 8)
+    assert pixels.unique().tolist() == [round(level * 255 / 16) for level in range(17)]
+    np.testing.assert_array_equal((pixels[:, 0] / 255 * 16).round(), load_digits().images)
 
 
 def test_every_field_is_a_flag():

@@ -78,6 +78,7 @@ class ListOps(Task):
     """
 
     name = "listops"
+    example_text = "[MAX 4 [SM 8 5 ] 1 ]"
     data_source = "expressions drawn by the task after the law of the Long Range Arena"
     limits = (
         "It answers expressions of the lengths and depths it was trained on; the paper's variant, cut at 512 tokens "

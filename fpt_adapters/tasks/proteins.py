@@ -53,6 +53,7 @@ class RemoteHomology(FileArguments, Task):
     """
 
     name = "remote-homology"
+    example_text = "MQIFVKTLTGKTITLEVEPSDTIENVKAKIQDKEGIPPDQQRLIFAGKQLEDGRTLSDYNIQKESTLHLVLRLRGG"  # ubiquitin
     data_source = "proteins with the fold of their structure"
     limits = (
         "No use in biology: its accuracy is far below what protein language models and alignment methods reach.",

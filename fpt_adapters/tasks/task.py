@@ -40,6 +40,7 @@ class Task(ABC):
     data_source: ClassVar[str]  # what the data is, in a line of the model card
     data_license: ClassVar[str | None] = None  # the data's own, where it is stated
     limits: ClassVar[tuple[str, ...]] = ()  # sentences: what a model of this task is not good for
+    example_text: ClassVar[str | None] = None  # an input that is text, for the model card
     draws_fresh_examples: ClassVar[bool] = False  # whether `train_examples` may be as many as a run sees
 
     @abstractmethod

@@ -1,0 +1,165 @@
+"""Rules for a configuration that a stranger may have written: it chooses no code, no files, no absurd sizes.
+
+The backbone's own configuration goes through them before transformers makes an object of it, whether it comes from a
+file or from the caller, so that what is saved comes back equal.
+"""
+
+from collections.abc import Iterator
+from dataclasses import fields
+from inspect import getattr_static
+from typing import Any
+
+from transformers import CONFIG_MAPPING, PreTrainedConfig
+
+DTYPES = ("float32", "bfloat16", "float16")
+SHOWN = 200  # characters of a value that a message repeats
+MAX_DEPTH = 8  # dicts and lists inside each other; the configurations of transformers' own models go to 4
+MAX_LAYERS = 1024  # of one kind: transformers makes lists of that length as it reads the number; deep models have 200
+# All integers added up, because code loops over some of them and nothing tells which. Vocabularies and context lengths
+# are the largest, 10**7 at most; one family has a hashed vocabulary of 2 * 10**7.
+MAX_INTEGERS = 2**25
+# Which attention or experts run: a name with a slash is a repo on the Hub, whose code would be fetched and run.
+IMPLEMENTATIONS = ("attn_implementation", "experts_implementation")
+# What makes transformers load, import or replace more than the weights of a text model.
+LOADS_MORE = (
+    "architecture",  # of a timm model
+    "backbone",
+    "backbone_config",
+    "backbone_kwargs",
+    "compression_config",
+    "distributed_config",
+    "fusion_config",
+    "kernel_config",
+    "quantization_config",
+    "transformers_weights",
+    "use_pretrained_backbone",
+    "use_timm_backbone",
+)
+# What a backbone without a head does not read, or what the library fills in.
+BOOKKEEPING = ("auto_map", "custom_pipelines", "id2label", "label2id", "name_or_path", "num_labels", "problem_type")
+
+
+def build_base_config(given: dict | PreTrainedConfig) -> PreTrainedConfig:
+    """A backbone's configuration, made anew by these rules out of a dict or of another configuration.
+
+    Raises ValueError: the rule, what came, what to write instead.
+    """
+    values = given if isinstance(given, dict) else given.to_dict()
+    model_type = values.get("model_type")
+    if not isinstance(model_type, str) or model_type not in CONFIG_MAPPING:
+        raise ValueError(
+            f"base_model_config needs the model_type of a transformers model, got {short(model_type)}: "
+            "a backbone whose code lies outside transformers cannot be frozen here."
+        )
+    return build_config(values, CONFIG_MAPPING[model_type] if isinstance(given, dict) else type(given))
+
+
+def build_config(values: dict, config_class: type[PreTrainedConfig]) -> PreTrainedConfig:
+    """A configuration of `config_class` with what of `values` is a setting: nothing private, no names of methods.
+
+    Raises ValueError for what chooses code or files, and for sizes that no model has.
+    """
+    cleaned = _clean(values, "base_model_config", config_class)
+    integers = list(_integers(cleaned))
+    if sum(abs(value) for _, value in integers) > MAX_INTEGERS:
+        name, value = max(integers, key=lambda item: abs(item[1]))
+        raise ValueError(
+            f"base_model_config is of no real model: its integers add up to more than {MAX_INTEGERS}, the largest is "
+            f"{name}={short(value)}. Give the backbone's own configuration."
+        )
+    return config_class(**{name: value for name, value in cleaned.items() if name != "model_type"})
+
+
+def _clean(values: Any, place: str, config_class: type[PreTrainedConfig], depth: int = 0) -> Any:
+    if depth > MAX_DEPTH:
+        raise ValueError(f"{place} is nested more than {MAX_DEPTH} levels deep, as no model's configuration is.")
+    if isinstance(values, (list, tuple)):
+        return [_clean(value, place, config_class, depth + 1) for value in values]
+    if not isinstance(values, dict):
+        return values
+    cleaned = {}
+    for name, value in values.items():
+        if isinstance(name, str):
+            _check(name, value, place)
+            if not _is_setting(name, config_class):
+                continue
+        cleaned[name] = _clean(value, f"{place}.{name!s:.60}", PreTrainedConfig, depth + 1)
+    return cleaned
+
+
+def _check(name: str, value: Any, place: str) -> None:
+    check_implementation(name, value, place)
+    check_dtype(name, value)
+    if name in LOADS_MORE and value:
+        raise ValueError(
+            f"{place} has {name}={short(value)}, which loads or replaces more than a model's own weights: a backbone "
+            "is a text model of transformers itself, not quantised. Leave it out, or choose another base."
+        )
+    if name == "model_type" and (value == "fpt" or str(value).startswith("timm")):
+        raise ValueError(f"{place} has model_type={short(value)}, which is no backbone: name a text model's.")
+    if ("layers" in name or name == "n_layer") and _is_integer(value) and value > MAX_LAYERS:
+        raise ValueError(f"{place} has {name}={short(value)}, but no backbone has more than {MAX_LAYERS} layers.")
+
+
+def _is_setting(name: str, config_class: type[PreTrainedConfig]) -> bool:
+    if name in (*BOOKKEEPING, *LOADS_MORE) or is_implementation(name):
+        return False
+    if name == "model_type" or name in {field.name for field in fields(config_class)}:
+        return True
+    if hasattr(config_class, name):  # a method or the like; a property where it may be set
+        return getattr(getattr_static(config_class, name), "fset", None) is not None
+    return not name.startswith("_")
+
+
+def is_implementation(name: str) -> bool:
+    """Whether a configuration's field chooses which attention or experts run."""
+    return name.lstrip("_").removesuffix("_internal") in IMPLEMENTATIONS
+
+
+def check_implementation(name: str, value: Any, place: str) -> None:
+    """Raise ValueError where a configuration takes its attention or experts from the Hub."""
+    if is_implementation(name) and value is not None and (not isinstance(value, str) or "/" in value):
+        raise ValueError(
+            f"{place} has {name}={short(value)}, code that would be fetched and run: only who loads a model chooses "
+            "that, with from_pretrained(..., attn_implementation=...)."
+        )
+
+
+def check_dtype(name: str, value: Any) -> None:
+    """Raise ValueError for the name of a dtype that no backbone is kept in; transformers looks it up in torch."""
+    if name in ("dtype", "torch_dtype") and isinstance(value, str) and value not in DTYPES:
+        raise ValueError(f"{name} is one of {', '.join(DTYPES)}; got {short(value)}.")
+
+
+def _integers(values: Any, place: str = "") -> Iterator[tuple[str, int]]:
+    if isinstance(values, dict):
+        for name, value in values.items():
+            if "theta" not in str(name):  # a rotary base, which counts nothing: 10**8 and more
+                yield from _integers(value, str(name))
+    elif isinstance(values, list):
+        for value in values:
+            yield from _integers(value, place)
+    elif _is_integer(values):
+        yield place, values
+
+
+def differing_integers(one: Any, other: Any, place: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Where two configurations, as dicts, hold different integers: the name and both values.
+
+    Names that only one of them has do not count: they are no fields of the class.
+    """
+    if isinstance(one, dict) and isinstance(other, dict):
+        for name in one.keys() & other.keys():
+            yield from differing_integers(one[name], other[name], str(name))
+    elif one != other and (any(_integers(one)) or any(_integers(other))):
+        yield place, one, other
+
+
+def _is_integer(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def short(value: Any) -> str:
+    """A value as a message repeats it."""
+    text = repr(value)
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
