@@ -53,7 +53,7 @@ SAMPLED = 1024  # elements that `fingerprint` reads of a tensor
 MEMORY = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 2**40  # bytes
 BUILT_PER_STORED = 4  # tied weights are stored once and built twice, and half precision may be asked for as fp32
 UNSTORED = 2**28  # bytes beside that: a pooler, masks and rotary tables
-MAX_MODULES = 2**14  # thrice what any model of transformers has; each takes time to build, however small it is
+MAX_MODULES = 2**13  # twice what any model of transformers has; each takes time to build, however small it is
 
 
 def build_from_config(

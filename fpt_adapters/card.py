@@ -7,7 +7,6 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,9 +14,10 @@ from typing import Any, Protocol
 import numpy as np
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from huggingface_hub.errors import HFValidationError
-from huggingface_hub.utils import validate_repo_id, yaml_dump
-from transformers.utils import SAFE_WEIGHTS_NAME, logging
+from huggingface_hub.utils import validate_repo_id
+from transformers.utils import logging
 
+from .card_numbers import best_step, delta_size, last_loss, majority_floor_of, trained_sum
 from .card_template import (
     TEMPLATE,
     byte_size,
@@ -39,7 +39,6 @@ from .card_template import (
 )
 from .configuration_fpt import FPTConfig
 from .freezing import GroupCount
-from .heads import IGNORED_LABEL
 
 logger = logging.get_logger(__name__)
 
@@ -48,7 +47,6 @@ CARD_NAME = "README.md"
 TAGS = ("fpt", "frozen-pretrained-transformer")  # every card has them
 REPO_KEY, TASK_KEY, BYTES_KEY = "fpt_repo_id", "fpt_task", "fpt_delta_bytes"  # our own keys of the metadata
 FLOOR_METRIC = "accuracy_floor"  # a metric of the model index beside "accuracy", so that nobody takes it for one
-SPLITS_BY_WORTH = ("test", "validation")  # the first that was scored speaks for the model
 PROCESSOR_NAMES = ("preprocessor_config.json", "tokenizer_config.json")
 IMAGE_MODES = {1: "L", 3: "RGB"}  # Pillow's mode for the channels of a model
 PICTURE_TITLES = {"learning_curve.png": "Learning curve", "confusion_matrix.png": "Confusion matrix"}
@@ -320,70 +318,6 @@ class FPTCard:
         return lines
 
 
-# The numbers
-
-
-def confusion_counts(predictions: np.ndarray, labels: np.ndarray, num_labels: int) -> np.ndarray:
-    """How often each label (row) was answered by each (column): int64 (num_labels, num_labels).
-
-    `predictions` and `labels` are integers of one shape, any; positions labelled -100 are left out. Raises ValueError
-    where the shapes differ, and for numbers outside 0..num_labels-1.
-    """
-    predictions, labels = np.asarray(predictions), np.asarray(labels)
-    if predictions.shape != labels.shape:
-        raise ValueError(f"predictions and labels need one shape, got {predictions.shape} and {labels.shape}.")
-    labelled = labels != IGNORED_LABEL
-    predictions, labels = predictions[labelled], labels[labelled]  # (positions,)
-    for name, values in (("predictions", predictions), ("labels", labels)):
-        wrong = values[(values < 0) | (values >= num_labels)]
-        if wrong.size:
-            raise ValueError(f"{name} must lie in 0..{num_labels - 1} (num_labels={num_labels}), got {wrong[0]}.")
-    cells = labels.astype(np.int64) * num_labels + predictions.astype(np.int64)
-    return np.bincount(cells, minlength=num_labels * num_labels).reshape(num_labels, num_labels)
-
-
-def majority_floor_of(confusion: np.ndarray) -> float:
-    """The best accuracy that one constant answer reaches: the share of the largest row of `confusion`.
-
-    Raises ValueError where nothing was counted.
-    """
-    by_label = np.asarray(confusion).sum(axis=1)  # (labels,)
-    if not by_label.any():
-        raise ValueError("A floor needs at least one labelled position, but the confusion matrix counts none.")
-    return float(by_label.max() / by_label.sum())
-
-
-def trained_sum(rows: Iterable[GroupCount]) -> GroupCount:
-    """The sum of the groups that train, as a row of the parameter table."""
-    rows = [row for row in rows if row.trained]
-    tensors, parameters = sum(row.tensors for row in rows), sum(row.parameters for row in rows)
-    return GroupCount("all trained", tensors, parameters, sum(row.percent for row in rows), True)
-
-
-def delta_size(folder: str | os.PathLike) -> int | None:
-    """Bytes of the delta that is saved in `folder`; None where there is none."""
-    file = Path(folder) / SAFE_WEIGHTS_NAME
-    return file.stat().st_size if file.is_file() else None
-
-
-def best_step(history: Sequence[Mapping[str, float]], metric: str = "eval_accuracy") -> tuple[int, float] | None:
-    """Step and value of the highest `metric` in Trainer's log, at the first of equals.
-
-    None where fewer than two steps were scored: there was nothing to choose from.
-    """
-    scored = [row for row in history if metric in row and "step" in row]
-    if len({row["step"] for row in scored}) < 2:
-        return None
-    best = max(scored, key=lambda row: row[metric])
-    return int(best["step"]), float(best[metric])
-
-
-def last_loss(history: Sequence[Mapping[str, float]]) -> float | None:
-    """The training loss that Trainer logged last; None if it logged none."""
-    losses = [float(row["loss"]) for row in history if "loss" in row]
-    return losses[-1] if losses else None
-
-
 # The model, as the template needs it
 
 
@@ -480,77 +414,7 @@ def example_text(tokenizer: Any | None) -> str:
         return tokenizer.decode([token for token in range(len(tokenizer)) if token not in special][:3])
 
 
-# Cards that are there already
-
-
 def hub_id(name: str) -> str:
     """`name` with "-" for whatever a Hub id may not have."""
     parts = [re.sub(r"[^\w.-]+|--+|\.\.+", "-", part, flags=re.ASCII).strip("-.") for part in name.split("/")]
     return "/".join(part or "model" for part in parts)
-
-
-def retitle(text: str, repo_id: str) -> str:
-    """A README of ours, for another repo: metadata, title and code name `repo_id`, and all else stays as it is.
-
-    A README that is not ours, or names no repo, is returned unchanged.
-    """
-    head, mark, body = text.partition(MARKER)
-    found = re.search(rf"^{REPO_KEY}: (.+)$", head, flags=re.MULTILINE)
-    if not (mark and found):
-        return text
-    repo_id = hub_id(repo_id)
-    old, new_value = found[1].strip("'\""), yaml_dump({"": repo_id}).strip().partition(": ")[2]
-    old_lines = rf"^({REPO_KEY}: |- name: ){re.escape(found[1])}$"
-    head = re.sub(old_lines, lambda line: line[1] + new_value, head, flags=re.MULTILINE)
-    body = re.sub(rf"^# {re.escape(old)}$", lambda _: f"# {repo_id}", body, count=1, flags=re.MULTILINE)
-    body = re.sub(
-        r"^```python$.*?^```$",
-        lambda block: block[0].replace(json.dumps(old), json.dumps(repo_id)),
-        body,
-        flags=re.MULTILINE | re.DOTALL,
-    )
-    return head + mark + body
-
-
-def read_summary(card_data: Mapping[str, Any]) -> dict[str, Any]:
-    """What a card's metadata says of a model: `task`, `split`, `examples`, `accuracy`, `floor` and `delta_bytes`.
-
-    The figures are the test split's, else the validation split's. `card_data` is the metadata as a dictionary
-    (`ModelCardData.to_dict()`) and may be anybody's: what is missing, or not what it should be, is None.
-    """
-    data = card_data if isinstance(card_data, Mapping) else {}
-    scored = {}
-    for model in _mappings(data.get("model-index")):
-        for result in _mappings(model.get("results")):
-            dataset = _mapping(result.get("dataset"))
-            values = {
-                str(metric.get("type")): _fraction(metric.get("value")) for metric in _mappings(result.get("metrics"))
-            }
-            if values.get("accuracy") is not None and isinstance(dataset.get("split"), str):
-                scored[dataset["split"]] = {
-                    "split": dataset["split"],
-                    "examples": _count(_mapping(dataset.get("args")).get("examples")),
-                    "accuracy": values["accuracy"],
-                    "floor": values.get(FLOOR_METRIC),
-                }
-    nothing = dict.fromkeys(("split", "examples", "accuracy", "floor"))
-    best = next((scored[split] for split in SPLITS_BY_WORTH if split in scored), nothing)
-    task = data.get(TASK_KEY)
-    return {"task": task if isinstance(task, str) else None, **best, "delta_bytes": _count(data.get(BYTES_KEY))}
-
-
-def _mapping(value: Any) -> Mapping:
-    return value if isinstance(value, Mapping) else {}
-
-
-def _mappings(value: Any) -> list[Mapping]:
-    return [item for item in value if isinstance(item, Mapping)] if isinstance(value, list) else []
-
-
-def _fraction(value: Any) -> float | None:
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return float(value) if is_number and 0 <= value <= 1 else None
-
-
-def _count(value: Any) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None

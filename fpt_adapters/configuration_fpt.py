@@ -5,6 +5,9 @@ Paper: Lu, Grover, Abbeel, Mordatch, "Pretrained Transformers as Universal Compu
 
 import dataclasses
 import difflib
+import hashlib
+import json
+import re
 from typing import Literal
 
 from huggingface_hub.dataclasses import strict
@@ -25,6 +28,8 @@ INPUT_FIELDS = {
     "series": ("series_length", "num_channels", "patch_length", "patch_stride"),
 }
 OPTIONAL_INPUT_FIELDS = {"tokens": ("pad_token_id",)}
+HASHES = {"base_model_revision": "[0-9a-f]{7,64}", "base_model_fingerprint": "[a-z0-9-]{1,32}:[0-9a-f]{1,64}"}
+PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_classification")
 
 # Names that transformers itself passes to a config or writes into config.json beyond its dataclass fields.
 TRANSFORMERS_KEYS = {
@@ -45,6 +50,28 @@ TRANSFORMERS_KEYS = {
 MAX_LABELS = 2**20  # transformers makes a dict of that many entries as soon as it reads the number
 MAX_SIZE = 2**24  # tokens, ids, pixels, numbers per token: far beyond any model's, and sizes of tensors stay countable
 MAX_SEED = 2**63 - 1  # torch's
+
+
+# What of config.json may be edited later (label names, say) without changing what the tensors compute.
+EDITABLE = (
+    "architectures",
+    "auto_map",
+    "backbone_dropout",
+    "base_model",
+    "base_model_revision",
+    "custom_pipelines",
+    "dtype",
+    "id2label",
+    "input_dropout",
+    "label2id",
+    "transformers_version",
+)
+
+
+def config_digest(values: dict) -> str:
+    """16 hex digits over what a config.json says of the tensors beside it."""
+    meaning = {name: value for name, value in values.items() if name not in EDITABLE}
+    return hashlib.sha256(json.dumps(meaning, sort_keys=True).encode()).hexdigest()[:16]
 
 
 @strict
@@ -95,6 +122,8 @@ class FPTConfig(PreTrainedConfig):
     pooling: Literal["auto", "last", "mean", "first"] = "auto"  # auto: last for a causal backbone, else mean
     labels_per_token: int = 1  # token classification: labels that each token carries (bits)
 
+    _digest_as_read = None  # of the config.json that an Auto class read before it knew this class
+
     def __post_init__(self, **kwargs):
         kwargs = {name: value for name, value in kwargs.items() if not name.startswith("_") or name == "_commit_hash"}
         self._refuse_unknown(kwargs)
@@ -102,6 +131,7 @@ class FPTConfig(PreTrainedConfig):
         check_dtype("dtype", kwargs.get("torch_dtype"))
         if kwargs.get("num_labels") is not None:
             _check_within("num_labels", kwargs["num_labels"], 1, MAX_LABELS)
+        self._check_labels()
         if self.base_model_config is not None:
             self.base_model_config.name_or_path = self.base_model or ""
         if isinstance(self.image_size, tuple):
@@ -123,7 +153,17 @@ class FPTConfig(PreTrainedConfig):
             check_implementation(name, value, "config.json")
         values = {name: value for name, value in config_dict.items() if not is_implementation(name)}
         values.pop("name_or_path", None)
-        return super().from_dict(values, **kwargs)
+        found = super().from_dict(values, **kwargs)
+        if "name_or_path" in kwargs:  # given by the Auto classes alone
+            config = found[0] if isinstance(found, tuple) else found
+            config._digest_as_read = config_digest(config_dict)
+        return found
+
+    def to_dict(self) -> dict:
+        """As for every configuration, without what only this object remembers."""
+        values = super().to_dict()
+        values.pop("_digest_as_read", None)
+        return values
 
     def check(self) -> None:
         """Hold every rule between fields; called at construction and again before a model is built or saved.
@@ -203,9 +243,14 @@ class FPTConfig(PreTrainedConfig):
                 validate_repo_id(self.base_model)
             except HFValidationError as error:
                 raise ValueError(
-                    "base_model is a Hub id such as 'openai-community/gpt2', never a path; got "
-                    f"{short(self.base_model)}. Give a local copy to from_pretrained(..., base_model_name_or_path=...)."
+                    f"base_model is a Hub id such as 'openai-community/gpt2', never a path; got "
+                    f"{short(self.base_model)}. Give a local copy to "
+                    "from_pretrained(..., base_model_name_or_path=...)."
                 ) from error
+        for name, form in HASHES.items():
+            value = getattr(self, name)
+            if value is not None and not re.fullmatch(form, value):
+                raise ValueError(f"{name} is a hash, of the form {form}; got {short(value)}.")
         _check_within("backbone_init_seed", self.backbone_init_seed, 0, MAX_SEED)
         if self.backbone_dropout is not None:
             _check_probability("backbone_dropout", self.backbone_dropout)
@@ -260,9 +305,26 @@ class FPTConfig(PreTrainedConfig):
         _check_within("labels_per_token", self.labels_per_token, 1, MAX_LABELS)
         if self.labels_per_token * (self.num_labels or 1) > MAX_SIZE:
             raise ValueError(f"labels_per_token * num_labels is at most {MAX_SIZE}: write smaller ones.")
+        if self.problem_type not in (None, *PROBLEM_TYPES):
+            raise ValueError(f"problem_type is one of {', '.join(PROBLEM_TYPES)}; got {short(self.problem_type)}.")
         numbers = sorted(self.id2label or ())
         if numbers != list(range(len(numbers))):
             raise ValueError(f"id2label numbers its labels 0..{len(numbers) - 1}, got {short(numbers)}.")
+
+    def _check_labels(self) -> None:
+        """Called before transformers reads them, which takes them for what they should be."""
+        for field in ("id2label", "label2id"):
+            value = getattr(self, field)
+            if value is None:
+                continue
+            labels = list(value.items()) if isinstance(value, dict) else []
+            if field == "label2id":
+                labels = [(number, name) for name, number in labels]
+            well_formed = all(isinstance(name, str) and str(number).isdecimal() for number, name in labels)
+            if not well_formed or not 1 <= len(labels) <= MAX_LABELS:
+                raise ValueError(
+                    f"{field} is a dict of label numbers and names, 1 to {MAX_LABELS}; got {short(value)}."
+                )
 
 
 def _check_within(name: str, value: int, least: int, most: int) -> None:

@@ -19,24 +19,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_NAME
 
-from .configuration_fpt import FPTConfig
+from .configuration_fpt import FPTConfig, config_digest
 
 DIGESTS_KEY = "fpt_digests"  # metadata: hex digests of the tensors in the order of their sorted names
 CONFIG_KEY = "fpt_config"  # metadata: digest of the config.json that was saved with the tensors
-# What of config.json may be edited later (label names, say) without changing what the tensors compute.
-EDITABLE = (
-    "architectures",
-    "auto_map",
-    "backbone_dropout",
-    "base_model",
-    "base_model_revision",
-    "custom_pipelines",
-    "dtype",
-    "id2label",
-    "input_dropout",
-    "label2id",
-    "transformers_version",
-)
 STAGING_PREFIX = ".saving-"
 NAMES_SHOWN = 4
 
@@ -126,16 +112,22 @@ def _publish(staging: Path, directory: Path) -> None:
 
 
 def _config_digest(path: Path) -> str:
-    """16 hex digits over what a config.json says of the tensors beside it."""
-    values = json.loads(path.read_text(encoding="utf-8"))
-    meaning = {name: value for name, value in values.items() if name not in EDITABLE}
-    return hashlib.sha256(json.dumps(meaning, sort_keys=True).encode()).hexdigest()[:16]
+    return config_digest(json.loads(path.read_text(encoding="utf-8")))
 
 
 def read_digests(path: str | os.PathLike) -> str:
     """What tells one delta file's values from another's: the digests of its tensors, as its metadata has them."""
     with _whole(Path(path)), safe_open(path, framework="pt") as file:
         return (file.metadata() or {}).get(DIGESTS_KEY, "")
+
+
+def check_config(config: FPTConfig, config_path: Path, source: str) -> None:
+    """Raise DeltaError for a configuration that an Auto class read from `source`, but not from this file."""
+    if config.name_or_path == source and config._digest_as_read not in (None, _config_digest(config_path)):
+        raise DeltaError(
+            f"The configuration of {source} that was read first is not the one there now: it was damaged, or somebody "
+            "pushed in between. Load again."
+        )
 
 
 def read_delta(path: str | os.PathLike, config_path: str | os.PathLike) -> dict[str, Tensor]:

@@ -17,6 +17,7 @@ from transformers.utils import CONFIG_NAME, cached_file
 from .delta import DeltaError
 
 ATTEMPTS = 2
+HTTPError = HfHubHTTPError.__bases__[0]  # of the HTTP library under the Hub's client: a broken connection's
 CHUNK = 1 << 20
 
 
@@ -25,7 +26,7 @@ def saying_whose(whose: str, advice: str = "") -> Iterator[None]:
     """Raise the Hub's own error, out of what transformers wraps around it, with `whose` file it was about added."""
     try:
         yield
-    except OSError as error:
+    except (OSError, HTTPError) as error:
         own = _hub_error(error)
         if isinstance(own, RevisionNotFoundError) and advice:
             whose = f"{whose} {advice}"
@@ -33,12 +34,17 @@ def saying_whose(whose: str, advice: str = "") -> Iterator[None]:
         raise own from (None if own is error else error)
 
 
-def _hub_error(error: OSError) -> OSError:
-    """The first error of the Hub's client among the causes of `error`, else a copy of `error` without its number."""
+def _hub_error(error: Exception) -> OSError:
+    """The first error of the Hub's client among the causes of `error`, else a copy of `error` without its number.
+
+    The HTTP library's own errors, of a connection that broke, are no OSErrors, and become ConnectionErrors.
+    """
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, (HfHubHTTPError, LocalEntryNotFoundError)):
             return cause
+        if isinstance(cause, HTTPError):
+            return ConnectionError(f"The connection to the Hub broke: {cause}")
         cause = cause.__cause__ or cause.__context__
     return error if error.errno is None else OSError(str(error))
 
@@ -100,13 +106,16 @@ def checking_downloads(repo_id: str, revision: str | None, cache_dir: str | os.P
     Raises DeltaError for a damaged one, which is removed.
     """
     before = _snapshot(repo_id, revision, cache_dir)
-    yield
-    damaged = [path.name for path in _snapshot(repo_id, revision, cache_dir) - before if not discard_damaged(path)]
-    if damaged:
-        raise DeltaError(
-            f"{', '.join(sorted(damaged))} of the base {repo_id} came damaged, and was taken out of the cache: the "
-            "hash is not the one that the Hub names. Load again, on another connection."
-        )
+    try:
+        yield
+    finally:  # a damaged file may also fail to be read
+        new = _snapshot(repo_id, revision, cache_dir) - before
+        damaged = [path.name for path in new if not discard_damaged(path)]
+        if damaged:
+            raise DeltaError(
+                f"{', '.join(sorted(damaged))} of the base {repo_id} came damaged, and was taken out of the cache: the "
+                "hash is not the one that the Hub names. Load again, on another connection."
+            )
 
 
 def _snapshot(repo_id: str, revision: str | None, cache_dir: str | os.PathLike | None) -> set[Path]:

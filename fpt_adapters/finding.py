@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from huggingface_hub import HfApi
 
-from .card import read_summary
+from .card_reading import read_summary
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,8 @@ def find_deltas(
     models = HfApi(token=token).list_models(
         filter=["fpt", f"base_model:adapter:{base_model}"], author=author, limit=limit, expand=["cardData"]
     )
-    found = [DeltaSummary(model.id, **read_summary(model.card_data.to_dict() if model.card_data else {})) for model in models]
+    cards = {model.id: model.card_data.to_dict() if model.card_data else {} for model in models}
+    found = [DeltaSummary(repo_id, **read_summary(card)) for repo_id, card in cards.items()]
     found = [delta for delta in found if task is None or delta.task == task]
     return sorted(found, key=lambda delta: (delta.accuracy is None, -(delta.accuracy or 0.0), delta.repo_id))
 

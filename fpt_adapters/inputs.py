@@ -127,6 +127,8 @@ class TokensInput(nn.Module):
 
 
 def _check_length(tokens: int, config: FPTConfig) -> None:
+    if tokens == 0:
+        raise ValueError("The input has no tokens: give at least one.")
     if tokens > config.num_tokens:
         raise ValueError(
             f"The input has {tokens} tokens, but this model was built for at most {config.num_tokens}: shorten it, or "

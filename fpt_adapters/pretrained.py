@@ -21,6 +21,7 @@ from .card import FPTCard
 from .configuration_fpt import FPTConfig
 from .delta import (
     DeltaError,
+    check_config,
     check_delta,
     overlay,
     persistent_buffers,
@@ -218,6 +219,7 @@ class FPTPreTrainedModel(PreTrainedModel):
             delta_file = fetch(source, SAFE_WEIGHTS_NAME, **hub_kwargs)
             if config is None:
                 config, kwargs = FPTConfig.from_pretrained(source, return_unused_kwargs=True, **hub_kwargs, **kwargs)
+        check_config(config, config_file, source)
         if kwargs:
             raise TypeError(f"from_pretrained does not know {', '.join(sorted(kwargs))}.")
         config = copy.deepcopy(config)

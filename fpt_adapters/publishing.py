@@ -19,7 +19,8 @@ from transformers.modelcard import extract_hyperparameters_from_trainer
 from transformers.trainer_utils import HubStrategy
 from transformers.utils import PushInProgress, logging
 
-from .card import FPTCard, SplitResult, confusion_counts, delta_size
+from .card import FPTCard, SplitResult
+from .card_numbers import confusion_counts, delta_size
 from .pictures import confusion_matrix, learning_curves
 from .remote_code import write_code
 from .repository import PICTURES, check_shareable, repository_files, upload
@@ -119,7 +120,7 @@ class PublishingTrainer(Trainer):
         card, args = self.card, self.args
         card.recipe = extract_hyperparameters_from_trainer(self)
         card.recipe |= {
-            "optimizer": f"{args.optim.value} (betas {args.adam_beta1}, {args.adam_beta2}; epsilon {args.adam_epsilon:g})",
+            "optimizer": f"{args.optim.value}, betas {args.adam_beta1} and {args.adam_beta2}, epsilon {args.adam_epsilon:g}",
             "weight_decay": args.weight_decay,
             "max_grad_norm": args.max_grad_norm,
             **{f"learning_rate of {group}": rate for group, rate in self.group_learning_rates.items()},

@@ -11,6 +11,9 @@ from pathlib import Path
 
 from transformers.dynamic_module_utils import get_relative_import_files
 
+from .feature_extraction_fpt import FPTFeatureExtractor
+from .image_processing_fpt import FPTImageProcessor
+
 ENTRY = Path(__file__).with_name("modeling_fpt.py")
 AUTO_MAP = {
     "AutoConfig": "configuration_fpt.FPTConfig",
@@ -19,9 +22,9 @@ AUTO_MAP = {
     "AutoModelForSequenceClassification": "modeling_fpt.FPTForSequenceClassification",
     "AutoModelForTokenClassification": "modeling_fpt.FPTForTokenClassification",
 }
-PROCESSOR_AUTO_MAP = {
-    "FPTImageProcessor": {"AutoImageProcessor": "image_processing_fpt.FPTImageProcessor"},
-    "FPTFeatureExtractor": {"AutoFeatureExtractor": "feature_extraction_fpt.FPTFeatureExtractor"},
+PROCESSOR_AUTO_MAP = {  # by the class that a preprocessor_config.json names
+    FPTImageProcessor.__name__: {"AutoImageProcessor": "image_processing_fpt.FPTImageProcessor"},
+    FPTFeatureExtractor.__name__: {"AutoFeatureExtractor": "feature_extraction_fpt.FPTFeatureExtractor"},
 }
 CODE_PACKAGE = "transformers_modules"  # where transformers imports a repo's own code
 

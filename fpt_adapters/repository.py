@@ -16,7 +16,8 @@ from huggingface_hub import CommitInfo, CommitOperationAdd, HfApi, hf_hub_downlo
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, RevisionNotFoundError
 from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_NAME, logging
 
-from .card import CARD_NAME, MARKER, FPTCard, retitle
+from .card import CARD_NAME, MARKER, FPTCard
+from .card_reading import retitle
 from .configuration_fpt import FPTConfig
 from .delta import read_digests
 from .fetching import fetch

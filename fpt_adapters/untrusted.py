@@ -14,7 +14,7 @@ from transformers import CONFIG_MAPPING, PreTrainedConfig
 DTYPES = ("float32", "bfloat16", "float16")
 SHOWN = 200  # characters of a value that a message repeats
 MAX_DEPTH = 8  # dicts and lists inside each other; the configurations of transformers' own models go to 4
-MAX_LAYERS = 1024  # of one kind: transformers makes lists of that length as it reads the number; deep models have 200
+MAX_LAYERS = 512  # of one kind: transformers makes lists of that length as it reads the number; deep models have 200
 # All integers added up, because code loops over some of them and nothing tells which. Vocabularies and context lengths
 # are the largest, 10**7 at most; one family has a hashed vocabulary of 2 * 10**7.
 MAX_INTEGERS = 2**25
@@ -126,8 +126,8 @@ def check_implementation(name: str, value: Any, place: str) -> None:
 
 
 def check_dtype(name: str, value: Any) -> None:
-    """Raise ValueError for the name of a dtype that no backbone is kept in; transformers looks it up in torch."""
-    if name in ("dtype", "torch_dtype") and isinstance(value, str) and value not in DTYPES:
+    """Raise ValueError for a dtype that no backbone is kept in; transformers looks a name up in torch."""
+    if name in ("dtype", "torch_dtype") and value is not None and str(value).removeprefix("torch.") not in DTYPES:
         raise ValueError(f"{name} is one of {', '.join(DTYPES)}; got {short(value)}.")
 
 
@@ -149,7 +149,7 @@ def differing_integers(one: Any, other: Any, place: str = "") -> Iterator[tuple[
     Names that only one of them has do not count: they are no fields of the class.
     """
     if isinstance(one, dict) and isinstance(other, dict):
-        for name in one.keys() & other.keys():
+        for name in [name for name in one if name in other]:
             yield from differing_integers(one[name], other[name], str(name))
     elif one != other and (any(_integers(one)) or any(_integers(other))):
         yield place, one, other

@@ -21,16 +21,17 @@ sys.path.append(str(ROOT / "examples"))
 
 import run_fpt  # noqa: E402
 
-from fpt_adapters.card import percent, read_summary  # noqa: E402
+from fpt_adapters.card_reading import read_summary  # noqa: E402
+from fpt_adapters.card_template import percent  # noqa: E402
 from fpt_adapters.repository import repository_files  # noqa: E402
 
 FOLDER = ROOT / "model_cards"
 INDEX_HEAD = """\
 # Model cards
 
-Deltas trained on frozen [all-MiniLM-L6-v2](https://huggingface.co/sentence-transformers/all-MiniLM-L6-v2), each folder a
-ready Hub repo: card, configuration, delta, processor, pictures. `make cards MNIST=folder SCOP=folder` trains them again by
-`recipes/` and writes this page. One seed each; what was chosen was chosen on validation splits.
+Deltas trained on frozen [all-MiniLM-L6-v2](https://huggingface.co/sentence-transformers/all-MiniLM-L6-v2), each folder
+a ready Hub repo: card, configuration, delta, processor, pictures. `make cards MNIST=folder SCOP=folder` trains them
+again by `recipes/` and writes this page. One seed each; what was chosen was chosen on validation splits.
 
 ```python
 import fpt_adapters

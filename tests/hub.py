@@ -61,9 +61,21 @@ zero-shot-classification zero-shot-image-classification zero-shot-object-detecti
 """.split()
 RELATIONS = ("adapter", "finetune", "merge", "quantized")
 IDENTIFIER = re.compile(r"[\w.-]+(/[\w.-]+)?")
+LANGUAGE = re.compile(r"[a-z]{2,3}|code|multilingual")
+CARD_FIELDS: dict[str, tuple[Any, Callable[[str], Any], str]] = {
+    "license": (str | list, LICENSES.__contains__, "one of the known licenses"),
+    "base_model": (str | list, IDENTIFIER.fullmatch, "the id of a model, or a list of them"),
+    "datasets": (str | list, IDENTIFIER.fullmatch, "the id of a dataset, or a list of them"),
+    "language": (str | list, LANGUAGE.fullmatch, "an ISO 639 code, or a list of them"),
+    "base_model_relation": (str, RELATIONS.__contains__, f"one of {RELATIONS}"),
+    "pipeline_tag": (str, PIPELINE_TAGS.__contains__, "one of the known tasks"),
+    "library_name": (str, str.strip, "a string"),
+    "license_name": (str, str.strip, "a string"),
+    "tags": (list, str.strip, "an array of strings"),
+    "metrics": (list, str.strip, "an array of strings"),
+}
 RESULT = {"task": {"type": str}, "dataset": {"type": str, "name": str}, "metrics": [{"type": str, "value": object}]}
 MODEL_INDEX = [{"name": str, "results": [RESULT]}]
-LANGUAGE = re.compile(r"[a-z]{2,3}|code|multilingual")
 
 
 @dataclass(frozen=True)
@@ -204,24 +216,10 @@ def check_card(card: str) -> tuple[list[str], list[str]]:
     if not isinstance(metadata, dict):
         return ["YAML metadata must be an object"], []
     errors = list(index_errors(metadata["model-index"])) if "model-index" in metadata else []
-    strings: dict[str, tuple[Callable[[str], Any], str]] = {
-        "license": (LICENSES.__contains__, "one of the known licenses"),
-        "base_model": (IDENTIFIER.fullmatch, "the id of a model, or a list of them"),
-        "datasets": (IDENTIFIER.fullmatch, "a list of ids of datasets"),
-        "language": (LANGUAGE.fullmatch, "an ISO 639 code, or a list of them"),
-        "base_model_relation": (RELATIONS.__contains__, f"one of {RELATIONS}"),
-        "pipeline_tag": (PIPELINE_TAGS.__contains__, "one of the known tasks"),
-        "library_name": (str.strip, "a string"),
-        "license_name": (str.strip, "a string"),
-        "tags": (str.strip, "an array of strings"),
-        "metrics": (str.strip, "an array of strings"),
-    }
-    for name, (valid, what) in strings.items():
-        value = metadata.get(name, [])
-        lists = name in ("base_model", "datasets", "language", "license", "tags", "metrics")
-        alone = name not in ("tags", "metrics")
-        of_form = lists if isinstance(value, list) else alone
-        if name in metadata and not (of_form and all(isinstance(v, str) and valid(v) for v in as_list(value))):
+    for name, (types, valid, what) in CARD_FIELDS.items():
+        value = metadata.get(name)
+        right = isinstance(value, types) and all(isinstance(v, str) and valid(v) for v in as_list(value))
+        if name in metadata and not right:
             errors.append(f'"{name}" must be {what}, but is {value!r}')
     if "other" in as_list(metadata.get("license")) and "license_name" not in metadata:
         errors.append('"license_name" is required where "license" is "other"')
@@ -493,10 +491,6 @@ class StandInHub:
         if not pull and repo.pull_authors.get(revision) != request.user and not self._owns(request.user, repo.id):
             raise Refusal(403, f"You don't have the right to write to {repo.id}")
 
-    @route("GET", "/api/agent-harnesses")
-    def _agents(self, request: Request) -> Answer:
-        return Answer.of({"standardEnvVars": [], "harnesses": {}})
-
     @route("GET", "/api/whoami-v2")
     def _whoami(self, request: Request) -> Answer:
         self._check_known(request)
@@ -535,7 +529,6 @@ class StandInHub:
         metadata = {} if check_card(card)[0] else read_metadata(card) or {}
         files = commit.files.items()
         return {
-            "_id": hashlib.md5(repo.path.encode(), usedforsecurity=False).hexdigest()[:24],
             "id": repo.id,
             "modelId": repo.id,
             "author": repo.id.partition("/")[0],

@@ -25,18 +25,19 @@ from fpt_adapters.card import (
     MARKER,
     SplitResult,
     auto_class,
+    example_text,
+    hub_id,
+    pipeline_tag,
+)
+from fpt_adapters.card_numbers import (
     best_step,
     confusion_counts,
     delta_size,
-    example_text,
-    hub_id,
     last_loss,
     majority_floor_of,
-    pipeline_tag,
-    read_summary,
-    retitle,
     trained_sum,
 )
+from fpt_adapters.card_reading import read_summary, retitle
 from fpt_adapters.card_template import (
     byte_size,
     code,

@@ -59,14 +59,12 @@ for name in ("v1", "main"):
     if name == "v1":
         HfApi(token="hf_owner").create_tag("owner/delta", tag="v1")
 """
-# fmt: off
 OUTPUTS = """
 import torch
 model = {model_class}.from_pretrained({repo_id!r}, **{kwargs!r})
 with torch.no_grad():
     result = model(pixel_values={pixels})[0].flatten().tolist()
 """
-# fmt: on
 LOGGED_IN = """
 import os
 os.environ["HF_TOKEN"] = "hf_owner"

@@ -17,9 +17,10 @@ from transformers import (
     pipeline,
 )
 
-from fpt_adapters.card import MARKER, read_summary
+from fpt_adapters.card import MARKER
+from fpt_adapters.card_reading import read_summary
 from fpt_adapters.metrics import accuracy
-from fpt_adapters.repository import REPOSITORY_FILES
+from fpt_adapters.repository import PICTURES, REPOSITORY_FILES
 from fpt_adapters.tasks import TASKS
 
 FOLDER = Path(__file__).parents[1] / "model_cards"
@@ -49,8 +50,7 @@ def test_there_is_a_recipe_for_each_and_the_index_names_each():
 @pytest.mark.parametrize("name", MODEL_CLASSES)
 def test_a_folder_holds_a_repo_and_nothing_else(name):
     files = {path.name: path for path in (FOLDER / name).iterdir()}
-    assert set(files) <= set(REPOSITORY_FILES)
-    assert {"README.md", "config.json", "model.safetensors", "learning_curve.png", "confusion_matrix.png"} <= set(files)
+    assert {"README.md", "config.json", "model.safetensors", *PICTURES} <= set(files) <= set(REPOSITORY_FILES)
     assert files["model.safetensors"].stat().st_size < 1_500_000
     text = files["README.md"].read_text(encoding="utf-8")
     assert MARKER in text and all(f"({name})" in text for name in files if name.endswith(".png"))

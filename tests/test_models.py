@@ -619,3 +619,11 @@ def test_a_model_of_a_configuration_alone_needs_random_weights():
         FPTForSequenceClassification(FPTConfig(**VALUES))
     with pytest.raises(ValueError, match="base_model_config"):
         FPTModel(FPTConfig(**VALUES, backbone_init="random"))
+
+
+@pytest.mark.parametrize("fields", [{"input_type": "tokens", "vocab_size": 9, "input_size": None}, {}])
+def test_an_input_without_tokens_is_refused(make_model, fields):
+    model = make_model("bert", **fields)
+    empty = {"input_ids": torch.zeros(1, 0, dtype=torch.long)} if fields else {"input_values": torch.zeros(1, 0, 3)}
+    with pytest.raises(ValueError, match="no tokens: give at least one"):
+        model(**empty)

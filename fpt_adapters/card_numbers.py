@@ -1,0 +1,72 @@
+"""The numbers of a model card: counted and measured here, formatted only where the text is made."""
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from transformers.utils import SAFE_WEIGHTS_NAME
+
+from .freezing import GroupCount
+from .heads import IGNORED_LABEL
+
+
+def confusion_counts(predictions: np.ndarray, labels: np.ndarray, num_labels: int) -> np.ndarray:
+    """How often each label (row) was answered by each (column): int64 (num_labels, num_labels).
+
+    `predictions` and `labels` are integers of one shape, any; positions labelled -100 are left out. Raises ValueError
+    where the shapes differ, and for numbers outside 0..num_labels-1.
+    """
+    predictions, labels = np.asarray(predictions), np.asarray(labels)
+    if predictions.shape != labels.shape:
+        raise ValueError(f"predictions and labels need one shape, got {predictions.shape} and {labels.shape}.")
+    labelled = labels != IGNORED_LABEL
+    predictions, labels = predictions[labelled], labels[labelled]  # (positions,)
+    for name, values in (("predictions", predictions), ("labels", labels)):
+        wrong = values[(values < 0) | (values >= num_labels)]
+        if wrong.size:
+            raise ValueError(f"{name} must lie in 0..{num_labels - 1} (num_labels={num_labels}), got {wrong[0]}.")
+    cells = labels.astype(np.int64) * num_labels + predictions.astype(np.int64)
+    return np.bincount(cells, minlength=num_labels * num_labels).reshape(num_labels, num_labels)
+
+
+def majority_floor_of(confusion: np.ndarray) -> float:
+    """The best accuracy that one constant answer reaches: the share of the largest row of `confusion`.
+
+    Raises ValueError where nothing was counted.
+    """
+    by_label = np.asarray(confusion).sum(axis=1)  # (labels,)
+    if not by_label.any():
+        raise ValueError("A floor needs at least one labelled position, but the confusion matrix counts none.")
+    return float(by_label.max() / by_label.sum())
+
+
+def trained_sum(rows: Iterable[GroupCount]) -> GroupCount:
+    """The sum of the groups that train, as a row of the parameter table."""
+    rows = [row for row in rows if row.trained]
+    tensors, parameters = sum(row.tensors for row in rows), sum(row.parameters for row in rows)
+    return GroupCount("all trained", tensors, parameters, sum(row.percent for row in rows), True)
+
+
+def delta_size(folder: str | os.PathLike) -> int | None:
+    """Bytes of the delta that is saved in `folder`; None where there is none."""
+    file = Path(folder) / SAFE_WEIGHTS_NAME
+    return file.stat().st_size if file.is_file() else None
+
+
+def best_step(history: Sequence[Mapping[str, float]], metric: str = "eval_accuracy") -> tuple[int, float] | None:
+    """Step and value of the highest `metric` in Trainer's log, at the first of equals.
+
+    None where fewer than two steps were scored: there was nothing to choose from.
+    """
+    scored = [row for row in history if metric in row and "step" in row]
+    if len({row["step"] for row in scored}) < 2:
+        return None
+    best = max(scored, key=lambda row: row[metric])
+    return int(best["step"]), float(best[metric])
+
+
+def last_loss(history: Sequence[Mapping[str, float]]) -> float | None:
+    """The training loss that Trainer logged last; None if it logged none."""
+    losses = [float(row["loss"]) for row in history if "loss" in row]
+    return losses[-1] if losses else None

@@ -1,0 +1,79 @@
+"""Reading model cards that are there already: giving ours another repo's name, and what anybody's metadata says."""
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from huggingface_hub.utils import yaml_dump
+
+from .card import BYTES_KEY, FLOOR_METRIC, MARKER, REPO_KEY, TASK_KEY, hub_id
+
+SPLITS_BY_WORTH = ("test", "validation")  # the first that was scored speaks for the model
+
+
+def retitle(text: str, repo_id: str) -> str:
+    """A README of ours, for another repo: metadata, title and code name `repo_id`, and all else stays as it is.
+
+    A README that is not ours, or names no repo, is returned unchanged.
+    """
+    head, mark, body = text.partition(MARKER)
+    found = re.search(rf"^{REPO_KEY}: (.+)$", head, flags=re.MULTILINE)
+    if not (mark and found):
+        return text
+    repo_id = hub_id(repo_id)
+    old, new_value = found[1].strip("'\""), yaml_dump({"": repo_id}).strip().partition(": ")[2]
+    old_lines = rf"^({REPO_KEY}: |- name: ){re.escape(found[1])}$"
+    head = re.sub(old_lines, lambda line: line[1] + new_value, head, flags=re.MULTILINE)
+    body = re.sub(rf"^# {re.escape(old)}$", lambda _: f"# {repo_id}", body, count=1, flags=re.MULTILINE)
+    body = re.sub(
+        r"^```python$.*?^```$",
+        lambda block: block[0].replace(json.dumps(old), json.dumps(repo_id)),
+        body,
+        flags=re.MULTILINE | re.DOTALL,
+    )
+    return head + mark + body
+
+
+def read_summary(card_data: Mapping[str, Any]) -> dict[str, Any]:
+    """What a card's metadata says of a model: `task`, `split`, `examples`, `accuracy`, `floor` and `delta_bytes`.
+
+    The figures are the test split's, else the validation split's. `card_data` is the metadata as a dictionary
+    (`ModelCardData.to_dict()`) and may be anybody's: what is missing, or not what it should be, is None.
+    """
+    data = card_data if isinstance(card_data, Mapping) else {}
+    scored = {}
+    for model in _mappings(data.get("model-index")):
+        for result in _mappings(model.get("results")):
+            dataset = _mapping(result.get("dataset"))
+            values = {
+                str(metric.get("type")): _fraction(metric.get("value")) for metric in _mappings(result.get("metrics"))
+            }
+            if values.get("accuracy") is not None and isinstance(dataset.get("split"), str):
+                scored[dataset["split"]] = {
+                    "split": dataset["split"],
+                    "examples": _count(_mapping(dataset.get("args")).get("examples")),
+                    "accuracy": values["accuracy"],
+                    "floor": values.get(FLOOR_METRIC),
+                }
+    nothing = dict.fromkeys(("split", "examples", "accuracy", "floor"))
+    best = next((scored[split] for split in SPLITS_BY_WORTH if split in scored), nothing)
+    task = data.get(TASK_KEY)
+    return {"task": task if isinstance(task, str) else None, **best, "delta_bytes": _count(data.get(BYTES_KEY))}
+
+
+def _mapping(value: Any) -> Mapping:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _mappings(value: Any) -> list[Mapping]:
+    return [item for item in value if isinstance(item, Mapping)] if isinstance(value, list) else []
+
+
+def _fraction(value: Any) -> float | None:
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return float(value) if is_number and 0 <= value <= 1 else None
+
+
+def _count(value: Any) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
