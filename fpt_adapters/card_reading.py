@@ -12,10 +12,11 @@ from .card import BYTES_KEY, FLOOR_METRIC, MARKER, REPO_KEY, TASK_KEY, hub_id
 SPLITS_BY_WORTH = ("test", "validation")  # the first that was scored speaks for the model
 
 
-def retitle(text: str, repo_id: str) -> str:
+def retitle(text: str, repo_id: str, with_code: bool = True) -> str:
     """A README of ours, for another repo: metadata, title and code name `repo_id`, and all else stays as it is.
 
-    A README that is not ours, or names no repo, is returned unchanged.
+    `with_code=False` takes out how to load the model by the code in its repo. A README that is not ours, or names no
+    repo, is returned unchanged.
     """
     head, mark, body = text.partition(MARKER)
     found = re.search(rf"^{REPO_KEY}: (.+)$", head, flags=re.MULTILINE)
@@ -32,6 +33,8 @@ def retitle(text: str, repo_id: str) -> str:
         body,
         flags=re.MULTILINE | re.DOTALL,
     )
+    if not with_code:
+        body = re.sub(r"^Or without installing: .*?^```\n\n", "", body, count=1, flags=re.MULTILINE | re.DOTALL)
     return head + mark + body
 
 

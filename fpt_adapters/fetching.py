@@ -113,8 +113,8 @@ def checking_downloads(repo_id: str, revision: str | None, cache_dir: str | os.P
         damaged = [path.name for path in new if not discard_damaged(path)]
         if damaged:
             raise DeltaError(
-                f"{', '.join(sorted(damaged))} of the base {repo_id} came damaged, and was taken out of the cache: the "
-                "hash is not the one that the Hub names. Load again, on another connection."
+                f"{', '.join(sorted(damaged))} of the base {repo_id} came damaged, and was taken out of the cache: "
+                "the hash is not the one that the Hub names. Load again, on another connection."
             )
 
 

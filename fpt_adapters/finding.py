@@ -2,8 +2,9 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
-from huggingface_hub import HfApi
+from huggingface_hub import HfApi, ModelInfo
 
 from .card_reading import read_summary
 
@@ -30,13 +31,16 @@ def find_deltas(
     to read at most; `token`: as everywhere, for private ones. The figures are the cards' own: different tasks, splits
     and data are not comparable, and nobody has checked them. Raises the Hub client's errors.
     """
-    models = HfApi(token=token).list_models(
-        filter=["fpt", f"base_model:adapter:{base_model}"], author=author, limit=limit, expand=["cardData"]
-    )
-    cards = {model.id: model.card_data.to_dict() if model.card_data else {} for model in models}
-    found = [DeltaSummary(repo_id, **read_summary(card)) for repo_id, card in cards.items()]
+    filters, expanded = ["fpt", f"base_model:adapter:{base_model}"], ["cardData", "model-index"]
+    models = HfApi(token=token).list_models(filter=filters, author=author, limit=limit, expand=expanded)
+    found = [DeltaSummary(model.id, **read_summary(_metadata(model))) for model in models]
     found = [delta for delta in found if task is None or delta.task == task]
     return sorted(found, key=lambda delta: (delta.accuracy is None, -(delta.accuracy or 0.0), delta.repo_id))
+
+
+def _metadata(model: ModelInfo) -> dict[str, Any]:
+    """A card's metadata as it came: the client's own way back to it (`to_dict`) fails on what is malformed."""
+    return {**(vars(model.card_data) if model.card_data else {}), "model-index": model.model_index}
 
 
 def format_deltas(deltas: Iterable[DeltaSummary]) -> str:

@@ -224,10 +224,11 @@ class FPTPreTrainedModel(PreTrainedModel):
             raise TypeError(f"from_pretrained does not know {', '.join(sorted(kwargs))}.")
         config = copy.deepcopy(config)
         config.check()
+        tensors = read_delta(delta_file, config_file)  # before the base, which is large
         backbone = load_base(config, base_model_name_or_path, dtype, attn_implementation, hub_kwargs)
         with torch.device("meta"):  # nothing is drawn for the new modules: the delta fills them all
             model = cls(config, backbone)
-        model._load_delta(delta_file, config_file)
+        model._load_delta(tensors, delta_file)
         model.name_or_path = config.name_or_path = source
         model.origin = Origin(source, hub_kwargs)
         model.eval()
@@ -235,8 +236,7 @@ class FPTPreTrainedModel(PreTrainedModel):
             return model, {"missing_keys": set(), "unexpected_keys": set(), "mismatched_keys": set(), "error_msgs": []}
         return model
 
-    def _load_delta(self, file: Path, config_file: Path) -> None:
-        tensors = read_delta(file, config_file)
+    def _load_delta(self, tensors: dict[str, Tensor], file: Path) -> None:
         prefix = self.base_model_prefix + "."
         if self.headless and any(name.startswith(prefix) for name in tensors):
             tensors = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}

@@ -52,6 +52,7 @@ class PublishingTrainer(Trainer):
             model.processor = self.processing_class
         self.floors: dict[str, float] = {}
         self._step_of_results: dict[str, int] = {}
+        self._uploads = HfApi()  # runs one job after the other: the newest delta arrives last
 
     @property
     def card(self) -> FPTCard:
@@ -120,7 +121,9 @@ class PublishingTrainer(Trainer):
         card, args = self.card, self.args
         card.recipe = extract_hyperparameters_from_trainer(self)
         card.recipe |= {
-            "optimizer": f"{args.optim.value}, betas {args.adam_beta1} and {args.adam_beta2}, epsilon {args.adam_epsilon:g}",
+            "optimizer": args.optim.value,
+            "betas": [args.adam_beta1, args.adam_beta2],
+            "epsilon": args.adam_epsilon,
             "weight_decay": args.weight_decay,
             "max_grad_norm": args.max_grad_norm,
             **{f"learning_rate of {group}": rate for group, rate in self.group_learning_rates.items()},
@@ -182,11 +185,10 @@ class PublishingTrainer(Trainer):
         if not self.is_world_process_zero():
             return None
         self._finish_current_push()
-        self._report_failed_pushes()
         folder = Path(self.args.output_dir)
         if model.with_code:
             write_code(folder)
-        job = HfApi().run_as_future(
+        job = self._uploads.run_as_future(
             upload,
             repository_files(folder, model.with_code),
             self.hub_model_id,
@@ -215,7 +217,7 @@ class PublishingTrainer(Trainer):
             place = "last-checkpoint" if last else folder.name
             state = [file for file in folder.iterdir() if file.is_file() and file.name not in STAYS_HOME]
             files |= {f"{place}/{file.name}": file.read_bytes() for file in state}
-        job = HfApi().run_as_future(
+        job = self._uploads.run_as_future(
             upload,
             files,
             self.hub_model_id,
@@ -228,9 +230,19 @@ class PublishingTrainer(Trainer):
         else:
             self.push_in_progress = PushInProgress([job])
 
+    def _finish_current_push(self) -> None:
+        """Trainer calls this at the end of training: also say what failed."""
+        super()._finish_current_push()
+        self._report_failed_pushes()
+
     def _report_failed_pushes(self) -> None:
-        for job in [] if self.push_in_progress is None else self.push_in_progress.jobs:
-            if job.done() and job.exception() is not None:
+        """Warn of each background upload that failed, once."""
+        if self.hub_model_id is None:
+            return
+        jobs = [] if self.push_in_progress is None else self.push_in_progress.jobs
+        for job in [job for job in jobs if job.done()]:
+            jobs.remove(job)
+            if job.exception() is not None:
                 logger.warning(f"An upload to {self.hub_model_id} during training failed: {job.exception()}")
 
 

@@ -1,7 +1,7 @@
 """The library's code, copied beside a model so that transformers alone can load it with `trust_remote_code=True`.
 
-What travels is `modeling_fpt.py` and all that it imports: flat siblings with plain relative imports, the only form
-that transformers fetches from a repo (`transformers.dynamic_module_utils`).
+What travels is `modeling_fpt.py` and all that it imports, the processors among them: flat siblings with plain relative
+imports, the only form that transformers fetches from a repo (`transformers.dynamic_module_utils`).
 """
 
 import json
@@ -49,10 +49,22 @@ def write_code(folder: str | os.PathLike) -> None:
         target = Path(folder) / file.name
         if not (target.exists() and target.samefile(file)):
             shutil.copyfile(file, target)
-    processor_file = Path(folder) / "preprocessor_config.json"
-    if processor_file.is_file():
-        values = json.loads(processor_file.read_text(encoding="utf-8"))
-        kind = values.get("image_processor_type") or values.get("feature_extractor_type")
-        if kind in PROCESSOR_AUTO_MAP:
-            values["auto_map"] = PROCESSOR_AUTO_MAP[kind]
-            processor_file.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    _name_code(folder, named=True)
+
+
+def forget_code(folder: str | os.PathLike) -> None:
+    """Take the code's names out of the processor's configuration in `folder`, if there is one."""
+    _name_code(folder, named=False)
+
+
+def _name_code(folder: str | os.PathLike, named: bool) -> None:
+    file = Path(folder) / "preprocessor_config.json"
+    if not file.is_file():
+        return
+    values = json.loads(file.read_text(encoding="utf-8"))
+    kind = values.get("image_processor_type") or values.get("feature_extractor_type")
+    wanted = {name: value for name, value in values.items() if name != "auto_map"}
+    if named and kind in PROCESSOR_AUTO_MAP:
+        wanted["auto_map"] = PROCESSOR_AUTO_MAP[kind]
+    if wanted != values:
+        file.write_text(json.dumps(wanted, indent=2, sort_keys=True) + "\n", encoding="utf-8")

@@ -21,7 +21,7 @@ from .card_reading import retitle
 from .configuration_fpt import FPTConfig
 from .delta import read_digests
 from .fetching import fetch
-from .remote_code import code_files, write_code
+from .remote_code import code_files, forget_code, write_code
 
 logger = logging.get_logger(__name__)
 
@@ -85,9 +85,12 @@ def write_repository(
         model.origin.fetch_all(PROCESSOR_FILES, folder)
     if model.with_code:
         write_code(folder)
+    else:
+        forget_code(folder)
     if model.card is None and _keeps_card(model, folder):
         card_file = folder / CARD_NAME
-        card_file.write_text(retitle(card_file.read_text(encoding="utf-8"), repo_id), encoding="utf-8")
+        text = retitle(card_file.read_text(encoding="utf-8"), repo_id, model.with_code)
+        card_file.write_text(text, encoding="utf-8")
     else:
         card = model.card or FPTCard()
         card = dataclasses.replace(card, tags=[*card.tags, *(tags or ())])

@@ -151,7 +151,7 @@ def differing_integers(one: Any, other: Any, place: str = "") -> Iterator[tuple[
     if isinstance(one, dict) and isinstance(other, dict):
         for name in [name for name in one if name in other]:
             yield from differing_integers(one[name], other[name], str(name))
-    elif one != other and (any(_integers(one)) or any(_integers(other))):
+    elif one != other and float not in (type(one), type(other)) and [*_integers(one), *_integers(other)]:
         yield place, one, other
 
 
