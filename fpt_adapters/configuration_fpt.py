@@ -70,7 +70,7 @@ EDITABLE = (
 
 def config_digest(values: dict) -> str:
     """16 hex digits over what a config.json says of the tensors beside it."""
-    meaning = {name: value for name, value in values.items() if name not in EDITABLE}
+    meaning = {name: value for name, value in values.items() if name not in EDITABLE and not name.startswith("_")}
     return hashlib.sha256(json.dumps(meaning, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -28,6 +28,8 @@ LOADS_MORE = (
     "backbone_kwargs",
     "compression_config",
     "distributed_config",
+    "extra_config_files",
+    "extra_files",
     "fusion_config",
     "kernel_config",
     "quantization_config",

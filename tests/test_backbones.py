@@ -3,6 +3,7 @@
 import copy
 import math
 import random
+import shutil
 
 import pytest
 import torch
@@ -441,10 +442,17 @@ def test_a_configuration_alone_cannot_be_a_pretrained_backbone():
             build(tiny_config("gpt2"), backbone_init=init)
 
 
-def test_a_checkpoint_that_does_not_fill_the_backbone_is_refused(saved_base):
+def test_a_configuration_of_another_architecture_is_refused(saved_base):
     deeper = AutoConfig.from_pretrained(saved_base, n_layer=LAYERS + 1)
-    with pytest.raises(ValueError, match=r"a GPT2Model: 12 tensors .* the first is h\.2\."):
+    with pytest.raises(ValueError, match=r"n_layer=3, but the config\.json of the base '.*' has 2"):
         build(saved_base, backbone_init="pretrained", base_model_config=deeper)
+
+
+def test_a_checkpoint_that_does_not_fill_the_backbone_is_refused(saved_base, tmp_path):
+    folder = shutil.copytree(saved_base, tmp_path / "deeper")
+    AutoConfig.from_pretrained(saved_base, n_layer=LAYERS + 1).save_pretrained(folder)
+    with pytest.raises(ValueError, match=r"a GPT2Model: 12 tensors .* the first is h\.2\."):
+        build(folder, backbone_init="pretrained")
 
 
 # Random and statistics weights

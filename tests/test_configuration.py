@@ -78,6 +78,18 @@ def test_a_nested_configuration_may_be_a_dict():
     assert config.base_model_config.to_dict() == tiny_config("bert").to_dict()
 
 
+@pytest.mark.parametrize("given", [dict, "an object"])
+def test_bookkeeping_of_a_nested_configuration_is_left_out_both_ways(given, tmp_path):
+    labels = {"id2label": {0: "no", 1: "yes", 2: "maybe"}, "label2id": {"no": 0, "yes": 1, "maybe": 2}}
+    base = tiny_config("gpt2", auto_map={"AutoModel": "modeling.Model"}, name_or_path="/data/gpt2", **labels)
+    assert base.auto_map and base.num_labels == 3
+    config = FPTConfig(base_model_config=base.to_dict() if given is dict else base, backbone_init="random", **VALUES)
+    assert config.base_model_config.to_dict() == tiny_config("gpt2").to_dict()
+    assert save_and_load(config, tmp_path).to_dict() == config.to_dict()
+    config.base_model_config = base  # as when it is put in later
+    assert config.base_model_config.to_dict() == tiny_config("gpt2").to_dict()
+
+
 def test_the_given_base_configuration_is_left_as_it_is(saved_base):
     base = AutoConfig.from_pretrained(saved_base)
     before = base.to_dict()
@@ -161,6 +173,21 @@ RULES = {
     "unknown group": (VALUES | {"trainable": ["input", "layernorm"]}, ["'layernorm'", *PARAMETER_GROUPS]),
     "group named twice": (VALUES | {"trainable": ["input", "norm", "input"]}, ["each group once", "norm"]),
     "no positions to train": (VALUES | {"positions": "none"}, ["positions='none'", "['input', 'output', 'norm']"]),
+    "a commit that is none": (VALUES | {"base_model_revision": "main"}, ["base_model_revision is a hash", "'main'"]),
+    "a fingerprint that is none": (VALUES | {"base_model_fingerprint": "abc"}, ["base_model_fingerprint is a hash"]),
+    "a seed that torch cannot take": (VALUES | {"backbone_init_seed": 2**63}, ["backbone_init_seed", "at most"]),
+    "a quantised base": (
+        random_gpt2(base_model_config=tiny_config("gpt2", quantization_config={"bits": 4})),
+        ["quantization_config={'bits': 4}", "not quantised"],
+    ),
+    "too many labels": (VALUES | {"num_labels": 2**20 + 1}, ["num_labels", "at most 1048576"]),
+    "no labels": (VALUES | {"num_labels": 0}, ["num_labels", "at least 1"]),
+    "a dtype for no backbone": (VALUES | {"dtype": "float64"}, ["dtype is one of", "'float64'"]),
+    "too many tokens": (
+        IMAGES | {"image_size": 2**14, "patch_size": 2},
+        ["at most 16777216 tokens", str(2**26)],
+    ),
+    "too many numbers per token": (IMAGES | {"image_size": 2**13, "patch_size": 2**13}, ["numbers per token"]),
     "a path as base": (VALUES | {"base_model": "/data/gpt2"}, ["'/data/gpt2'", "base_model_name_or_path"]),
     "a home path as base": (VALUES | {"base_model": "./gpt2/base"}, ["'./gpt2/base'", "base_model_name_or_path"]),
     "negative seed": (VALUES | {"backbone_init_seed": -1}, ["backbone_init_seed", "at least 0", "-1"]),
@@ -224,6 +251,7 @@ def test_a_stride_that_would_skip_steps_is_refused(stride):
         ("backbone_init_scheme", "flat"),
         ("positions", "rotary"),
         ("pooling", "max"),
+        ("problem_type", "sorting"),
         ("sequence_length", "ten"),
         ("sequence_length", 10.5),
         ("sequence_length", True),

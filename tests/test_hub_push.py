@@ -703,7 +703,9 @@ def test_the_trainers_arguments_say_where_to(owner, hub, home):
 def test_the_card_is_valid_and_read_by_the_hubs_client(way, reader, hub, pushed):
     code = """
     card = ModelCard.load(repo_id)
-    card.validate()
+    import huggingface_hub
+    if int(huggingface_hub.__version__.partition(".")[0]) >= 2:  # older ones ask huggingface.co whatever the endpoint
+        card.validate()
     data = card.data
     results = [
         [r.dataset_split, r.metric_type, r.metric_value, r.dataset_type, r.task_type] for r in data.eval_results
