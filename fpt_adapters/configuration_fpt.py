@@ -15,7 +15,15 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 from transformers import AutoConfig, PreTrainedConfig
 
-from .untrusted import build_base_config, check_dtype, check_implementation, is_implementation, short
+from .untrusted import (
+    MAX_LABELS,
+    build_base_config,
+    check_dtype,
+    check_implementation,
+    check_labels,
+    is_implementation,
+    short,
+)
 
 PARAMETER_GROUPS = ("input", "output", "norm", "position", "attention", "feedforward")
 PAPER_GROUPS = ("input", "output", "norm", "position")
@@ -47,7 +55,6 @@ TRANSFORMERS_KEYS = {
 }
 
 # A config.json may come from a stranger: no number in it may be absurd.
-MAX_LABELS = 2**20  # transformers makes a dict of that many entries as soon as it reads the number
 MAX_SIZE = 2**24  # tokens, ids, pixels, numbers per token: far beyond any model's, and sizes of tensors stay countable
 MAX_SEED = 2**63 - 1  # torch's
 
@@ -131,7 +138,7 @@ class FPTConfig(PreTrainedConfig):
         check_dtype("dtype", kwargs.get("torch_dtype"))
         if kwargs.get("num_labels") is not None:
             _check_within("num_labels", kwargs["num_labels"], 1, MAX_LABELS)
-        self._check_labels()
+        check_labels(self.id2label, self.label2id)
         if self.base_model_config is not None:
             self.base_model_config.name_or_path = self.base_model or ""
         if isinstance(self.image_size, tuple):
@@ -310,21 +317,6 @@ class FPTConfig(PreTrainedConfig):
         numbers = sorted(self.id2label or ())
         if numbers != list(range(len(numbers))):
             raise ValueError(f"id2label numbers its labels 0..{len(numbers) - 1}, got {short(numbers)}.")
-
-    def _check_labels(self) -> None:
-        """Called before transformers reads them, which takes them for what they should be."""
-        for field in ("id2label", "label2id"):
-            value = getattr(self, field)
-            if value is None:
-                continue
-            labels = list(value.items()) if isinstance(value, dict) else []
-            if field == "label2id":
-                labels = [(number, name) for name, number in labels]
-            well_formed = all(isinstance(name, str) and str(number).isdecimal() for number, name in labels)
-            if not well_formed or not 1 <= len(labels) <= MAX_LABELS:
-                raise ValueError(
-                    f"{field} is a dict of label numbers and names, 1 to {MAX_LABELS}; got {short(value)}."
-                )
 
 
 def _check_within(name: str, value: int, least: int, most: int) -> None:

@@ -23,6 +23,8 @@ from .configuration_fpt import FPTConfig, config_digest
 
 DIGESTS_KEY = "fpt_digests"  # metadata: hex digests of the tensors in the order of their sorted names
 CONFIG_KEY = "fpt_config"  # metadata: digest of the config.json that was saved with the tensors
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)  # half precision: of a model that was cast by hand
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 STAGING_PREFIX = ".saving-"
 NAMES_SHOWN = 4
 
@@ -43,6 +45,13 @@ def persistent_buffers(model: nn.Module) -> dict[str, Tensor]:
     if not floating:  # most backbones; a state dict is slow to make
         return {}
     return {name: tensor for name, tensor in model.state_dict().items() if name in floating}
+
+
+def running_statistics(model: nn.Module) -> dict[str, Tensor]:
+    """The buffers that training changes: a batch norm's. Others are frozen, as the bias that chooses experts."""
+    norms = {name: module for name, module in model.named_modules() if isinstance(module, BATCH_NORMS)}
+    buffers = ((f"{path}.{name}", b) for path, norm in norms.items() for name, b in norm.named_buffers(recurse=False))
+    return {name: buffer for name, buffer in buffers if buffer.is_floating_point()}
 
 
 def write_delta(directory: str | os.PathLike, config: FPTConfig, tensors: dict[str, Tensor]) -> None:
@@ -112,7 +121,10 @@ def _publish(staging: Path, directory: Path) -> None:
 
 
 def _config_digest(path: Path) -> str:
-    return config_digest(json.loads(path.read_text(encoding="utf-8")))
+    values = json.loads(path.read_text(encoding="utf-8"))
+    if "configuration_files" in values:
+        raise DeltaError(f"{path} has configuration_files, so that another file would be read instead: remove it.")
+    return config_digest(values)
 
 
 def read_digests(path: str | os.PathLike) -> str:
@@ -180,10 +192,14 @@ def check_delta(
         raise DeltaError(f"{source} lacks {_listed(missing)}, which this model trains: it belongs to another model.")
     if unexpected:
         raise DeltaError(f"{source} has {_listed(unexpected)}, which this model does not train (see `trainable`).")
-    for name, place in {**expected, **optional}.items():
-        if name in tensors and tensors[name].shape != place.shape:
-            got, wanted = tuple(tensors[name].shape), tuple(place.shape)
+    for name, tensor in tensors.items():
+        got, wanted = tuple(tensor.shape), tuple({**expected, **optional}[name].shape)
+        if got != wanted:
             raise DeltaError(f"{source}: {name} has shape {got}, but this model needs {wanted}.")
+        if tensor.dtype not in DTYPES:
+            raise DeltaError(f"{source}: {name} is of {tensor.dtype}, but a delta is of torch.float32.")
+        if not torch.isfinite(tensor).all():
+            raise DeltaError(f"{source}: {name} is not finite, which no delta is that was saved here.")
 
 
 def _listed(names: list[str]) -> str:
@@ -202,6 +218,6 @@ def overlay(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
         owner = model.get_submodule(owner_name)
         place = getattr(owner, leaf)
         if place.is_meta:
-            setattr(owner, leaf, nn.Parameter(tensor, requires_grad=place.requires_grad))
+            setattr(owner, leaf, nn.Parameter(tensor.to(place.dtype), requires_grad=place.requires_grad))
         else:
             place.copy_(tensor)

@@ -26,6 +26,7 @@ from .delta import (
     overlay,
     persistent_buffers,
     read_delta,
+    running_statistics,
     tensor_digest,
     write_delta,
 )
@@ -63,7 +64,7 @@ class FPTPreTrainedModel(PreTrainedModel):
         self.main_input_name = self.fpt_model.input_projection.input_name
         trainable = [group for group in self.config.trainable if not (self.headless and group == "output")]
         apply_policy(self, self.parameter_groups(), trainable)
-        buffers = persistent_buffers(self)
+        buffers = running_statistics(self)
         self._base_buffer_digests = {name: tensor_digest(buffer) for name, buffer in buffers.items()}
         self._ignore_on_save(self._delta_names())
 
@@ -242,7 +243,7 @@ class FPTPreTrainedModel(PreTrainedModel):
             tensors = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
         elif not self.headless and not any(name.startswith(prefix) for name in tensors):
             raise DeltaError(f"{file} holds an FPTModel without a head: load it with AutoModel.")
-        parameters, buffers = dict(self.named_parameters()), persistent_buffers(self)
+        parameters, buffers = dict(self.named_parameters()), running_statistics(self)
         check_delta(tensors, {name: parameters[name] for name in self._delta_names()}, buffers, file)
         overlay(self, tensors)
 
@@ -262,7 +263,7 @@ class FPTPreTrainedModel(PreTrainedModel):
         """
         parameters = dict(self.named_parameters())
         tensors: dict[str, Tensor] = {name: parameters[name] for name in self._delta_names()}
-        for name, buffer in persistent_buffers(self).items():
+        for name, buffer in running_statistics(self).items():
             if tensor_digest(buffer) != self._base_buffer_digests[name]:
                 tensors[name] = buffer
         if state_dict is not None:  # gathered, by some backends in half precision

@@ -25,7 +25,7 @@ from transformers.trainer_utils import get_last_checkpoint
 from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_NAME, logging
 
 from .configuration_fpt import PARAMETER_GROUPS, FPTConfig
-from .delta import DeltaError, check_delta, persistent_buffers, read_delta, tensor_digest
+from .delta import DeltaError, check_delta, read_delta, running_statistics, tensor_digest
 from .heads import IGNORED_LABEL
 from .pretrained import FPTPreTrainedModel
 from .publishing import PublishingTrainer
@@ -222,7 +222,7 @@ class FPTTrainer(PublishingTrainer):
         if saved.get("trainable") != config.trainable:
             raise DeltaError(f"{folder} trains {saved.get('trainable')}, this model {config.trainable}.")
         tensors = read_delta(folder / SAFE_WEIGHTS_NAME, folder / CONFIG_NAME)
-        check_delta(tensors, self.model.delta_tensors(), persistent_buffers(self.model), folder)
+        check_delta(tensors, self.model.delta_tensors(), running_statistics(self.model), folder)
         return os.fspath(folder)
 
     @torch.no_grad()

@@ -15,6 +15,7 @@ DTYPES = ("float32", "bfloat16", "float16")
 SHOWN = 200  # characters of a value that a message repeats
 MAX_DEPTH = 8  # dicts and lists inside each other; the configurations of transformers' own models go to 4
 MAX_LAYERS = 512  # of one kind: transformers makes lists of that length as it reads the number; deep models have 200
+MAX_LABELS = 2**20  # transformers makes a dict of that many entries as soon as it reads their number
 # All integers added up, because code loops over some of them and nothing tells which. Vocabularies and context lengths
 # are the largest, 10**7 at most; one family has a hashed vocabulary of 2 * 10**7.
 MAX_INTEGERS = 2**25
@@ -131,6 +132,18 @@ def check_dtype(name: str, value: Any) -> None:
     """Raise ValueError for a dtype that no backbone is kept in; transformers looks a name up in torch."""
     if name in ("dtype", "torch_dtype") and value is not None and str(value).removeprefix("torch.") not in DTYPES:
         raise ValueError(f"{name} is one of {', '.join(DTYPES)}; got {short(value)}.")
+
+
+def check_labels(id2label: Any, label2id: Any) -> None:
+    """Raise ValueError for what are no label numbers and names; transformers takes them for such without a look."""
+    for field, value, name_first in (("id2label", id2label, False), ("label2id", label2id, True)):
+        if value is None:
+            continue
+        pairs = list(value.items()) if isinstance(value, dict) else []
+        labels = [(number, name) for name, number in pairs] if name_first else pairs
+        well_formed = all(isinstance(name, str) and str(number).isdecimal() for number, name in labels)
+        if not well_formed or not 1 <= len(labels) <= MAX_LABELS:
+            raise ValueError(f"{field} is a dict of label numbers and names, 1 to {MAX_LABELS}; got {short(value)}.")
 
 
 def _integers(values: Any, place: str = "") -> Iterator[tuple[str, int]]:

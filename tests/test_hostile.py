@@ -810,11 +810,9 @@ def test_a_tensor_of_another_shape_is_refused(hostile, refused, shape):
     refused(hostile(tensors=reshape), HEAD, str(shape), "(4, 32)", error=DeltaError)
 
 
-needs_delta = pytest.mark.xfail(strict=True, reason="delta.py looks at names and shapes only")
 TRAINED = (HEAD, "fpt.backbone.ln_f.weight")
 
 
-@needs_delta
 @pytest.mark.parametrize("name", TRAINED)
 @pytest.mark.parametrize("dtype", ["float64", "int64", "int8", "uint8", "bool", "complex64", "float8_e4m3fn"])
 def test_a_tensor_of_another_dtype_is_refused(hostile, refused, name, dtype):
@@ -824,7 +822,6 @@ def test_a_tensor_of_another_dtype_is_refused(hostile, refused, name, dtype):
     refused(hostile(tensors=cast), name, dtype, "float32", error=DeltaError)
 
 
-@needs_delta
 @pytest.mark.parametrize("name", TRAINED)
 @pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
 def test_a_tensor_that_is_not_finite_is_refused(hostile, refused, name, value):
@@ -834,7 +831,6 @@ def test_a_tensor_that_is_not_finite_is_refused(hostile, refused, name, value):
     refused(hostile(tensors=spoil), name, "not finite", error=DeltaError)
 
 
-@needs_delta
 def test_no_other_file_takes_the_place_of_the_configuration(hostile, refused):
     """transformers reads the file that `configuration_files` names; the one that a person sees says nothing of it."""
     folder = hostile()
@@ -844,7 +840,6 @@ def test_no_other_file_takes_the_place_of_the_configuration(hostile, refused):
     refused(folder, "configuration_files", error=DeltaError)
 
 
-@needs_delta
 def test_a_buffer_that_no_training_changes_is_frozen(refused, tmp_path):
     """The bias that chooses the experts of a DeepSeek-V3 is a buffer; only a batch norm's statistics move."""
     sizes = COMMON | {"num_key_value_heads": 2, "moe_intermediate_size": 8, "n_routed_experts": 8, "n_group": 2}
