@@ -21,21 +21,28 @@ class ClientError(Exception):
 
 
 class Client:
-    """A Python process with `environment`, and `modules` imported by their names (python: how it is started)."""
+    """A Python process with `environment`, and `modules` imported by their names.
 
-    def __init__(self, environment, modules=("fpt_adapters", "transformers"), python=(sys.executable,), cwd=None):
+    `python`: how it is started. `setup`: code that goes before all other.
+    """
+
+    def __init__(
+        self, environment, modules=("fpt_adapters", "transformers"), python=(sys.executable,), setup="", cwd=None
+    ):
         command = [*python, "-W", "ignore", str(SCRIPT), *modules]
         self.process = subprocess.Popen(
             command, env=environment, cwd=cwd, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
+        self.setup = setup
         self._started = False
 
-    def send(self, code):
-        """Begin to run code, without waiting for its answer."""
+    def send(self, code, **values):
+        """Begin to run code, with values given to it by name, without waiting for its answer."""
         if not self._started:
             assert self.process.stdout.readline(), "the client did not start"
             self._started = True
-        print(json.dumps({"code": textwrap.dedent(code)}), file=self.process.stdin, flush=True)
+        given = "".join(f"{name} = {value!r}\n" for name, value in values.items())
+        print(json.dumps({"code": self.setup + given + textwrap.dedent(code)}), file=self.process.stdin, flush=True)
 
     def receive(self):
         """Wait for the answer: the code's `result`. Raises ClientError for what it raised."""
@@ -46,15 +53,15 @@ class Client:
             raise ClientError(answer["error"], answer["kinds"], answer["trace"])
         return answer["result"]
 
-    def run(self, code):
+    def run(self, code, **values):
         """Run code and return its `result`."""
-        self.send(code)
+        self.send(code, **values)
         return self.receive()
 
-    def fails(self, code):
+    def fails(self, code, **values):
         """Run code that must raise; returns the error."""
         with pytest.raises(ClientError) as caught:
-            self.run(code)
+            self.run(code, **values)
         return caught.value
 
     def close(self):

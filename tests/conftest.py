@@ -14,6 +14,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import pytest
 import torch
+from hub import StandInHub
 from transformers import AutoConfig, AutoModel, GPT2Config, PreTrainedConfig
 
 import fpt_adapters
@@ -132,3 +133,17 @@ def gpt2_base():
     return fpt_adapters.FPTForImageClassification.from_backbone(
         GPT2Config(), backbone_init="random", input_type="images", **fields
     )
+
+
+@pytest.fixture(scope="module")
+def hub(saved_base):
+    """A stand-in of the Hub that has a base."""
+    with StandInHub() as hub:
+        hub.add_repo("owner/base", saved_base)
+        yield hub
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """The folder below which every client works."""
+    return tmp_path_factory.mktemp("clients")

@@ -14,7 +14,6 @@ import pytest
 import torch
 from client import Client
 from conftest import LAYERS
-from hub import StandInHub
 from PIL import Image
 from safetensors.torch import load
 
@@ -92,40 +91,16 @@ def heard():
 """
 
 
-def run(client, code, **values):
-    """Run code after SETUP, with values given to it by name."""
-    given = "".join(f"{name} = {value!r}\n" for name, value in values.items())
-    return client.run(SETUP + given + textwrap.dedent(code))
-
-
-def fails(client, code, **values):
-    given = "".join(f"{name} = {value!r}\n" for name, value in values.items())
-    return client.fails(SETUP + given + textwrap.dedent(code))
-
-
-@pytest.fixture(scope="module")
-def hub(saved_base):
-    with StandInHub() as hub:
-        hub.add_repo("owner/base", saved_base)
-        yield hub
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory):
-    """The folder below which every client works."""
-    return tmp_path_factory.mktemp("clients")
-
-
 @pytest.fixture(scope="module")
 def owner(hub, home):
-    with Client(hub.environment(home / "owner", token="hf_owner", OMP_NUM_THREADS=1), cwd=home) as client:
+    with Client(hub.environment(home / "owner", token="hf_owner", OMP_NUM_THREADS=1), setup=SETUP, cwd=home) as client:
         yield client
 
 
 @pytest.fixture(scope="module")
 def reader(hub, home):
     """Somebody else: another cache, no token."""
-    with Client(hub.environment(home / "reader", OMP_NUM_THREADS=1), cwd=home) as client:
+    with Client(hub.environment(home / "reader", OMP_NUM_THREADS=1), setup=SETUP, cwd=home) as client:
         yield client
 
 
@@ -166,8 +141,7 @@ def script_run(hub, home, tmp_path_factory):
 @pytest.fixture(scope="module")
 def pushed(owner, hub):
     """What each pushed repo is of: metrics by name. Digits by the trainer, ListOps and XOR by the model."""
-    return run(
-        owner,
+    return owner.run(
         """
         result = {}
         for name, repo_id in (("digits", "owner/by-trainer"), ("listops", "owner/by-model"), ("xor", "owner/bits")):
@@ -270,7 +244,7 @@ def test_what_stays_home_was_there(pushed, home):
 
 
 def test_a_model_without_processor_and_training_is_pushed_too(owner, hub):
-    run(owner, 'new_model().push_to_hub("owner/untrained")')
+    owner.run('new_model().push_to_hub("owner/untrained")')
     assert set(hub.files("owner/untrained")) == {".gitattributes", "README.md", *DELTA}
     text = hub.files("owner/untrained")["README.md"].decode()
     assert "model-index" not in text and "Results" not in text
@@ -282,7 +256,7 @@ def test_save_pretrained_pushes_when_asked(owner, hub, tmp_path):
     model.save_pretrained(folder, push_to_hub=True, repo_id="owner/saved", token="hf_owner", private=True)
     model.save_pretrained(folder + "/named-like-this", push_to_hub=True)
     """
-    run(owner, code, folder=str(tmp_path))
+    owner.run(code, folder=str(tmp_path))
     assert set(hub.files("owner/saved")) == {".gitattributes", "README.md", *DELTA}
     assert set(hub.files("owner/named-like-this")) == {".gitattributes", "README.md", *DELTA}
     assert same_tensors((tmp_path / "model.safetensors").read_bytes(), hub.files("owner/saved")["model.safetensors"])
@@ -293,7 +267,7 @@ def test_saving_never_contacts_the_hub(owner, hub, pushed, tmp_path):
     kept["model"] = AutoModelForImageClassification.from_pretrained("owner/by-trainer")
     kept["trainer"] = new_trainer("digits", folder + "/trainer", save_strategy="steps", save_steps=2)
     """
-    run(owner, code, folder=str(tmp_path))
+    owner.run(code, folder=str(tmp_path))
     hub.clear_log()
     code = """
     kept["model"].save_pretrained(folder + "/plain")
@@ -302,7 +276,7 @@ def test_saving_never_contacts_the_hub(owner, hub, pushed, tmp_path):
     kept["trainer"].save_model()
     kept["trainer"].create_model_card()
     """
-    run(owner, code, folder=str(tmp_path))
+    owner.run(code, folder=str(tmp_path))
     assert hub.requests == []
     assert (tmp_path / "trainer" / "checkpoint-4").is_dir()
 
@@ -319,7 +293,7 @@ def test_a_branch_is_pushed_to(owner, reader, hub):
     info = model.push_to_hub("owner/branches", revision="bolder")
     result = info.oid
     """
-    oid = run(owner, code)
+    oid = owner.run(code)
     assert hub.commits("owner/branches", "bolder")[0] == oid
     assert len(hub.commits("owner/branches")) == 2
     code = """
@@ -327,7 +301,7 @@ def test_a_branch_is_pushed_to(owner, reader, hub):
                     for revision in ("main", "bolder"))
     result = (bolder.head.bias - main.head.bias).tolist()
     """
-    assert run(reader, code) == pytest.approx([1, 1, 1])
+    assert reader.run(code) == pytest.approx([1, 1, 1])
 
 
 def test_a_stranger_opens_a_pull_request(owner, reader, hub, pushed):
@@ -339,7 +313,7 @@ def test_a_stranger_opens_a_pull_request(owner, reader, hub, pushed):
     result = [info.pr_revision, info.pr_url]
     """
     before = hub.commits("owner/by-trainer")
-    revision, url = run(reader, code)
+    revision, url = reader.run(code)
     assert revision == "refs/pr/1" and url.endswith("/discussions/1")
     assert hub.commits("owner/by-trainer") == before
     files, main = hub.files("owner/by-trainer", revision), hub.files("owner/by-trainer")
@@ -349,23 +323,23 @@ def test_a_stranger_opens_a_pull_request(owner, reader, hub, pushed):
 
 def test_a_stranger_may_not_push(reader, pushed, hub):
     before = hub.commits("owner/by-trainer")
-    error = fails(reader, 'new_model().push_to_hub("owner/by-trainer", token="hf_stranger")')
+    error = reader.fails('new_model().push_to_hub("owner/by-trainer", token="hf_stranger")')
     assert "HfHubHTTPError" in error.kinds and "403" in str(error)
     assert hub.commits("owner/by-trainer") == before
 
 
 def test_a_private_repo_stays_private(owner, reader, hub):
-    run(owner, 'new_model().push_to_hub("owner/secret", private=True)')
+    owner.run('new_model().push_to_hub("owner/secret", private=True)')
     code = 'result = FPTForImageClassification.from_pretrained("owner/secret", token=token).num_parameters()'
     for token in (None, "hf_stranger"):
-        error = fails(reader, code, token=token)
+        error = reader.fails(code, token=token)
         assert "RepositoryNotFoundError" in error.kinds and "owner/secret" in str(error)
-    assert run(reader, code, token="hf_owner") > 0
+    assert reader.run(code, token="hf_owner") > 0
 
 
 def test_a_token_may_be_given(reader, hub):
     hub.clear_log()
-    run(reader, 'new_model().push_to_hub("owner/with-token", token="hf_owner")')
+    reader.run('new_model().push_to_hub("owner/with-token", token="hf_owner")')
     assert DELTA <= hub.files("owner/with-token").keys()
     writes = [r.token for r in hub.requests if r.method == "POST" and r.path.startswith("/api/")]
     assert len(writes) >= 3 and set(writes) == {"hf_owner"}
@@ -374,7 +348,7 @@ def test_a_token_may_be_given(reader, hub):
 @pytest.mark.parametrize("token", ["hf_wrong", None])
 def test_a_wrong_token_gives_the_hubs_own_error(token, reader, hub):
     hub.clear_log()
-    error = fails(reader, 'new_model().push_to_hub("owner/denied", token=token)', token=token)
+    error = reader.fails('new_model().push_to_hub("owner/denied", token=token)', token=token)
     assert "HfHubHTTPError" in error.kinds and "401" in str(error)
     assert {request.path for request in hub.requests if request.method == "POST"} == {"/api/repos/create"}
 
@@ -398,7 +372,7 @@ def test_a_base_without_a_hub_id_is_refused_before_anything_is_sent(owner, hub, 
         """,
     }
     for code in ways.values():
-        error = fails(owner, code, base=str(saved_base), folder=folder, script=str(SCRIPT))
+        error = owner.fails(code, base=str(saved_base), folder=folder, script=str(SCRIPT))
         assert "ValueError" in error.kinds, error.trace
         assert "model.config.base_model = 'org/name'" in str(error) and str(saved_base) not in str(error)
     assert hub.requests == []
@@ -411,9 +385,9 @@ def test_a_copy_of_a_hub_model_is_shared_once_it_is_named(owner, reader, hub, sa
     model.config.base_model = "owner/base"
     model.push_to_hub("owner/copy")
     """
-    run(owner, code, base=str(saved_base))
+    owner.run(code, base=str(saved_base))
     code = 'result = AutoModelForImageClassification.from_pretrained("owner/copy").config.base_model'
-    assert run(reader, code) == "owner/base"
+    assert reader.run(code) == "owner/base"
     assert "base_model: owner/base" in hub.files("owner/copy")["README.md"].decode()
 
 
@@ -434,14 +408,14 @@ result = lines
 @pytest.fixture(scope="module")
 def downloaded(reader, pushed, home):
     """The digits' repo in a folder."""
-    run(reader, 'snapshot_download("owner/by-trainer", local_dir=folder)', folder=str(home / "downloaded"))
+    reader.run('snapshot_download("owner/by-trainer", local_dir=folder)', folder=str(home / "downloaded"))
     return home / "downloaded"
 
 
 @pytest.mark.parametrize("place", ["hub", "folder"])
 def test_a_loaded_model_keeps_what_lay_beside_it(place, reader, hub, downloaded):
     source, repo_id = ("owner/by-trainer" if place == "hub" else str(downloaded)), f"owner/again-from-{place}"
-    assert run(reader, AGAIN, source=source, repo_id=repo_id, changed=False) == []
+    assert reader.run(AGAIN, source=source, repo_id=repo_id, changed=False) == []
     old, new = hub.files("owner/by-trainer"), hub.files(repo_id)
     assert new.keys() == old.keys()
     assert same_tensors(new["model.safetensors"], old["model.safetensors"])
@@ -457,7 +431,7 @@ def test_a_loaded_model_keeps_what_lay_beside_it(place, reader, hub, downloaded)
 @pytest.mark.parametrize("place", ["hub", "folder"])
 def test_changed_weights_lose_the_old_results(place, reader, hub, downloaded):
     source, repo_id = ("owner/by-trainer" if place == "hub" else str(downloaded)), f"owner/changed-from-{place}"
-    run(reader, AGAIN, source=source, repo_id=repo_id, changed=True)
+    reader.run(AGAIN, source=source, repo_id=repo_id, changed=True)
     old, new = hub.files("owner/by-trainer"), hub.files(repo_id)
     assert new.keys() == old.keys() - PICTURES
     assert new["preprocessor_config.json"] == old["preprocessor_config.json"]
@@ -478,7 +452,7 @@ def test_the_results_of_other_weights_do_not_stay_in_a_repo(owner, hub, pushed):
     model = AutoModelForImageClassification.from_pretrained("second")
     model.push_to_hub("owner/pushed-twice")
     """
-    run(owner, code)
+    owner.run(code)
     text = hub.files("owner/pushed-twice")["README.md"].decode()
     assert "model-index" not in text and "confusion_matrix.png" not in text
 
@@ -491,7 +465,7 @@ def test_somebodys_own_card_is_kept(owner, hub):
         new_model().push_to_hub("owner/written")
     result = lines
     """
-    (line,) = run(owner, code)
+    (line,) = owner.run(code)
     assert "owner/written" in line and "README.md" in line and "kept" in line
     assert hub.files("owner/written")["README.md"] == card
     assert DELTA <= hub.files("owner/written").keys()
@@ -505,7 +479,7 @@ def test_our_card_is_renewed(owner, hub):
         model.push_to_hub("owner/renewed", tags=["brand-new"])
     result = lines
     """
-    assert run(owner, code) == []
+    assert owner.run(code) == []
     assert "brand-new" in hub.files("owner/renewed")["README.md"].decode()
 
 
@@ -532,7 +506,7 @@ def strategy(request, owner, hub):
     trainer.train()
     trainer.push_to_hub()
     """
-    run(owner, code, name=request.param)
+    owner.run(code, name=request.param)
     return request.param
 
 
@@ -565,14 +539,14 @@ def test_every_commit_of_a_training_can_be_loaded(hub, reader, home, owner):
     )
     trainer.train()
     """
-    run(owner, code)
+    owner.run(code)
     commits = hub.commits("owner/loadable")[:-1]
     assert len(commits) == 2
     code = """
     models = [AutoModelForImageClassification.from_pretrained("owner/loadable", revision=oid) for oid in commits]
     result = [bool((models[0].head.bias != models[1].head.bias).any()), models[0].config.id2label[7]]
     """
-    assert run(reader, code, commits=commits) == [True, "7"]
+    assert reader.run(code, commits=commits) == [True, "7"]
     for commit, step in zip(commits, (4, 2), strict=True):
         assert f"Steps: {step}." in hub.files("owner/loadable", commit)["README.md"].decode()
 
@@ -585,7 +559,7 @@ def test_a_pushed_checkpoint_resumes_bit_exactly(owner, reader, hub, home, tmp_p
     )
     trainer.train()
     """
-    run(owner, code)
+    owner.run(code)
     assert steps_pushed(hub, "owner/resumed", home / "whole") == [7, 4]
     commit = hub.commits("owner/resumed")[1]
     code = """
@@ -594,7 +568,7 @@ def test_a_pushed_checkpoint_resumes_bit_exactly(owner, reader, hub, home, tmp_p
     trainer.train(resume_from_checkpoint=folder + "/last-checkpoint")
     result = trainer.state.global_step
     """
-    assert run(reader, code, folder=str(tmp_path), commit=commit) == 7
+    assert reader.run(code, folder=str(tmp_path), commit=commit) == 7
     whole, resumed = home / "whole" / "checkpoint-7", tmp_path / "checkpoint-7"
     assert same_tensors((whole / "model.safetensors").read_bytes(), (resumed / "model.safetensors").read_bytes())
     for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth"):
@@ -630,7 +604,7 @@ def test_a_failing_upload_does_not_stop_the_training(suffix, status, owner, read
         hub_always_push=True,
     )
     """
-    run(owner, setting_up, repo_id=repo_id)
+    owner.run(setting_up, repo_id=repo_id)
     hub.fault(suffix, "status", None, methods=("POST",), code=status)
     training = """
     trainer = kept["trainer"]
@@ -638,7 +612,7 @@ def test_a_failing_upload_does_not_stop_the_training(suffix, status, owner, read
         trainer.train()
     result = [trainer.state.global_step, lines]
     """
-    step, lines = run(owner, training)
+    step, lines = owner.run(training)
     assert step == 4 and set(hub.files(repo_id)) == {".gitattributes"}
     failures = [line for line in lines if repo_id in line and "failed" in line and str(status) in line]
     assert len(failures) == 2, lines  # each of them once, and by the end of the training
@@ -648,22 +622,22 @@ def test_a_failing_upload_does_not_stop_the_training(suffix, status, owner, read
         kept["trainer"].push_to_hub()
     result = [lines, kept["trainer"].model.head.bias.tolist()]
     """
-    lines, bias = run(owner, final)
+    lines, bias = owner.run(final)
     assert lines == []  # what was reported is not reported again
     assert {"README.md", "learning_curve.png", "preprocessor_config.json", *DELTA} <= hub.files(repo_id).keys()
     loading = "result = AutoModelForImageClassification.from_pretrained(repo_id).head.bias.tolist()"
-    assert run(reader, loading, repo_id=repo_id) == bias
+    assert reader.run(loading, repo_id=repo_id) == bias
 
 
 def test_a_short_outage_costs_nothing(owner, hub):
     hub.fault("/preupload/main", "status", 1, methods=("POST",), code=503)
-    run(owner, 'new_model().push_to_hub("owner/lucky")')
+    owner.run('new_model().push_to_hub("owner/lucky")')
     assert DELTA <= hub.files("owner/lucky").keys()
 
 
 def test_a_final_push_that_fails_raises(owner, hub):
     hub.fault("/commit/main", "status", None, methods=("POST",), code=500)
-    error = fails(owner, 'new_model().push_to_hub("owner/unlucky")')
+    error = owner.fails('new_model().push_to_hub("owner/unlucky")')
     assert "HfHubHTTPError" in error.kinds and "500" in str(error)
 
 
@@ -674,9 +648,9 @@ def test_uploads_arrive_in_the_order_of_their_steps(owner, hub, home):
         hub_always_push=True,
     )
     """
-    run(owner, code)
+    owner.run(code)
     hub.fault("/preupload/main", "slow", 1, methods=("POST",), seconds=1)
-    run(owner, 'kept["trainer"].train()')
+    owner.run('kept["trainer"].train()')
     assert steps_pushed(hub, "owner/ordered", home / "ordered") == [4, 2]
 
 
@@ -689,12 +663,12 @@ def test_the_trainers_arguments_say_where_to(owner, hub, home):
     trainer.train()
     trainer.push_to_hub()
     """
-    run(owner, code)
+    owner.run(code)
     assert steps_pushed(hub, "org/theirs", home / "elsewhere", "drafts") == [4, 4, 2]
     assert set(hub.files("org/theirs")) == {".gitattributes"}
     code = "result = [model.id for model in HfApi().list_models(author='org', token=token)]"
-    assert run(owner, code, token="hf_owner") == ["org/theirs"]
-    assert run(owner, code, token=False) == []
+    assert owner.run(code, token="hf_owner") == ["org/theirs"]
+    assert owner.run(code, token=False) == []
 
 
 # The card
@@ -712,7 +686,7 @@ def test_the_card_is_valid_and_read_by_the_hubs_client(way, reader, hub, pushed)
     ]
     result = [data.to_dict(), results]
     """
-    data, results = run(reader, code, repo_id=way)
+    data, results = reader.run(code, repo_id=way)
     assert (data["base_model"], data["base_model_relation"]) == ("owner/base", "adapter")
     assert data["library_name"] == "fpt_adapters" and "fpt" in data["tags"]
     assert data["fpt_delta_bytes"] == len(hub.files(way)["model.safetensors"])
@@ -773,7 +747,7 @@ def test_the_code_of_an_image_classifiers_card_runs(reader, pushed, tmp_path):
     result = [len(blocks), scores, float(right)]
     """
     code = RUN_BLOCKS + textwrap.dedent(code)
-    blocks, scores, right = run(reader, code, repo_id="owner/by-trainer", name="digits", folder=str(tmp_path))
+    blocks, scores, right = reader.run(code, repo_id="owner/by-trainer", name="digits", folder=str(tmp_path))
     assert blocks == 2
     assert_same_scores(scores, pushed["digits"])
     assert right == pytest.approx(pushed["digits"]["test_accuracy"])
@@ -788,7 +762,7 @@ def test_the_code_of_a_sequence_classifiers_card_runs(reader, pushed, tmp_path):
     result = [len(blocks), scores, float(right)]
     """
     code = RUN_BLOCKS + textwrap.dedent(code)
-    blocks, scores, right = run(reader, code, repo_id="owner/by-model", name="listops", folder=str(tmp_path))
+    blocks, scores, right = reader.run(code, repo_id="owner/by-model", name="listops", folder=str(tmp_path))
     assert blocks == 2
     assert_same_scores(scores, pushed["listops"])
     assert right == pytest.approx(pushed["listops"]["test_accuracy"])
@@ -804,7 +778,7 @@ def test_the_code_of_a_card_for_numbers_runs(reader, pushed, tmp_path):
     result = [len(blocks), scores, right]
     """
     code = RUN_BLOCKS + textwrap.dedent(code)
-    blocks, scores, right = run(reader, code, repo_id="owner/bits", name="xor", folder=str(tmp_path))
+    blocks, scores, right = reader.run(code, repo_id="owner/bits", name="xor", folder=str(tmp_path))
     assert blocks == 2
     assert_same_scores(scores, pushed["xor"])
     assert right == pytest.approx(pushed["xor"]["test_accuracy"], abs=1e-6)
@@ -835,7 +809,7 @@ def test_a_pipeline_labels_a_picture_file(script_run, reader, tmp_path):
         shares = model(pixel_values=torch.from_numpy(pixels)).logits.softmax(-1)[0]
     result = [answers, {model.config.id2label[i]: float(share) for i, share in enumerate(shares)}]
     """
-    answers, shares = run(reader, code, file=str(file))
+    answers, shares = reader.run(code, file=str(file))
     assert len(answers) == 5 and set(shares) == {str(i) for i in range(10)}
     for answer in answers:
         assert answer["score"] == pytest.approx(shares[answer["label"]], abs=1e-6)
@@ -899,7 +873,7 @@ def cards(hub):
 
 
 def test_the_deltas_of_a_base_are_found_the_best_first(cards, reader):
-    found, text = run(reader, FIND, wanted={})
+    found, text = reader.run(FIND, wanted={})
     assert [delta["repo_id"] for delta in found] == [
         *("b/better", "a/good", "b/other-task", "b/silent", "c/boasting", "c/odd-task", "c/text", "c/unsplit"),
         *("d/broken", "d/index", "d/none", "d/words"),
@@ -916,7 +890,7 @@ def test_the_deltas_of_a_base_are_found_the_best_first(cards, reader):
 
 def test_findings_are_narrowed(cards, reader):
     def found(**wanted):
-        return [delta["repo_id"] for delta in run(reader, FIND, wanted=wanted)[0]]
+        return [delta["repo_id"] for delta in reader.run(FIND, wanted=wanted)[0]]
 
     assert found(task="cifar10") == ["b/other-task"]
     assert found(author="a") == ["a/good"]
@@ -926,7 +900,7 @@ def test_findings_are_narrowed(cards, reader):
 
 def test_private_deltas_are_found_with_a_token_only(cards, reader):
     def found(**wanted):
-        return {delta["repo_id"] for delta in run(reader, FIND, wanted=wanted)[0]}
+        return {delta["repo_id"] for delta in reader.run(FIND, wanted=wanted)[0]}
 
     assert "owner/hidden" not in found() | found(token="hf_stranger")
     assert "owner/hidden" in found(token="hf_owner")
@@ -938,7 +912,7 @@ def test_what_was_pushed_is_found(pushed, reader, hub):
     from fpt_adapters.finding import find_deltas
     result = [dataclasses.asdict(delta) for delta in find_deltas("owner/base", task="digits")]
     """
-    found = {delta["repo_id"]: delta for delta in run(reader, code)}
+    found = {delta["repo_id"]: delta for delta in reader.run(code)}
     delta = found["owner/by-trainer"]
     assert delta["accuracy"] == pushed["digits"]["test_accuracy"] and delta["split"] == "test"
     assert delta["delta_bytes"] == len(hub.files("owner/by-trainer")["model.safetensors"])

@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 import transformers
 from client import Client
-from hub import StandInHub
 from packaging.version import Version
 from transformers.dynamic_module_utils import check_imports, get_relative_imports
 
@@ -76,33 +75,12 @@ def make(repo_id):
 """
 
 
-def run(client, code, **values):
-    """Run code after SETUP, with values given to it by name."""
-    given = "".join(f"{name} = {value!r}\n" for name, value in values.items())
-    return client.run(SETUP + given + textwrap.dedent(code))
-
-
-def fails(client, code, **values):
-    given = "".join(f"{name} = {value!r}\n" for name, value in values.items())
-    return client.fails(SETUP + given + textwrap.dedent(code))
-
-
-@pytest.fixture(scope="module")
-def hub(saved_base):
-    with StandInHub() as hub:
-        hub.add_repo("owner/base", saved_base)
-        yield hub
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory):
-    return tmp_path_factory.mktemp("clients")
-
-
 @pytest.fixture(scope="module")
 def library(hub, home):
     """A process that has the library."""
-    with Client(hub.environment(home / "library", token="hf_owner", OMP_NUM_THREADS=1), cwd=home) as client:
+    with Client(
+        hub.environment(home / "library", token="hf_owner", OMP_NUM_THREADS=1), setup=SETUP, cwd=home
+    ) as client:
         yield client
 
 
@@ -120,7 +98,7 @@ def packages(home):
 
 def clean_client(hub, home, packages, name):
     environment = hub.environment(home / name, token="hf_owner", OMP_NUM_THREADS=1, PYTHONPATH=packages)
-    return Client(environment, modules=("transformers",), python=(sys.executable, "-S"), cwd=home)
+    return Client(environment, modules=("transformers",), python=(sys.executable, "-S"), setup=SETUP, cwd=home)
 
 
 @pytest.fixture(scope="module")
@@ -147,7 +125,7 @@ def with_code(library):
         model.push_to_hub(repo_id, with_code=True)
         result[repo_id] = logits(model, repo_id)
     """
-    return run(library, PUSHING + textwrap.dedent(code))
+    return library.run(PUSHING + textwrap.dedent(code))
 
 
 @pytest.fixture(scope="module")
@@ -158,7 +136,7 @@ def without_code(library):
     model.push_to_hub("owner/plain")
     result = logits(model, "owner/image")
     """
-    return run(library, PUSHING + textwrap.dedent(code))
+    return library.run(PUSHING + textwrap.dedent(code))
 
 
 @pytest.fixture(params=MODELS)
@@ -264,7 +242,7 @@ def test_a_repo_with_code_loads_without_the_library(repo_id, with_code, clean):
     model = getattr(transformers, auto_class).from_pretrained(repo_id, trust_remote_code=True)
     result = [logits(model, repo_id), type(model).__module__.partition(".")[0], "fpt_adapters" in sys.modules]
     """
-    got = run(clean, code, repo_id=repo_id, auto_class=MODELS[repo_id])
+    got = clean.run(code, repo_id=repo_id, auto_class=MODELS[repo_id])
     assert got == [with_code[repo_id], "transformers_modules", False]
 
 
@@ -274,8 +252,8 @@ def test_the_headless_model_loads_without_the_library(with_code, clean, library)
     with torch.no_grad():
         result = model(**INPUTS["owner/image"]).last_hidden_state.flatten().tolist()
     """
-    expected = run(library, code, trusted={})
-    assert run(clean, code, trusted={"trust_remote_code": True}) == expected
+    expected = library.run(code, trusted={})
+    assert clean.run(code, trusted={"trust_remote_code": True}) == expected
 
 
 PROCESSED = {
@@ -292,8 +270,8 @@ def test_a_processor_loads_without_the_library(repo_id, with_code, clean, librar
     found = {PROCESSED[repo_id]}
     result = {{name: value.tolist() for name, value in found.items()}}
     """
-    expected = run(library, code, repo_id=repo_id, trusted={})
-    assert expected and run(clean, code, repo_id=repo_id, trusted={"trust_remote_code": True}) == expected
+    expected = library.run(code, repo_id=repo_id, trusted={})
+    assert expected and clean.run(code, repo_id=repo_id, trusted={"trust_remote_code": True}) == expected
 
 
 def test_a_pipeline_runs_without_the_library(with_code, clean, library):
@@ -302,8 +280,8 @@ def test_a_pipeline_runs_without_the_library(with_code, clean, library):
     classify = pipeline("image-classification", model="owner/image", **trusted)
     result = classify(Image.linear_gradient("L").resize((8, 8)))
     """
-    expected = run(library, code, trusted={})
-    assert len(expected) == 3 and run(clean, code, trusted={"trust_remote_code": True}) == expected
+    expected = library.run(code, trusted={})
+    assert len(expected) == 3 and clean.run(code, trusted={"trust_remote_code": True}) == expected
 
 
 def test_nothing_is_executed_without_trust(with_code, other_clean, home):
@@ -315,17 +293,17 @@ def test_nothing_is_executed_without_trust(with_code, other_clean, home):
     asked = [(repo_id, auto_class, {"trust_remote_code": False}) for repo_id, auto_class in MODELS.items()]
     asked += [("owner/image", "AutoConfig", {}), ("owner/image", "AutoImageProcessor", {"trust_remote_code": False})]
     for repo_id, auto_class, trusted in asked:
-        error = fails(other_clean, code, repo_id=repo_id, auto_class=auto_class, trusted=trusted)
+        error = other_clean.fails(code, repo_id=repo_id, auto_class=auto_class, trusted=trusted)
         assert "ValueError" in error.kinds
         assert "trust_remote_code=True" in str(error) and "custom code" in str(error)
     assert not list(modules.rglob("*fpt*.py"))
-    assert run(other_clean, 'result = [name for name in sys.modules if "fpt" in name]') == []
+    assert other_clean.run('result = [name for name in sys.modules if "fpt" in name]') == []
 
 
 def test_a_repo_without_code_is_not_known_without_the_library(without_code, clean):
     for trusted in ({}, {"trust_remote_code": True}):
         code = 'AutoModelForImageClassification.from_pretrained("owner/plain", **trusted)'
-        assert "does not recognize this architecture" in str(fails(clean, code, trusted=trusted))
+        assert "does not recognize this architecture" in str(clean.fails(code, trusted=trusted))
 
 
 # Saved again
@@ -341,7 +319,7 @@ def saved_again(with_code, clean, home):
         model.save_pretrained(folders[repo_id])
         model.push_to_hub(repo_id + "-again")
     """
-    run(clean, code, models=MODELS, folders=folders)
+    clean.run(code, models=MODELS, folders=folders)
     return folders
 
 
@@ -366,9 +344,9 @@ def test_saved_again_it_loads_on_a_third_machine(place, repo_id, saved_again, wi
     result = [logits(model, repo_id), type(model).__module__.partition(".")[0]]
     """
     values = {"source": source, "repo_id": repo_id, "auto_class": MODELS[repo_id]}
-    trusted = run(other_clean, code, trusted={"trust_remote_code": True}, **values)
+    trusted = other_clean.run(code, trusted={"trust_remote_code": True}, **values)
     assert trusted == [with_code[repo_id], "transformers_modules"]
-    assert run(library, code, trusted={}, **values) == [with_code[repo_id], "fpt_adapters"]
+    assert library.run(code, trusted={}, **values) == [with_code[repo_id], "fpt_adapters"]
 
 
 def test_the_library_drops_the_code_again(repo_id, with_code, library, hub, tmp_path):
@@ -379,7 +357,7 @@ def test_the_library_drops_the_code_again(repo_id, with_code, library, hub, tmp_
     result = logits(getattr(transformers, auto_class).from_pretrained(folder), repo_id)
     """
     values = {"folder": str(tmp_path), "repo_id": repo_id, "auto_class": MODELS[repo_id]}
-    assert run(library, code, **values) == with_code[repo_id]
+    assert library.run(code, **values) == with_code[repo_id]
     saved = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     for files in (saved, hub.files(f"{repo_id}-plain")):
         assert not code_in(files)
@@ -395,20 +373,20 @@ def test_saving_without_code_over_a_folder_with_code_leaves_nothing_stale(with_c
     model.save_pretrained(folder, with_code=False)
     result = [before, "auto_map" in json.load(open(folder + "/config.json")), sorted(os.listdir(folder))]
     """
-    before, mapped, _ = run(library, "import os\n" + textwrap.dedent(code), folder=str(tmp_path))
+    before, mapped, _ = library.run("import os\n" + textwrap.dedent(code), folder=str(tmp_path))
     assert "modeling_fpt.py" in before and not mapped
 
 
 @pytest.mark.skipif(OLD_TRANSFORMERS, reason=FOLDERS)
 def test_code_in_a_folder_runs_without_the_library(with_code, library, other_clean, tmp_path):
     code = 'AutoModelForImageClassification.from_pretrained("owner/image").save_pretrained(folder, with_code=True)'
-    run(library, code, folder=str(tmp_path / "saved"))
+    library.run(code, folder=str(tmp_path / "saved"))
     moved = shutil.move(tmp_path / "saved", tmp_path / "moved")
     code = """
     model = AutoModelForImageClassification.from_pretrained(folder, trust_remote_code=True)
     result = logits(model, "owner/image")
     """
-    assert run(other_clean, code, folder=str(moved)) == with_code["owner/image"]
+    assert other_clean.run(code, folder=str(moved)) == with_code["owner/image"]
 
 
 def test_no_code_names_a_local_path(repo_id, with_code, saved_again, hub, home):
@@ -431,7 +409,7 @@ def test_the_trainer_pushes_code_when_asked(library, clean, hub, home):
     trainer.push_to_hub()
     result = logits(trainer.model.eval(), "owner/image")
     """
-    expected = run(library, PUSHING + textwrap.dedent(code))
+    expected = library.run(PUSHING + textwrap.dedent(code))
     files = hub.files("owner/trained")
     travelling = {file.name for file in code_files()}
     assert {name for name in code_in(files) if "/" not in name} == travelling
@@ -441,4 +419,4 @@ def test_the_trainer_pushes_code_when_asked(library, clean, hub, home):
     AutoImageProcessor.from_pretrained("owner/trained", trust_remote_code=True)
     result = logits(model, "owner/image")
     """
-    assert run(clean, code) == expected
+    assert clean.run(code) == expected
