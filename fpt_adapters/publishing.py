@@ -126,6 +126,7 @@ class PublishingTrainer(Trainer):
             "epsilon": args.adam_epsilon,
             "weight_decay": args.weight_decay,
             "max_grad_norm": args.max_grad_norm,
+            "mixed_precision": "bf16" if args.bf16 else "fp16" if args.fp16 else None,
             **{f"learning_rate of {group}": rate for group, rate in self.group_learning_rates.items()},
         }
         card.seed = args.seed
