@@ -192,8 +192,9 @@ def check_delta(
         raise DeltaError(f"{source} lacks {_listed(missing)}, which this model trains: it belongs to another model.")
     if unexpected:
         raise DeltaError(f"{source} has {_listed(unexpected)}, which this model does not train (see `trainable`).")
+    places = {**expected, **optional}
     for name, tensor in tensors.items():
-        got, wanted = tuple(tensor.shape), tuple({**expected, **optional}[name].shape)
+        got, wanted = tuple(tensor.shape), tuple(places[name].shape)
         if got != wanted:
             raise DeltaError(f"{source}: {name} has shape {got}, but this model needs {wanted}.")
         if tensor.dtype not in DTYPES:

@@ -16,7 +16,7 @@ from transformers.utils import CONFIG_NAME
 from .building import build_from_config
 from .configuration_fpt import FPTConfig
 from .delta import DeltaError
-from .fetching import checking_downloads, fetch, saying_whose
+from .fetching import checking_downloads, commit_of, fetch, saying_whose
 
 BASE_KEYS = ("cache_dir", "local_files_only")
 MOVED = (
@@ -27,8 +27,7 @@ MOVED = (
 
 def resolve_commit(repo_id: str, revision: str | None, **hub_kwargs) -> str:
     """The commit that `revision` of a Hub model is at, from the cache or the Hub."""
-    file = Path(hf_hub_download(repo_id, CONFIG_NAME, revision=revision, **hub_kwargs))
-    return file.parent.name  # .../snapshots/<commit>/config.json
+    return commit_of(Path(hf_hub_download(repo_id, CONFIG_NAME, revision=revision, **hub_kwargs)))
 
 
 def load_base(

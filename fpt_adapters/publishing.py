@@ -22,7 +22,7 @@ from transformers.utils import PushInProgress, logging
 from .card import FPTCard, SplitResult
 from .card_numbers import confusion_counts, delta_size
 from .pictures import confusion_matrix, learning_curves
-from .remote_code import write_code
+from .remote_code import name_code
 from .repository import PICTURES, check_shareable, repository_files, upload
 
 logger = logging.get_logger(__name__)
@@ -189,8 +189,7 @@ class PublishingTrainer(Trainer):
             return None
         self._finish_current_push()
         folder = Path(self.args.output_dir)
-        if model.with_code:
-            write_code(folder)
+        name_code(folder, model.with_code)
         job = self._uploads.run_as_future(
             upload,
             repository_files(folder, model.with_code),
@@ -212,8 +211,7 @@ class PublishingTrainer(Trainer):
         self.callback_handler.on_push_begin(self.args, self.state, self.control)
         folder, model = Path(checkpoint_folder), self.accelerator.unwrap_model(self.model)
         self.create_model_card()
-        if model.with_code:
-            write_code(folder)
+        name_code(folder, model.with_code)
         files = repository_files(self.args.output_dir) | repository_files(folder, model.with_code)
         if self.args.hub_strategy in (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS):
             last = self.args.hub_strategy == HubStrategy.CHECKPOINT

@@ -49,15 +49,11 @@ def write_code(folder: str | os.PathLike) -> None:
         target = Path(folder) / file.name
         if not (target.exists() and target.samefile(file)):
             shutil.copyfile(file, target)
-    _name_code(folder, named=True)
+    name_code(folder, named=True)
 
 
-def forget_code(folder: str | os.PathLike) -> None:
-    """Take the code's names out of the processor's configuration in `folder`, if there is one."""
-    _name_code(folder, named=False)
-
-
-def _name_code(folder: str | os.PathLike, named: bool) -> None:
+def name_code(folder: str | os.PathLike, named: bool) -> None:
+    """Name the code in the configuration of the processor in `folder`, if there is one, or take its names out."""
     file = Path(folder) / "preprocessor_config.json"
     if not file.is_file():
         return

@@ -16,16 +16,16 @@ from huggingface_hub import CommitInfo, CommitOperationAdd, HfApi, hf_hub_downlo
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, RevisionNotFoundError
 from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_NAME, logging
 
-from .card import CARD_NAME, MARKER, FPTCard
+from .card import CARD_NAME, MARKER, PICTURE_TITLES, FPTCard
 from .card_reading import retitle
 from .configuration_fpt import FPTConfig
 from .delta import read_digests
 from .fetching import fetch
-from .remote_code import code_files, forget_code, write_code
+from .remote_code import code_files, name_code
 
 logger = logging.get_logger(__name__)
 
-PICTURES = ("learning_curve.png", "confusion_matrix.png")
+PICTURES = tuple(PICTURE_TITLES)
 PROCESSOR_FILES = (
     "preprocessor_config.json",
     "special_tokens_map.json",
@@ -83,10 +83,7 @@ def write_repository(
         model.processor.save_pretrained(folder)
     elif model.origin is not None:
         model.origin.fetch_all(PROCESSOR_FILES, folder)
-    if model.with_code:
-        write_code(folder)
-    else:
-        forget_code(folder)
+    name_code(folder, model.with_code)
     if model.card is None and _keeps_card(model, folder):
         card_file = folder / CARD_NAME
         text = retitle(card_file.read_text(encoding="utf-8"), repo_id, model.with_code)
