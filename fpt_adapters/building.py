@@ -250,7 +250,8 @@ def check_same_architecture(nested: PreTrainedConfig, own: PreTrainedConfig, sou
     for name, one, other in differing_integers(nested.to_dict(), own.to_dict()):
         raise ValueError(
             f"base_model_config has {name}={short(one)}, but the {CONFIG_NAME} of the base {source!r} has "
-            f"{short(other)}: it belongs to another base, or was altered. Leave it out when building on this base."
+            f"{short(other)}: it belongs to another base, or was altered. "
+            "Give the base of the delta, or leave it out when building on this one."
         )
 
 
