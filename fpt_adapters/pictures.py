@@ -1,5 +1,6 @@
-"""Pictures of training runs, drawn with matplotlib (an extra: `pip install fpt_adapters[examples]`)."""
+"""Pictures of runs and of attention, drawn with matplotlib (an extra: `pip install fpt_adapters[examples]`)."""
 
+import math
 import os
 import warnings
 from collections.abc import Mapping, Sequence
@@ -12,6 +13,10 @@ LABELS_NAMED = 60  # and up to so many, the axes show the labels' names
 POINTS_DRAWN = 300  # across; more labels than that share a point
 NAME_LENGTH = 24
 DOTS_PER_INCH = 150
+PANEL_WIDTHS = ((1, 6.0), (3, 3.6), (6, 2.4))  # up to so many panels beside each other: inches of one
+MANY_PANELS_WIDTH = 1.7  # inches of one of more
+OUTLINED_CELL = 6  # points that a cell needs to be outlined itself
+TICK_STEPS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 
 
 def learning_curves(
@@ -107,6 +112,102 @@ def block_maxima(shares: np.ndarray, block: int) -> np.ndarray:
     padded = np.pad(shares, (0, missing), constant_values=np.nan)
     squares = padded.reshape(blocks, block, blocks, block)
     return np.fmax.reduce(np.fmax.reduce(squares, axis=3), axis=1)
+
+
+def attention_grid(
+    panels: Mapping[str, np.ndarray],
+    path_or_file: str | os.PathLike | BinaryIO,
+    *,
+    columns: int | None = None,
+    rows: Sequence[int] | None = None,
+    targets: np.ndarray | None = None,
+    title: str = "",
+) -> None:
+    """Draw which tokens (columns of a panel) each output token (row) attends to into an image file.
+
+    `panels`: maps (tokens, tokens) of shares in 0..1 by their titles, as `attention_panels` gives them; NaN is grey.
+    `columns`: panels beside each other (None: a square of panels). `rows`: the output tokens to draw (None: all).
+    `targets`: boolean (tokens, tokens), whose true cells are outlined, or framed with their neighbours where cells are
+    small. `path_or_file`: as for `learning_curves`. Tokens count from 0; all panels share one scale. Raises ValueError
+    for maps of other shapes.
+    """
+    tokens = _tokens_of([*panels.values()] if targets is None else [*panels.values(), targets])
+    rows = list(range(tokens)) if rows is None else list(rows)
+    columns = columns or math.ceil(math.sqrt(len(panels)))
+    width = next((inches for most, inches in PANEL_WIDTHS if columns <= most), MANY_PANELS_WIDTH)
+    height = width * min(max(len(rows) / tokens, 0.25), 1.0)
+    figure, grid, bar = _panel_grid(-(-len(panels) // columns), columns, width, height)
+    maps = {name: 100 * np.asarray(panel)[rows] for name, panel in panels.items()}
+    ceiling = max(panel[np.isfinite(panel)].max(initial=0) for panel in maps.values())
+    for axes, (name, panel) in zip(grid.flat, maps.items(), strict=False):
+        image = axes.imshow(panel, cmap="Blues", vmin=0, vmax=ceiling, aspect="auto")
+        axes.set(visible=True, facecolor="0.85")
+        axes.set_title(_literal(name), fontsize=8)
+        if targets is not None:
+            _outline(axes, np.asarray(targets)[rows], 72 * width / tokens)
+    _label_tokens(grid, rows, tokens, width, height)
+    figure.colorbar(image, cax=bar).set_label("share of the output token's attention (%)", fontsize=8)
+    bar.tick_params(labelsize=8)
+    figure.suptitle(_literal(title), fontsize=10)
+    _save(figure, path_or_file)
+
+
+def _tokens_of(maps: Sequence[np.ndarray]) -> int:
+    shapes = {np.shape(each) for each in maps}
+    tokens = len(maps[0]) if maps else 0
+    if tokens == 0 or shapes != {(tokens, tokens)}:
+        raise ValueError(f"All panels, and the targets, have shape (tokens, tokens); got {sorted(shapes)}.")
+    return tokens
+
+
+def _panel_grid(lines: int, columns: int, width: float, height: float):
+    """A figure with panels of `width` x `height` inches, hidden as yet, and the place of its colour bar."""
+    left, right, top, bottom, between = 0.7, 1.2, 0.8, 0.6, 0.35  # inches
+    across = left + columns * width + (columns - 1) * between + right
+    down = top + lines * height + (lines - 1) * between + bottom
+    figure = _pyplot().figure(figsize=(across, down))
+    edges = {"left": left / across, "right": 1 - right / across, "bottom": bottom / down, "top": 1 - top / down}
+    gaps = {"wspace": between / width, "hspace": between / height}
+    grid = figure.subplots(lines, columns, squeeze=False, gridspec_kw=edges | gaps, subplot_kw={"visible": False})
+    bar_height = min(down - top - bottom, 4.0)
+    bar = (edges["right"] + 0.3 / across, edges["top"] - bar_height / down, 0.15 / across, bar_height / down)
+    return figure, grid, figure.add_axes(bar)
+
+
+def _label_tokens(grid: np.ndarray, rows: Sequence[int], tokens: int, width: float, height: float) -> None:
+    """Number the tokens as densely as can be read: rows on the left panels, columns on the lowest ones."""
+    step, row_step = tick_step(tokens, width / 0.25), tick_step(len(rows), height / 0.15)
+    ticks = [place for place, row in enumerate(rows) if row % row_step == 0]
+    for (line, column), axes in np.ndenumerate(grid):
+        lowest = line + 1 == len(grid) or not grid[line + 1, column].get_visible()
+        axes.set_xticks(range(0, tokens, step), range(0, tokens, step) if lowest else [], fontsize=7)
+        axes.set_yticks(ticks, [rows[place] for place in ticks] if column == 0 else [], fontsize=7)
+        axes.set_xlabel("attended token" if lowest else "", fontsize=8)
+        axes.set_ylabel("output token" if column == 0 else "", fontsize=8)
+
+
+def tick_step(count: int, room: float) -> int:
+    """The least step with which at most `room` of `count` ticks are left."""
+    return next((step for step in TICK_STEPS if count / step <= max(room, 1)), TICK_STEPS[-1])
+
+
+def _outline(axes, targets: np.ndarray, cell: float) -> None:
+    """Outline the true cells of `targets` (rows, tokens); cells of few points are framed at a distance."""
+    from matplotlib.collections import PolyCollection
+
+    axes.autoscale(False)
+    if cell >= OUTLINED_CELL:
+        corners = np.array([(-0.5, -0.5), (0.5, -0.5), (0.5, 0.5), (-0.5, 0.5)])
+        centres = np.argwhere(targets)[:, None, ::-1]  # (cells, 1, column and row)
+        squares = PolyCollection(centres + corners, facecolors="none", edgecolors="tab:orange", linewidths=1)
+        axes.add_collection(squares)
+    elif targets.any():
+        near = math.ceil(OUTLINED_CELL / 2 / cell)
+        windows = np.lib.stride_tricks.sliding_window_view(np.pad(targets, near), (2 * near + 1, 2 * near + 1))
+        framed = windows.any(axis=(2, 3))  # (rows, tokens): at most `near` cells from a target
+        framed = np.pad(framed, ((1, 1), (0, 0)), mode="edge")  # (1 + rows + 1, tokens): beyond the panel's edges
+        places = np.arange(framed.shape[1]), np.arange(-1, len(framed) - 1)
+        axes.contour(*places, framed, levels=[0.5], colors="tab:orange", linewidths=0.6)
 
 
 def _pyplot():

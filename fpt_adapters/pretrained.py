@@ -35,6 +35,7 @@ from .freezing import GroupCount, apply_policy, backbone_groups, count_by_group,
 from .loading import load_base, resolve_commit
 from .remote_code import AUTO_MAP, runs_from_repo, write_code
 from .repository import Origin, check_shareable, repository_files, upload, write_repository
+from .saved_backbone import write_backbone
 
 # What transformers' Auto classes and Trainer pass to every `from_pretrained`, and which has no meaning for a delta.
 IGNORED_LOADING_KEYS = ("_from_auto", "_from_pipeline", "adapter_kwargs", "code_revision", "trust_remote_code")
@@ -103,10 +104,11 @@ class FPTPreTrainedModel(PreTrainedModel):
     # The policy
 
     def parameter_groups(self) -> dict[str, str]:
-        """Group of every parameter by name: input, output, norm, position, attention, feedforward or other."""
+        """Group of every parameter by name: one of `PARAMETER_GROUPS`, or other."""
         prefix = self._prefix
         own_positions = self.config.positions == "backbone"
-        groups = backbone_groups(self.fpt_model.backbone, own_positions, self.config.train_qk_norms)
+        last_attention = "last_attention" in self.config.trainable
+        groups = backbone_groups(self.fpt_model.backbone, own_positions, self.config.train_qk_norms, last_attention)
         groups = {f"{prefix}backbone.{name}": group for name, group in groups.items()}
         for name, _ in self.named_parameters():
             if name.startswith(f"{prefix}input_projection."):
@@ -314,6 +316,21 @@ class FPTPreTrainedModel(PreTrainedModel):
                 write_code(save_directory)
         if push_to_hub:
             self.push_to_hub(push_kwargs.pop("repo_id", Path(save_directory).name), **push_kwargs)
+
+    def save_backbone(self, save_directory: str | os.PathLike, is_main_process: bool = True) -> None:
+        """Write the backbone as an ordinary transformers checkpoint, with its present weights: a base for new deltas.
+
+        `save_directory`, a new or empty folder, gets `config.json`, the base's own configuration, and weights in
+        float32, which `from_backbone` and transformers' Auto classes load (for T5: AutoModelForTextEncoding). What the
+        backbone does not use here has no trained value: positions beyond this model's tokens are drawn from N(0,
+        initializer_range) with a fixed seed, a pooler is left out, token embeddings are as they came. Input
+        projection, head and positions of `positions="new"` are not the backbone's and are left to `save_pretrained`.
+
+        Raises ValueError for a folder that holds something, weights that are empty (sharded, and not gathered) or not
+        finite, and a backbone that is a part of a model (an image model's layers, BART's encoder).
+        """
+        if is_main_process:
+            write_backbone(self.fpt_model.backbone, self.config, save_directory)
 
     def push_to_hub(
         self,

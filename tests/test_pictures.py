@@ -1,4 +1,4 @@
-"""The pictures of training runs: PNGs of sensible size that show what they were given."""
+"""The pictures of runs and of attention: PNGs of sensible size that show what they were given."""
 
 import io
 
@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fpt_adapters.pictures import block_maxima, confusion_matrix, learning_curves, row_shares
+from fpt_adapters.pictures import (
+    attention_grid,
+    block_maxima,
+    confusion_matrix,
+    learning_curves,
+    row_shares,
+    tick_step,
+)
 
 
 def history(best, steps=50):
@@ -171,3 +178,130 @@ def test_block_maxima_by_hand():
     assert np.array_equal(block_maxima(shares, 1), shares, equal_nan=True)
     assert np.array_equal(block_maxima(shares, 2), [[0.5, 0.75], [nan, nan]], equal_nan=True)
     assert block_maxima(shares, 3).tolist() == block_maxima(shares, 5).tolist() == [[0.75]]
+
+
+# Attention
+
+
+def maps(count, tokens):
+    """Maps whose tokens attend to themselves with one half, and to all with the other."""
+    one = 0.5 * np.eye(tokens) + 0.5 / tokens
+    return {f"layer {i}": one for i in range(count)}
+
+
+def orange(pixels):
+    return (pixels[..., 0] > 200) & (pixels[..., 2] < 120)
+
+
+def dark(pixels):
+    """The points of a panel that are darker blue than half of the scale, without the colour bar."""
+    return (pixels[..., 0] < 60) & (pixels[..., 2] > 90) & (np.arange(pixels.shape[1]) < 0.85 * pixels.shape[1])
+
+
+@pytest.mark.parametrize(("panels", "columns"), [(1, None), (6, None), (18, 9)])
+@pytest.mark.parametrize("tokens", [1, 256])
+def test_attention_of_any_number_of_panels_and_tokens(panels, columns, tokens, tmp_path):
+    file = tmp_path / "maps.png"
+    attention_grid(maps(panels, tokens), file, columns=columns, title="$x^{$")
+    height, width, _ = drawn(file).shape
+    assert 300 <= height <= 5000 and 1000 <= width <= 5000
+    assert 5_000 < file.stat().st_size < 3_000_000
+
+
+@pytest.mark.parametrize("tokens", [10, 256])
+def test_attention_lies_where_it_is(tokens, tmp_path):
+    for name, panel in {"own": np.eye(tokens), "mirrored": np.eye(tokens)[::-1]}.items():
+        attention_grid({"a": panel}, tmp_path / f"{name}.png")
+    for name, sign in {"own": 1, "mirrored": -1}.items():
+        rows, columns = np.nonzero(dark(drawn(tmp_path / f"{name}.png")))
+        assert sign * np.corrcoef(rows, columns)[0, 1] > 0.9
+
+
+def test_only_the_chosen_output_tokens_are_drawn(tmp_path):
+    panel = np.zeros((10, 10))
+    panel[:5, 0], panel[5:, 9] = 1, 1
+    for name, rows in {"first": range(5), "last": np.arange(5, 10), "all": None}.items():
+        attention_grid({"a": panel}, tmp_path / f"{name}.png", rows=rows)
+    places = {name: np.nonzero(dark(drawn(tmp_path / f"{name}.png")))[1] for name in ("first", "last", "all")}
+    assert places["first"].max() < places["last"].min()
+    assert set(places["all"]) == set(places["first"]) | set(places["last"])
+    heights = {name: drawn(tmp_path / f"{name}.png").shape[0] for name in places}
+    assert heights["first"] == heights["last"] < heights["all"]
+
+
+@pytest.mark.parametrize("tokens", [10, 256])
+def test_targets_are_marked_and_stay_visible(tokens, tmp_path):
+    panel, targets = np.eye(tokens), np.eye(tokens, dtype=bool)
+    attention_grid({"a": panel}, tmp_path / "plain.png")
+    attention_grid({"a": panel}, tmp_path / "marked.png", targets=targets)
+    attention_grid({"a": panel}, tmp_path / "elsewhere.png", targets=targets[::-1])
+    plain, marked, elsewhere = (drawn(tmp_path / f"{name}.png") for name in ("plain", "marked", "elsewhere"))
+    assert not orange(plain).any() and orange(marked).sum() > 200
+    assert dark(marked).sum() > 0.8 * dark(plain).sum()
+    rows, columns = np.nonzero(orange(elsewhere))
+    assert np.corrcoef(rows, columns)[0, 1] < -0.9
+
+
+@pytest.mark.parametrize("tokens", [10, 256])
+def test_a_single_output_token_is_marked_too(tokens, tmp_path):
+    last = {"rows": [tokens - 1], "targets": np.eye(tokens, dtype=bool)}
+    attention_grid(maps(1, tokens), tmp_path / "a.png", **last)
+    pixels = drawn(tmp_path / "a.png")
+    rows, columns = np.nonzero(orange(pixels))
+    height, width, _ = pixels.shape
+    assert (pixels == 217).all(axis=2).sum() < 100  # the row fills its panel
+    assert len(rows) > 50 and columns.min() > 0.7 * width  # at its right edge, from top to bottom
+    assert np.ptp(rows) > 0.3 * height
+
+
+def test_no_target_at_all_is_drawn_too(tmp_path):
+    attention_grid(maps(1, 256), tmp_path / "a.png", targets=np.zeros((256, 256), dtype=bool))
+    assert not orange(drawn(tmp_path / "a.png")).any()
+
+
+def test_all_panels_share_a_scale(tmp_path):
+    attention_grid({"strong": np.full((4, 4), 0.8), "weak": np.full((4, 4), 0.08)}, tmp_path / "a.png", columns=2)
+    pixels = drawn(tmp_path / "a.png")
+    middle = pixels.shape[1] // 2
+    assert dark(pixels)[:, :middle].sum() > 10_000 and not dark(pixels)[:, middle:].any()
+
+
+def test_rows_of_padding_are_grey(tmp_path):
+    panel = np.eye(4)
+    attention_grid({"a": panel}, tmp_path / "a.png")
+    panel[2:] = np.nan
+    attention_grid({"a": panel}, tmp_path / "b.png")
+    attention_grid({"a": np.full((4, 4), np.nan)}, tmp_path / "c.png")
+    grey = [(drawn(tmp_path / f"{name}.png") == 217).all(axis=2).sum() for name in ("a", "b", "c")]
+    assert grey[0] < 100 and grey[2] > 1.9 * grey[1] > 100_000
+
+
+def test_panels_stand_as_they_are_told(tmp_path):
+    for name, columns in {"square": None, "line": 4, "column": 1}.items():
+        attention_grid(maps(4, 10), tmp_path / f"{name}.png", columns=columns)
+    ratios = {name: np.divide(*drawn(tmp_path / f"{name}.png").shape[:2]) for name in ("column", "square", "line")}
+    assert ratios["column"] > 2 > 1.2 > ratios["square"] > 0.7 > 0.5 > ratios["line"]
+
+
+@pytest.mark.parametrize(
+    ("panels", "targets"),
+    [
+        ({}, None),
+        ({"a": np.ones((2, 3))}, None),
+        ({"a": np.eye(2), "b": np.eye(3)}, None),
+        ({"a": np.ones((1, 2, 2))}, None),
+        ({"a": np.ones((0, 0))}, None),
+        ({"a": np.eye(2)}, np.ones((3, 3), dtype=bool)),
+    ],
+)
+def test_maps_that_are_no_squares_of_one_size_are_refused(panels, targets, tmp_path):
+    with pytest.raises(ValueError, match=r"All panels, and the targets, have shape \(tokens, tokens\); got \["):
+        attention_grid(panels, tmp_path / "a.png", targets=targets)
+    assert not (tmp_path / "a.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("count", "room", "step"), [(10, 24, 1), (10, 6, 2), (256, 24, 20), (256, 6, 50), (5, 0.5, 5), (9999, 2, 1000)]
+)
+def test_as_many_tokens_are_numbered_as_can_be_read(count, room, step):
+    assert tick_step(count, room) == step

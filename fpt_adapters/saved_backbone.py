@@ -1,0 +1,93 @@
+"""Saving a trained backbone as an ordinary transformers checkpoint, which then is a base like any other.
+
+So the paper's (arXiv 2103.05247) bit-memory-pretrained transformers are made: all groups train on random weights, and
+what came of it is frozen under new deltas.
+"""
+
+import copy
+import os
+import tempfile
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import MODEL_FOR_TEXT_ENCODING_MAPPING, MODEL_MAPPING, PreTrainedConfig, PreTrainedModel
+from transformers.utils import CONFIG_NAME
+
+from .backbones import POSITION_TABLES
+from .configuration_fpt import FPTConfig
+from .delta import STAGING_PREFIX
+from .depth import first_layers
+
+POSITION_SEED = 0  # draws the rows of positions that the training did without
+
+
+def write_backbone(backbone: PreTrainedModel, config: FPTConfig, directory: str | os.PathLike) -> None:
+    """Write the `backbone` of a model of `config` into `directory`: see `FPTPreTrainedModel.save_backbone`."""
+    directory = Path(directory)
+    if directory.is_file() or (directory.is_dir() and any(directory.iterdir())):
+        raise ValueError(f"A backbone is saved into a new folder, but {directory} holds something: name another.")
+    whole = _ordinary_model(backbone, config)
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=STAGING_PREFIX, dir=directory.parent) as staging:
+        written = Path(staging) / directory.name
+        whole.save_pretrained(written)
+        for file in written.glob("*.safetensors"):  # safetensors makes them private
+            file.chmod((written / CONFIG_NAME).stat().st_mode)
+        if directory.is_dir():
+            directory.rmdir()
+        written.rename(directory)
+
+
+def _ordinary_model(backbone: PreTrainedModel, config: FPTConfig) -> PreTrainedModel:
+    """A model of the backbone's class and its base's own configuration, with the backbone's weights in fp32."""
+    base_config = _own_config(config)
+    _check_savable(backbone, base_config)
+    with torch.device("meta"):
+        whole = type(backbone)(copy.deepcopy(base_config))
+    whole.config = base_config  # some constructors change theirs
+    if "pooler" in dict(whole.named_children()):
+        whole.pooler = None  # the backbone has none either
+    tensors = {name: _stored(tensor) for name, tensor in backbone.state_dict().items()}
+    table = POSITION_TABLES.get(base_config.model_type)
+    if table is not None:
+        name, rows = f"{table.path}.weight", whole.get_submodule(table.path).weight.shape[0]
+        tensors[name] = _with_rows(tensors[name], rows, base_config)
+    whole.load_state_dict(tensors, assign=True)
+    whole.tie_weights()
+    return whole
+
+
+def _own_config(config: FPTConfig) -> PreTrainedConfig:
+    """The base's configuration as it was before this run's dropout and the like, of the layers that were kept."""
+    base_config = copy.deepcopy(config.base_model_config)
+    if config.backbone_layers is not None:
+        base_config = first_layers(base_config, config.backbone_layers)
+    base_config.name_or_path = ""  # the weights are others
+    return base_config
+
+
+def _check_savable(backbone: PreTrainedModel, base_config: PreTrainedConfig) -> None:
+    wholes = [mapping.get(type(base_config), None) for mapping in (MODEL_MAPPING, MODEL_FOR_TEXT_ENCODING_MAPPING)]
+    if type(backbone) not in wholes:
+        raise ValueError(
+            f"{type(backbone).__name__} is a part of a {base_config.model_type} model, whose checkpoint holds the "
+            "rest too: only a backbone that is a whole model of transformers can be saved, such as GPT-2 or BERT."
+        )
+    for name, parameter in backbone.named_parameters():
+        if parameter.numel() == 0:
+            raise ValueError(f"{name} is empty here: gather the sharded parameters before saving.")
+        if not torch.isfinite(parameter).all():
+            raise ValueError(f"{name} is not finite: training diverged, and nothing was saved.")
+
+
+def _stored(tensor: Tensor) -> Tensor:
+    return tensor.cpu().float() if tensor.is_floating_point() else tensor.cpu()
+
+
+def _with_rows(weight: Tensor, rows: int, config: PreTrainedConfig) -> Tensor:
+    """A table of positions (fewer rows, width) with as many rows as its configuration says; new ones are drawn."""
+    std = config.init_std if config.model_type == "opt" else config.initializer_range
+    generator = torch.Generator().manual_seed(POSITION_SEED)
+    new = torch.empty(rows - len(weight), weight.shape[1]).normal_(0, std, generator=generator)
+    return torch.cat([weight, new])  # (rows, width)
