@@ -15,6 +15,8 @@ from transformers.models.auto.image_processing_auto import AutoImageProcessor  #
 
 from .card import FPTCard
 from .configuration_fpt import PAPER_GROUPS, PARAMETER_GROUPS, FPTConfig
+from .configuration_identity import IdentityConfig
+from .configuration_lstm import LSTMConfig
 from .delta import DeltaError
 from .feature_extraction_fpt import FPTFeatureExtractor
 from .finding import DeltaSummary, find_deltas, format_deltas
@@ -26,6 +28,8 @@ from .modeling_fpt import (
     FPTForTokenClassification,
     FPTModel,
 )
+from .modeling_identity import IdentityModel
+from .modeling_lstm import LSTMModel
 from .pretrained import FPTPreTrainedModel
 from .training import FPTTrainer, TrainingError
 from .version import __version__
@@ -57,6 +61,10 @@ __all__ = [
     "FPTPreTrainedModel",
     "FPTTrainer",
     "GroupCount",
+    "IdentityConfig",
+    "IdentityModel",
+    "LSTMConfig",
+    "LSTMModel",
     "TrainingError",
     "__version__",
     "find_deltas",

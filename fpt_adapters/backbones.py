@@ -4,7 +4,8 @@ Norms are found by module class and positions by an explicit table of paths, nev
 name: the original code's `'ln' in name` finds no norm in BERT, Llama or ViT.
 
 Unverified: families beyond those that the tests run (GPT-2, openai-gpt, BERT, RoBERTa, DistilBERT, ALBERT, T5,
-Longformer, OPT, GPT-NeoX, Llama, Qwen3, Gemma, ModernBERT) follow the same rules and may hold surprises.
+Longformer, OPT, GPT-NeoX, Llama, Qwen3, Gemma, ModernBERT, and the image families of image_backbones.py) follow the
+same rules and may hold surprises.
 """
 
 import contextlib
@@ -16,6 +17,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
+
+from .image_backbones import IMAGE_FAMILIES
 
 
 @dataclass(frozen=True)
@@ -47,10 +50,14 @@ RELATIVE_POSITIONS = ("mt5", "t5", "umt5")  # learned biases by distance: traine
 RELATIVE_POSITIONS_NAME = "relative_attention_bias"
 UNUSED_MODULES = {"longformer": ("query_global", "key_global", "value_global")}  # no token attends globally here
 QK_NORM_NAMES = ("q_norm", "k_norm", "q_layernorm", "k_layernorm", "query_norm", "key_norm")
+HALF_PRECISION = (torch.bfloat16, torch.float16)
+WITHOUT_TOKENS = ("fpt_identity", "fpt_lstm", *IMAGE_FAMILIES)  # no token embedding: what enters has the hidden size
 
 
 def embedding_width(backbone: PreTrainedModel) -> int:
     """Width of the vectors that enter the backbone (ALBERT, ELECTRA and OPT differ from their hidden size)."""
+    if backbone.config.model_type in WITHOUT_TOKENS:
+        return backbone.config.hidden_size
     try:
         embeddings = backbone.get_input_embeddings()
     except NotImplementedError:
@@ -65,7 +72,22 @@ def embedding_width(backbone: PreTrainedModel) -> int:
 
 def embedding_scale(backbone: PreTrainedModel) -> float:
     """The factor that the family's embedding module applies to a token (Gemma: sqrt(width)); 1.0 for most."""
+    if backbone.config.model_type in WITHOUT_TOKENS:
+        return 1.0
     return float(getattr(backbone.get_input_embeddings(), "embed_scale", 1.0))
+
+
+def frozen_dtype(backbone: PreTrainedModel) -> torch.dtype:
+    """The dtype that the frozen weights are kept in (norms and what trains are fp32); fp32 where there are none."""
+    if backbone.config.model_type not in WITHOUT_TOKENS:
+        return backbone.get_input_embeddings().weight.dtype  # the token table never trains
+    dtypes = [parameter.dtype for parameter in backbone.parameters()]
+    return next((dtype for dtype in HALF_PRECISION if dtype in dtypes), torch.float32)
+
+
+def device_of(backbone: PreTrainedModel) -> torch.device:
+    """The device of the weights; the CPU where there are none."""
+    return next((parameter.device for parameter in backbone.parameters()), torch.device("cpu"))
 
 
 def output_width(config: PreTrainedConfig) -> int:
@@ -169,19 +191,19 @@ def run_backbone(
 
 
 def _autocast_for(backbone: PreTrainedModel, device_type: str) -> contextlib.AbstractContextManager:
-    dtype = backbone.get_input_embeddings().weight.dtype
-    if dtype not in (torch.bfloat16, torch.float16) or torch.is_autocast_enabled(device_type):
+    dtype = frozen_dtype(backbone)
+    if dtype not in HALF_PRECISION or torch.is_autocast_enabled(device_type):
         return contextlib.nullcontext()
     return torch.autocast(device_type, dtype=dtype)
 
 
 @torch.no_grad()
 def is_causal(backbone: PreTrainedModel) -> bool:
-    """Whether a token sees only those before it: measured, by changing the last of four tokens."""
+    """Whether a token sees those before it and none after it: measured, by changing the ends of four tokens."""
     generator = torch.Generator().manual_seed(0)
-    embeds = torch.randn(1, 4, embedding_width(backbone), generator=generator).repeat(2, 1, 1)  # (2, 4, width)
-    embeds[1, 3] = -embeds[1, 3]
-    device = backbone.get_input_embeddings().weight.device
-    hidden = run_backbone(backbone, embeds.to(device)).last_hidden_state.float()
-    first, last = (hidden[0, i].sub(hidden[1, i]).abs().max().item() for i in (0, 3))
-    return first <= 1e-4 * max(last, math.ulp(1.0))
+    embeds = torch.randn(1, 4, embedding_width(backbone), generator=generator).repeat(3, 1, 1)  # (3, 4, width)
+    embeds[1, 3], embeds[2, 0] = -embeds[1, 3], -embeds[2, 0]
+    hidden = run_backbone(backbone, embeds.to(device_of(backbone))).last_hidden_state.float()
+    changes = (hidden[1:, (0, 3)] - hidden[0, (0, 3)]).abs().amax(-1).tolist()  # (changed: last, first; seen by: 0, 3)
+    (last_by_first, last_by_last), (_, first_by_last) = changes
+    return first_by_last > 0 and last_by_first <= 1e-4 * max(last_by_last, math.ulp(1.0))

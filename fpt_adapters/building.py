@@ -2,22 +2,15 @@
 
 import contextlib
 import copy
-import functools
 import hashlib
 import inspect
 import math
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.modules.module import (
-    register_module_buffer_registration_hook,
-    register_module_module_registration_hook,
-    register_module_parameter_registration_hook,
-)
 from transformers import (
     MODEL_FOR_TEXT_ENCODING_MAPPING,
     MODEL_MAPPING,
@@ -26,10 +19,16 @@ from transformers import (
     PreTrainedConfig,
     PreTrainedModel,
 )
-from transformers.utils import CONFIG_NAME, cached_file
+from transformers import __version__ as VERSION
+from transformers.utils import CONFIG_NAME, cached_file, logging
 
-from .backbones import embedding_width, is_causal, is_norm, position_parameters
+from .backbones import embedding_width, frozen_dtype, is_causal, is_norm, position_parameters
 from .configuration_fpt import FPTConfig
+from .depth import first_layers
+from .image_backbones import IMAGE_FAMILIES, ImageEncoder
+from .limits import MEMORY, no_larger_than
+from .modeling_identity import IdentityModel  # noqa: F401  registers itself with AutoModel
+from .modeling_lstm import LSTMModel  # noqa: F401
 from .untrusted import build_config, differing_integers, short
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -48,12 +47,8 @@ DROPOUT_FIELDS = (
     "resid_pdrop",
 )
 SAMPLED = 1024  # elements that `fingerprint` reads of a tensor
-# A configuration may ask for more than there is: for a random backbone larger than the machine's memory, or for a
-# pretrained one larger than its files.
-MEMORY = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 2**40  # bytes
 BUILT_PER_STORED = 4  # tied weights are stored once and built twice, and half precision may be asked for as fp32
 UNSTORED = 2**28  # bytes beside that: a pooler, masks and rotary tables
-MAX_MODULES = 2**13  # twice what any model of transformers has; each takes time to build, however small it is
 
 
 def build_from_config(
@@ -73,13 +68,14 @@ def build_from_config(
         init=config.backbone_init,
         seed=config.backbone_init_seed,
         scheme=scheme,
+        layers=config.backbone_layers,
         dropout=config.backbone_dropout,
         dtype=dtype,
         attn_implementation=attn_implementation,
         hub_kwargs=hub_kwargs,
     )
     config.backbone_init_scheme = scheme
-    config.dtype = backbone.get_input_embeddings().weight.dtype
+    config.dtype = frozen_dtype(backbone)
     new = config.token_size + config.num_tokens + config.labels_per_token * (config.num_labels or 1)
     if 4 * new * embedding_width(backbone) > MEMORY:
         raise ValueError("The new modules are larger than this machine's memory: write smaller sizes or fewer labels.")
@@ -97,6 +93,7 @@ def build_backbone(
     init: str,
     seed: int,
     scheme: str | None,
+    layers: int | None = None,
     dropout: float | None,
     dtype: torch.dtype | None,
     attn_implementation: str | None,
@@ -105,14 +102,15 @@ def build_backbone(
     """Build a backbone, frozen and in eval mode, and its fingerprint.
 
     `name_or_path` and `hub_kwargs` (revision, token, cache_dir ...) are read for `init` "pretrained" and
-    "statistics"; `seed` and `scheme` for "random" and "statistics". `dtype` is the dtype to keep the frozen weights
+    "statistics"; `seed` and `scheme` for "random" and "statistics". `layers`: build the first ones alone (None: all);
+    of a checkpoint, only their weights are read. `dtype` is the dtype to keep the frozen weights
     in (None: as stored); norms stay fp32, as autocast wants them. The fingerprint is taken before the cast, so that
     one serves every dtype.
 
     Raises ValueError for a backbone that cannot serve, or whose weights are incomplete; OSError where transformers
     cannot find it.
     """
-    config = copy.deepcopy(base_config)
+    config = copy.deepcopy(base_config) if layers is None else first_layers(base_config, layers)
     if "use_cache" in config:
         config.use_cache = False
     if dropout is not None:
@@ -123,11 +121,11 @@ def build_backbone(
     auto_class, model_class = _classes(config)
     _refuse_undrivable(model_class, config)
     if init == "random":
-        with torch.device("meta"), _no_larger_than(lambda: MEMORY, "this machine's memory"):
+        with torch.device("meta"), no_larger_than(lambda: MEMORY, "this machine's memory"):
             model_class(copy.deepcopy(config))
         backbone = _random(auto_class, config, seed, scheme)
     else:
-        backbone = _pretrained(auto_class, config, name_or_path, hub_kwargs)
+        backbone = _pretrained(auto_class, base_config, config, name_or_path, hub_kwargs)
         if init == "statistics":
             _draw_from_statistics(backbone, seed)
     backbone = _without_unused(backbone)
@@ -151,38 +149,6 @@ def _classes(config: PreTrainedConfig) -> tuple[type, type]:
         raise ValueError(f"A backbone is a transformers AutoModel; model_type {config.model_type!r} has none.")
     model_class = mapping[type(config)]
     return auto_class, model_class[0] if isinstance(model_class, tuple) else model_class
-
-
-@contextlib.contextmanager
-def _no_larger_than(most: Callable[[], int], what: str) -> Iterator[None]:
-    """Raise ValueError as soon as what is built on the meta device in the block has more than `most()` bytes."""
-    built = {"bytes": 0, "modules": 0}
-    most = functools.cache(most)
-
-    def add_bytes(module: nn.Module, name: str, tensor: torch.Tensor | None) -> None:
-        if tensor is not None and tensor.is_meta:
-            built["bytes"] += tensor.numel() * tensor.element_size()
-            if built["bytes"] > most():
-                raise ValueError(
-                    f"{type(module).__name__}.{name} of shape {tuple(tensor.shape)} makes the backbone larger than "
-                    f"{what}, {most()} bytes: its base_model_config asks for too much."
-                )
-
-    def add_module(module: nn.Module, name: str, child: nn.Module | None) -> None:
-        built["modules"] += 1
-        if built["modules"] > MAX_MODULES:
-            raise ValueError(f"The backbone has over {MAX_MODULES} modules: its base_model_config asks for too much.")
-
-    hooks = [
-        register_module_parameter_registration_hook(add_bytes),
-        register_module_buffer_registration_hook(add_bytes),
-        register_module_module_registration_hook(add_module),
-    ]
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def _random(auto_class: type, config: PreTrainedConfig, seed: int, scheme: str | None) -> PreTrainedModel:
@@ -211,18 +177,22 @@ def default_init_scheme(config: PreTrainedConfig, init: str) -> str | None:
     return "gpt2-scaled-residual" if config.model_type == "gpt2" else "transformers"
 
 
-def _pretrained(auto_class: type, config: PreTrainedConfig, name_or_path: str, hub_kwargs: dict) -> PreTrainedModel:
+def _pretrained(
+    auto_class: type, base_config: PreTrainedConfig, config: PreTrainedConfig, name_or_path: str, hub_kwargs: dict
+) -> PreTrainedModel:
+    """`base_config` is the whole base's, `config` that of what is built of it."""
     config_file = cached_file(name_or_path, CONFIG_NAME, **hub_kwargs)
     if config_file is None:
         raise OSError(f"{name_or_path} has no {CONFIG_NAME}.")
     own, _ = PreTrainedConfig.get_config_dict(config_file)
-    check_same_architecture(config, build_config(own.get(config.base_config_key, own), type(config)), name_or_path)
+    own = build_config(own.get(config.base_config_key, own), type(config))
+    check_same_architecture(base_config, own, name_or_path)
 
     def most() -> int:  # once the weights are there
         files = Path(config_file).parent.rglob("*.safetensors")
         return BUILT_PER_STORED * sum(file.stat().st_size for file in files) + UNSTORED
 
-    with _no_larger_than(most, "its weights can be"):
+    with no_larger_than(most, "its weights can be"), _without_report():
         backbone, info = auto_class.from_pretrained(
             name_or_path,
             config=config,
@@ -240,6 +210,17 @@ def _pretrained(auto_class: type, config: PreTrainedConfig, name_or_path: str, h
             f"or misshapen, the first is {what[0]}. Give the checkpoint that base_model_config belongs to."
         )
     return backbone
+
+
+@contextlib.contextmanager
+def _without_report() -> Iterator[None]:
+    """Keep transformers from listing the weights that the backbone leaves out; those that it lacks raise here."""
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
 
 
 def check_same_architecture(nested: PreTrainedConfig, own: PreTrainedConfig, source: str) -> None:
@@ -266,7 +247,9 @@ def _draw_from_statistics(backbone: nn.Module, seed: int) -> None:
 
 
 def _without_unused(backbone: PreTrainedModel) -> PreTrainedModel:
-    """Keep what turns embeddings into hidden states: the encoder of an encoder-decoder, and no pooler."""
+    """Keep what turns embeddings into hidden states: an encoder-decoder's encoder, an image model's, no pooler."""
+    if backbone.config.model_type in IMAGE_FAMILIES:
+        return ImageEncoder(backbone)
     if backbone.config.is_encoder_decoder and "decoder_input_ids" in inspect.signature(backbone.forward).parameters:
         backbone = backbone.get_encoder()
     if isinstance(getattr(backbone, "pooler", None), nn.Module):
@@ -275,10 +258,18 @@ def _without_unused(backbone: PreTrainedModel) -> PreTrainedModel:
 
 
 def _refuse_undrivable(model_class: type, config: PreTrainedConfig) -> None:
-    if "inputs_embeds" not in inspect.signature(model_class.forward).parameters:
+    accepted = inspect.signature(model_class.forward).parameters
+    if config.model_type in IMAGE_FAMILIES:
+        if "attention_mask" not in accepted:
+            raise ValueError(
+                f"{model_class.__name__} ({config.model_type}) cannot be a backbone with transformers {VERSION}: its "
+                "layers take no mask for padding before 5.9 (DINOv2: 5.18). Upgrade transformers."
+            )
+    elif "inputs_embeds" not in accepted:
         raise ValueError(
-            f"{model_class.__name__} ({config.model_type}) cannot be a backbone: its forward takes no "
-            "inputs_embeds, so projected inputs cannot enter it. Choose a text model such as GPT-2 or BERT."
+            f"{model_class.__name__} ({config.model_type}) cannot be a backbone: its forward takes no inputs_embeds, "
+            "so projected inputs cannot enter it. Choose a text model such as GPT-2 or BERT, or of image models "
+            f"{', '.join(IMAGE_FAMILIES)}."
         )
 
 

@@ -15,8 +15,12 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 from transformers import AutoConfig, PreTrainedConfig
 
+from .configuration_identity import IdentityConfig  # noqa: F401  registers itself with AutoConfig
+from .configuration_lstm import LSTMConfig  # noqa: F401
+from .depth import first_layers
 from .untrusted import (
     MAX_LABELS,
+    MAX_LAYERS,
     build_base_config,
     check_dtype,
     check_implementation,
@@ -25,7 +29,8 @@ from .untrusted import (
     short,
 )
 
-PARAMETER_GROUPS = ("input", "output", "norm", "position", "attention", "feedforward")
+# `last_attention` is what of `attention` lies in the last layer; a model has the group where `trainable` names it.
+PARAMETER_GROUPS = ("input", "output", "norm", "position", "attention", "feedforward", "recurrent", "last_attention")
 PAPER_GROUPS = ("input", "output", "norm", "position")
 
 # What each kind of input must declare; all other input fields stay None.
@@ -104,6 +109,7 @@ class FPTConfig(PreTrainedConfig):
     backbone_init: Literal["pretrained", "random", "statistics"] = "pretrained"
     backbone_init_seed: int = 0  # draws the random and the statistics weights
     backbone_init_scheme: Literal["transformers", "gpt2-scaled-residual", "gpt2-flat"] | None = None  # None: by model
+    backbone_layers: int | None = None  # how many of the base's layers are kept, from the first on; None: all
     backbone_dropout: float | None = None  # every dropout inside the backbone; None: as its own configuration says
 
     # The input: declared by the task.
@@ -237,6 +243,11 @@ class FPTConfig(PreTrainedConfig):
             raise ValueError(f"trainable takes groups out of {', '.join(PARAMETER_GROUPS)}; got {short(unknown[0])}.")
         if len(set(self.trainable)) != len(self.trainable):
             raise ValueError(f"trainable names each group once; got {short(list(self.trainable))}.")
+        if {"attention", "last_attention"} <= set(self.trainable):
+            raise ValueError(
+                "trainable names 'attention', all layers', or 'last_attention', the last one's alone; got both: "
+                "leave one out."
+            )
         self.trainable = [group for group in PARAMETER_GROUPS if group in self.trainable]
         if self.positions == "none" and "position" in self.trainable:
             raise ValueError(
@@ -259,6 +270,10 @@ class FPTConfig(PreTrainedConfig):
             if value is not None and not re.fullmatch(form, value):
                 raise ValueError(f"{name} is a hash, of the form {form}; got {short(value)}.")
         _check_within("backbone_init_seed", self.backbone_init_seed, 0, MAX_SEED)
+        if self.backbone_layers is not None:
+            _check_within("backbone_layers", self.backbone_layers, 1, MAX_LAYERS)
+            if self.base_model_config is not None:
+                first_layers(self.base_model_config, self.backbone_layers)
         if self.backbone_dropout is not None:
             _check_probability("backbone_dropout", self.backbone_dropout)
         if self.backbone_init_scheme in ("gpt2-scaled-residual", "gpt2-flat"):

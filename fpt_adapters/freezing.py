@@ -1,8 +1,9 @@
 """The freezing policy: every parameter belongs to one group, and a list of groups trains.
 
 Attention and feed-forward are told apart by structure: inside the repeated layers (the elements of a `ModuleList`),
-what lies under a module whose class is an attention is attention, the rest is feed-forward. What lies outside the
-layers (token embeddings and the like), or is reached by no input, is `other` and never trains.
+what lies under a module whose class is an attention is attention, what lies in a recurrent one (LSTM gates) is
+recurrent, the rest is feed-forward. What lies outside the layers (token embeddings and the like), or is reached by no
+input, is `other` and never trains.
 """
 
 from collections.abc import Iterable
@@ -28,10 +29,14 @@ class GroupCount:
     trained: bool
 
 
-def backbone_groups(backbone: PreTrainedModel, own_positions: bool, qk_norms: bool) -> dict[str, str]:
+def backbone_groups(
+    backbone: PreTrainedModel, own_positions: bool, qk_norms: bool, last_attention: bool = False
+) -> dict[str, str]:
     """Group of each of the backbone's parameters, by name; a parameter with several names appears once.
 
-    `own_positions`: whether the backbone's learned positions are the model's `position` group (or `other`).
+    `own_positions`: whether the backbone's learned positions are the model's `position` group (or `other`);
+    `qk_norms`: whether norms of queries and keys are `norm` (or `attention`); `last_attention`: whether the last
+    layer's attention is a group of its own. Where layers share their weights (ALBERT), it is that of all of them.
     """
     norms = {id(parameter) for parameter in norm_parameters(backbone, qk_norms)}
     positions = {id(parameter) for parameter in position_parameters(backbone)}
@@ -41,6 +46,7 @@ def backbone_groups(backbone: PreTrainedModel, own_positions: bool, qk_norms: bo
     attentions = tuple(
         name + "." for name, module in modules if "Attention" in type(module).__name__ and name.startswith(lists)
     )
+    recurrent = tuple(name + "." for name, module in modules if isinstance(module, nn.RNNBase))
 
     def group(name: str, parameter: nn.Parameter) -> str:
         if id(parameter) in norms:
@@ -49,11 +55,26 @@ def backbone_groups(backbone: PreTrainedModel, own_positions: bool, qk_norms: bo
             return "position" if own_positions else FROZEN_GROUP
         if id(parameter) in unused:
             return FROZEN_GROUP
+        if name.startswith(recurrent):
+            return "recurrent"
         if name.startswith(attentions):
             return "attention"
         return "feedforward" if name.startswith(lists) else FROZEN_GROUP
 
-    return {name: group(name, parameter) for name, parameter in backbone.named_parameters()}
+    groups = {name: group(name, parameter) for name, parameter in backbone.named_parameters()}
+    return _with_last_attention(groups, lists) if last_attention else groups
+
+
+def _with_last_attention(groups: dict[str, str], lists: tuple[str, ...]) -> dict[str, str]:
+    """`groups`, with the attention of the last layer that has any as `last_attention`."""
+
+    def layer(name: str) -> int:
+        outermost = min((prefix for prefix in lists if name.startswith(prefix)), key=len)
+        return int(name.removeprefix(outermost).partition(".")[0])
+
+    layers = {name: layer(name) for name, group in groups.items() if group == "attention"}
+    last = max(layers.values(), default=None)
+    return {name: "last_attention" if layers.get(name, -1) == last else group for name, group in groups.items()}
 
 
 def apply_policy(model: nn.Module, groups: dict[str, str], trainable: Iterable[str]) -> None:
@@ -97,10 +118,10 @@ def format_table(rows: Iterable[GroupCount]) -> str:
     """The parameter table as text, trained groups first, with their sum."""
     rows = sorted(rows, key=lambda row: not row.trained)
     trained = [row for row in rows if row.trained]
-    lines = [f"{'group':<12} {'tensors':>8} {'parameters':>14} {'% of all':>9}  trained"]
+    lines = [f"{'group':<14} {'tensors':>8} {'parameters':>14} {'% of all':>9}  trained"]
     for row in rows:
         mark = "yes" if row.trained else "no"
-        lines.append(f"{row.group:<12} {row.tensors:>8,} {row.parameters:>14,} {row.percent:>9.3f}  {mark}")
+        lines.append(f"{row.group:<14} {row.tensors:>8,} {row.parameters:>14,} {row.percent:>9.3f}  {mark}")
     tensors, parameters = sum(r.tensors for r in trained), sum(r.parameters for r in trained)
-    lines.append(f"{'all trained':<12} {tensors:>8,} {parameters:>14,} {sum(r.percent for r in trained):>9.3f}")
+    lines.append(f"{'all trained':<14} {tensors:>8,} {parameters:>14,} {sum(r.percent for r in trained):>9.3f}")
     return "\n".join(lines)

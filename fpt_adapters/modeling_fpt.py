@@ -126,6 +126,21 @@ class _FPTWithHead(FPTPreTrainedModel):
         self.post_init()
         self._apply_policy()
 
+    def head_inputs(
+        self,
+        input_ids: Tensor | None = None,
+        pixel_values: Tensor | None = None,
+        input_values: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+    ) -> Tensor:
+        """Inputs as for `FPTModel` -> what enters the head: (batch, hidden); for tokens: (batch, tokens, hidden).
+
+        `forward(head_inputs=...)` goes on from there. Where nothing in front of the head trains, they stay the same
+        through training and can be kept.
+        """
+        output, mask = self.fpt.encode(input_ids, pixel_values, input_values, attention_mask)
+        return self._pooled(output.last_hidden_state, mask)
+
     def forward(
         self,
         input_ids: Tensor | None = None,
@@ -137,24 +152,25 @@ class _FPTWithHead(FPTPreTrainedModel):
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
         return_dict: bool | None = None,
+        head_inputs: Tensor | None = None,
     ):
-        """Inputs as for `FPTModel` -> logits, and the loss where `labels` are given.
+        """Inputs as for `FPTModel`, or `head_inputs` in their place -> logits, and the loss where `labels` are given.
 
         Logits (batch, num_labels), `labels` (batch,); for tokens: logits (batch, tokens, [labels_per_token,]
         num_labels), `labels` (batch, tokens[, labels_per_token]), -100 where there is none.
         `num_items_in_batch` divides the summed loss (Trainer passes it); else the loss is the mean.
+        Raises ValueError for inputs of another kind or shape than the model's.
         """
-        output, mask = self.fpt.encode(
-            input_ids,
-            pixel_values,
-            input_values,
-            attention_mask,
-            _choice(output_hidden_states, self.config.output_hidden_states),
-            _choice(output_attentions, self.config.output_attentions),
-        )
-        hidden = output.last_hidden_state  # (batch, tokens, hidden)
-        features = hidden if self.per_token else pool(hidden, mask, self.config.pooling)
-        logits = self.head(features.to(next(self.head.parameters()).dtype))  # some backbones end in half precision
+        with_states = _choice(output_hidden_states, self.config.output_hidden_states)
+        with_attentions = _choice(output_attentions, self.config.output_attentions)
+        raw = (input_ids, pixel_values, input_values, attention_mask)
+        if head_inputs is None:
+            output, mask = self.fpt.encode(*raw, with_states, with_attentions)
+            head_inputs = self._pooled(output.last_hidden_state, mask)
+        else:
+            self._check_head_inputs(head_inputs, raw, with_states or with_attentions)
+            output = BaseModelOutput()
+        logits = self.head(head_inputs.to(next(self.head.parameters()).dtype))  # some backbones end in half precision
         loss = None
         if labels is not None:
             loss = classification_loss(logits, labels, self.config.problem_type, num_items_in_batch)
@@ -162,6 +178,22 @@ class _FPTWithHead(FPTPreTrainedModel):
             loss=loss, logits=logits, hidden_states=output.hidden_states, attentions=output.attentions
         )
         return result if _choice(return_dict, self.config.return_dict) else result.to_tuple()
+
+    def _pooled(self, hidden: Tensor, mask: Tensor | None) -> Tensor:
+        return hidden if self.per_token else pool(hidden, mask, self.config.pooling)
+
+    def _check_head_inputs(self, head_inputs: Tensor, raw: tuple[Tensor | None, ...], with_states: bool) -> None:
+        if any(given is not None for given in raw):
+            raise ValueError("head_inputs stand in place of the raw inputs and their mask: give one or the other.")
+        if with_states:
+            raise ValueError("head_inputs skip the backbone: it has no hidden states or attentions to return.")
+        width = output_width(self.config.base_model_config)
+        expected = ("batch", "tokens", width) if self.per_token else ("batch", width)
+        if head_inputs.ndim != len(expected) or head_inputs.shape[-1] != width:
+            raise ValueError(
+                f"head_inputs has shape ({', '.join(map(str, expected))}), got {tuple(head_inputs.shape)}: give what "
+                "this model's head_inputs() returns."
+            )
 
 
 class FPTForSequenceClassification(_FPTWithHead):

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, Subset
+from torch.utils.data import Dataset
 from transformers import (
     TrainerCallback,
     TrainerControl,
@@ -24,11 +24,12 @@ from transformers import (
 from transformers.trainer_utils import get_last_checkpoint
 from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_NAME, logging
 
+from .cached_features import innermost
+from .caching import CachingTrainer
 from .configuration_fpt import PARAMETER_GROUPS, FPTConfig
 from .delta import DeltaError, check_delta, read_delta, running_statistics, tensor_digest
 from .heads import IGNORED_LABEL
 from .pretrained import FPTPreTrainedModel
-from .publishing import PublishingTrainer
 
 logger = logging.get_logger(__name__)
 
@@ -82,17 +83,18 @@ class SetEpoch(TrainerCallback):
         self.dataset.set_epoch(int(state.epoch))
 
 
-class FPTTrainer(PublishingTrainer):
+class FPTTrainer(CachingTrainer):
     """Trainer for frozen pretrained transformers.
 
     Takes what `Trainer` takes, and `group_learning_rates`: a learning rate for each named parameter group (`input`,
-    `output`, `norm`, `position`, `attention`, `feedforward`); the others have `args.learning_rate`.
+    `output`, `norm`, `position` ...; see `PARAMETER_GROUPS`); the others have `args.learning_rate`.
 
     Before training it refuses: a model that trains nothing, trained weights below fp32, an empty training set, a
     first batch with wrong inputs, and a checkpoint to resume that is not exactly this model's. After training it
     raises TrainingError if a frozen weight changed or a trained one is not finite, and warns of a trained one that
     stayed as it was. A loss that is no longer finite stops training with TrainingError.
 
+    Where the head alone trains, the backbone runs once over the data; see `CachingTrainer` for `cache_features`.
     Training ends with a model card in `args.output_dir`; see `PublishingTrainer` for it and for the Hub.
     """
 
@@ -113,9 +115,7 @@ class FPTTrainer(PublishingTrainer):
         if self.group_learning_rates and self.optimizer is not None:
             raise ValueError("group_learning_rates sets up Trainer's optimizer; give that or your own, not both.")
         self.args.logging_nan_inf_filter = False  # it would show the last finite loss instead
-        dataset = self.train_dataset
-        while isinstance(dataset, Subset):
-            dataset = dataset.dataset
+        dataset = innermost(self.train_dataset)
         if callable(getattr(dataset, "set_epoch", None)):
             self.add_callback(SetEpoch(dataset))
         self.data_collator = CheckedCollator(self.data_collator or default_data_collator, model.config)

@@ -21,7 +21,7 @@ MAX_LABELS = 2**20  # transformers makes a dict of that many entries as soon as 
 MAX_INTEGERS = 2**25
 # Which attention or experts run: a name with a slash is a repo on the Hub, whose code would be fetched and run.
 IMPLEMENTATIONS = ("attn_implementation", "experts_implementation")
-# What makes transformers load, import or replace more than the weights of a text model.
+# What makes transformers load, import or replace more than a model's own weights.
 LOADS_MORE = (
     "architecture",  # of a timm model
     "backbone",
@@ -96,10 +96,10 @@ def _check(name: str, value: Any, place: str) -> None:
     if name in LOADS_MORE and value:
         raise ValueError(
             f"{place} has {name}={short(value)}, which loads or replaces more than a model's own weights: a backbone "
-            "is a text model of transformers itself, not quantised. Leave it out, or choose another base."
+            "is a text or image model of transformers itself, not quantised. Leave it out, or choose another base."
         )
     if name == "model_type" and (value == "fpt" or str(value).startswith("timm")):
-        raise ValueError(f"{place} has model_type={short(value)}, which is no backbone: name a text model's.")
+        raise ValueError(f"{place} has model_type={short(value)}, which is no backbone: name another model's.")
     if ("layers" in name or name == "n_layer") and _is_integer(value) and value > MAX_LAYERS:
         raise ValueError(f"{place} has {name}={short(value)}, but no backbone has more than {MAX_LAYERS} layers.")
 

@@ -14,11 +14,15 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import pytest
 import torch
+import transformers
 from hub import StandInHub
+from packaging.version import Version
 from transformers import AutoConfig, AutoModel, GPT2Config, PreTrainedConfig
 
 import fpt_adapters
 
+EXAMPLES = Path(__file__).parents[1] / "examples"
+sys.path.insert(0, os.fspath(EXAMPLES))  # as for a script that is run there
 torch.set_num_threads(1)  # tiny models are faster so, above all beside other processes
 gc.freeze()  # Trainer collects garbage at every start: not the imported modules each time
 
@@ -79,6 +83,25 @@ TINY_BACKBONES = {
     "gemma": COMMON | {"num_key_value_heads": 1, "head_dim": 16},
     "modernbert": COMMON | SPECIAL,
 }
+PICTURES = {
+    "hidden_size": WIDTH,
+    "num_hidden_layers": LAYERS,
+    "num_attention_heads": HEADS,
+    "image_size": 8,
+    "patch_size": 4,
+}
+IMAGE_BACKBONES = {
+    "vit": PICTURES | {"intermediate_size": 64},
+    "deit": PICTURES | {"intermediate_size": 64},
+    "dinov2": PICTURES | {"mlp_ratio": 2},
+}
+TRANSFORMERS = Version(transformers.__version__)
+if TRANSFORMERS < Version("5.18"):  # in older ones these models cannot mask padding
+    del IMAGE_BACKBONES["dinov2"]
+if TRANSFORMERS < Version("5.9"):
+    IMAGE_BACKBONES.clear()
+TINY_BACKBONES |= IMAGE_BACKBONES
+TRANSFORMER_GROUPS = ("input", "output", "norm", "position", "attention", "feedforward")  # that all of these have
 CAUSAL = ("gpt2", "openai-gpt", "opt", "gpt_neox", "llama", "qwen3", "gemma")
 
 

@@ -7,18 +7,30 @@ import shutil
 
 import pytest
 import torch
-from conftest import CAUSAL, LAYERS, POSITIONS, TINY_BACKBONES, VOCABULARY, WIDTH, tiny_config
+from conftest import (
+    CAUSAL,
+    IMAGE_BACKBONES,
+    LAYERS,
+    POSITIONS,
+    TINY_BACKBONES,
+    TRANSFORMER_GROUPS,
+    VOCABULARY,
+    WIDTH,
+    tiny_config,
+)
 from transformers import (
     AutoConfig,
     AutoModel,
+    BeitConfig,
+    CLIPVisionConfig,
     GPT2Config,
     OlmoConfig,
-    ViTConfig,
+    SwinConfig,
     Wav2Vec2Config,
 )
 
 from fpt_adapters import (
-    PARAMETER_GROUPS,
+    PAPER_GROUPS,
     FPTForImageClassification,
     FPTForSequenceClassification,
     FPTForTokenClassification,
@@ -26,8 +38,11 @@ from fpt_adapters import (
     format_table,
 )
 from fpt_adapters.building import build_backbone, fingerprint
+from fpt_adapters.modeling_identity import IdentityConfig
+from fpt_adapters.modeling_lstm import LSTMConfig
 
 FAMILIES = sorted(TINY_BACKBONES)
+TEXT_FAMILIES = [name for name in FAMILIES if name not in IMAGE_BACKBONES]  # test_image_backbones.py has the others'
 
 
 def names(*modules, weight_only=False):
@@ -42,7 +57,11 @@ BERT_NORMS = names(
 LLAMA_NORMS = names(
     "layers.{i}.input_layernorm", "layers.{i}.post_attention_layernorm", "norm", weight_only=True
 )  # fmt: skip
+VIT_NORMS = names("layers.{i}.layernorm_before", "layers.{i}.layernorm_after", "layernorm")
 NORMS = {
+    "vit": VIT_NORMS,
+    "deit": VIT_NORMS,
+    "dinov2": names("layers.{i}.norm1", "layers.{i}.norm2", "layernorm"),
     "gpt2": names("h.{i}.ln_1", "h.{i}.ln_2", "ln_f"),
     "openai-gpt": names("h.{i}.ln_1", "h.{i}.ln_2"),
     "bert": BERT_NORMS,
@@ -98,6 +117,9 @@ GPT_ATTENTION, GPT_FEEDFORWARD = (
 LLAMA_ATTENTION = names(*(f"layers.{{i}}.self_attn.{m}_proj" for m in "qkvo"), weight_only=True)
 LLAMA_FEEDFORWARD = names(*(f"layers.{{i}}.mlp.{m}_proj" for m in ("gate", "up", "down")), weight_only=True)
 LLAMA_PARTS = (LLAMA_ATTENTION, LLAMA_FEEDFORWARD, {"embed_tokens.weight"})
+VIT_ATTENTION = names(*(f"layers.{{i}}.attention.{m}_proj" for m in "qkvo"))
+VIT_FEEDFORWARD = names("layers.{i}.mlp.fc1", "layers.{i}.mlp.fc2")
+LAYER_SCALES = {f"layers.{i}.layer_scale{part}.lambda1" for i in range(LAYERS) for part in (1, 2)}
 ALBERT_LAYER = "encoder.albert_layer_groups.0.albert_layers.0."
 PARTS = {  # attention, feedforward, other
     "gpt2": (GPT_ATTENTION, GPT_FEEDFORWARD, {"wte.weight"}),
@@ -142,6 +164,9 @@ PARTS = {  # attention, feedforward, other
         names("layers.{i}.mlp.Wi", "layers.{i}.mlp.Wo", weight_only=True),
         {"embeddings.tok_embeddings.weight"},
     ),
+    "vit": (VIT_ATTENTION, VIT_FEEDFORWARD, set()),
+    "deit": (VIT_ATTENTION, VIT_FEEDFORWARD, set()),
+    "dinov2": (VIT_ATTENTION, VIT_FEEDFORWARD | LAYER_SCALES, set()),
 }
 EMBEDDING_WIDTHS = {"albert": 16, "opt": 16}
 OUTPUT_WIDTHS = {"opt": 16}
@@ -150,6 +175,11 @@ OUTPUT_WIDTHS = {"opt": 16}
 def members(model, group):
     """Names of a group's parameters, those of the backbone without their prefix."""
     return {name.partition("backbone.")[2] or name for name, its in model.parameter_groups().items() if its == group}
+
+
+def build(config, **fields):
+    fields = {"input_type": "values", "input_size": 3, "sequence_length": 10, "backbone_init": "random"} | fields
+    return FPTForSequenceClassification.from_backbone(config, **fields)
 
 
 @pytest.fixture(scope="session")
@@ -222,6 +252,21 @@ def test_pooling_reads_the_token_that_saw_the_most(make_model, model_type):
     assert torch.allclose(before, after, atol=1e-6) is (model_type in CAUSAL)
 
 
+@pytest.mark.parametrize(
+    "config, pooling, kept",
+    [
+        (LSTMConfig(hidden_size=WIDTH), "last", torch.bfloat16),
+        (IdentityConfig(hidden_size=WIDTH), "mean", torch.float32),  # each token sees itself alone; nothing to keep
+    ],
+    ids=["lstm", "identity"],
+)
+def test_a_model_without_tokens_is_a_backbone(config, pooling, kept):
+    model = build(config, dtype="bfloat16", trainable=["input", "output", "position"])
+    assert (model.config.pooling, model.config.positions, model.config.dtype) == (pooling, "new", kept)
+    assert model.fpt.input_projection.projection.out_features == WIDTH and model.fpt.embedding_scale == 1.0
+    assert model(input_values=torch.randn(2, 7, 3)).logits.dtype == torch.float32
+
+
 def test_a_chosen_pooling_stays(make_model):
     assert make_model("gpt2", pooling="mean").config.pooling == "mean"
     assert make_model("bert", pooling="first").config.pooling == "first"
@@ -277,7 +322,7 @@ def test_exactly_the_named_groups_train(make_model, model_type, trainable):
 
 
 @pytest.mark.parametrize("model_type", FAMILIES)
-@pytest.mark.parametrize("trainable", [PARAMETER_GROUPS[:4], PARAMETER_GROUPS], ids=["paper", "all"])
+@pytest.mark.parametrize("trainable", [PAPER_GROUPS, TRANSFORMER_GROUPS], ids=["paper", "all"])
 def test_every_trained_tensor_gets_a_gradient(make_model, model_type, trainable):
     model = make_model(model_type, FPTForTokenClassification, trainable=list(trainable)).train()
     labels = torch.arange(20).reshape(2, 10) % 4
@@ -335,7 +380,7 @@ def test_gpt2_base_on_cifar10_trains_the_papers_number(gpt2_base):
 # Parity with the untouched backbone
 
 
-@pytest.mark.parametrize("model_type", FAMILIES)
+@pytest.mark.parametrize("model_type", TEXT_FAMILIES)
 def test_projected_inputs_meet_the_untouched_backbone(stock, model_type):
     folder, reference = stock(model_type)
     model = FPTModel.from_backbone(folder, input_type="values", input_size=3, sequence_length=9).eval()
@@ -349,7 +394,7 @@ def test_projected_inputs_meet_the_untouched_backbone(stock, model_type):
 
 
 @pytest.mark.parametrize("length", [7, POSITIONS])
-@pytest.mark.parametrize("model_type", FAMILIES)
+@pytest.mark.parametrize("model_type", TEXT_FAMILIES)
 def test_the_backbones_own_embeddings_give_its_own_hidden_states(stock, model_type, length):
     """Positions start at the right row, embeddings are scaled as the family does, padding is masked."""
     folder, reference = stock(model_type)
@@ -385,15 +430,12 @@ def test_gemmas_scale_reaches_positions_and_inputs_alike(make_model):
 VISION = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
 
 
-def build(config, **fields):
-    fields = {"input_type": "values", "input_size": 3, "sequence_length": 10, "backbone_init": "random"} | fields
-    return FPTForSequenceClassification.from_backbone(config, **fields)
-
-
 @pytest.mark.parametrize(
     "config, words",
     [
-        (ViTConfig(**VISION, image_size=8, patch_size=4), ["ViTModel", "vit", "inputs_embeds"]),
+        (SwinConfig(image_size=8, patch_size=2, embed_dim=8, depths=[1, 1]), ["SwinModel", "swin", "inputs_embeds"]),
+        (BeitConfig(**VISION, image_size=8, patch_size=4), ["BeitModel", "beit", "inputs_embeds", "GPT-2", "vit,"]),
+        (CLIPVisionConfig(**VISION, image_size=8, patch_size=4), ["CLIPVisionModel", "inputs_embeds", "dinov2"]),
         (
             Wav2Vec2Config(**VISION, num_conv_pos_embeddings=4, num_conv_pos_embedding_groups=2),
             ["Wav2Vec2Model", "inputs_embeds"],
@@ -423,7 +465,7 @@ def test_positions_of_a_backbone_that_has_none_are_refused(model_type):
         build(tiny_config(model_type), positions="backbone")
 
 
-@pytest.mark.parametrize("model_type", [name for name in FAMILIES if name != "t5"])
+@pytest.mark.parametrize("model_type", [name for name in TEXT_FAMILIES if name != "t5"])
 def test_too_long_inputs_name_both_lengths(model_type):
     build(tiny_config(model_type), sequence_length=POSITIONS)
     limit = POSITIONS + 2 if model_type in ("roberta", "longformer") else POSITIONS
@@ -432,8 +474,9 @@ def test_too_long_inputs_name_both_lengths(model_type):
         build(tiny_config(model_type), sequence_length=POSITIONS + 1)
 
 
-def test_relative_positions_have_no_longest_input():
-    assert build(tiny_config("t5"), sequence_length=1000).fpt.backbone.device.type == "cpu"
+@pytest.mark.parametrize("model_type", ["t5", *IMAGE_BACKBONES])
+def test_relative_and_unused_positions_have_no_longest_input(model_type):
+    assert build(tiny_config(model_type), sequence_length=1000).fpt.backbone.device.type == "cpu"
 
 
 def test_a_configuration_alone_cannot_be_a_pretrained_backbone():

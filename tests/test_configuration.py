@@ -40,6 +40,7 @@ CONFIGURATIONS = {
     },
     "seed and scheme": random_gpt2(backbone_init_seed=7, backbone_init_scheme="gpt2-flat", backbone_dropout=0.25),
     "statistics": VALUES | {"backbone_init": "statistics", "backbone_init_seed": 3},
+    "first layer, last attention": random_gpt2(backbone_layers=1, trainable=["input", "output", "last_attention"]),
 }
 
 
@@ -173,6 +174,14 @@ RULES = {
     "unknown group": (VALUES | {"trainable": ["input", "layernorm"]}, ["'layernorm'", *PARAMETER_GROUPS]),
     "group named twice": (VALUES | {"trainable": ["input", "norm", "input"]}, ["each group once", "norm"]),
     "no positions to train": (VALUES | {"positions": "none"}, ["positions='none'", "['input', 'output', 'norm']"]),
+    "all attention and the last one": (
+        VALUES | {"trainable": ["input", "attention", "last_attention"]},
+        ["'attention'", "'last_attention'", "leave one out"],
+    ),
+    "no layers": (random_gpt2(backbone_layers=0), ["backbone_layers", "at least 1"]),
+    "fewer than no layers": (VALUES | {"backbone_layers": -1}, ["backbone_layers", "at least 1", "-1"]),
+    "more layers than any model has": (VALUES | {"backbone_layers": 10**9}, ["backbone_layers", "at most 512"]),
+    "more layers than the base has": (random_gpt2(backbone_layers=3), ["backbone_layers=3", "gpt2 has 2 layers"]),
     "a commit that is none": (VALUES | {"base_model_revision": "main"}, ["base_model_revision is a hash", "'main'"]),
     "a fingerprint that is none": (VALUES | {"base_model_fingerprint": "abc"}, ["base_model_fingerprint is a hash"]),
     "a seed that torch cannot take": (VALUES | {"backbone_init_seed": 2**63}, ["backbone_init_seed", "at most"]),
@@ -252,6 +261,10 @@ def test_a_stride_that_would_skip_steps_is_refused(stride):
         ("positions", "rotary"),
         ("pooling", "max"),
         ("problem_type", "sorting"),
+        ("backbone_layers", "all"),
+        ("backbone_layers", 2.0),
+        ("backbone_layers", True),
+        ("backbone_layers", [0, 1]),
         ("sequence_length", "ten"),
         ("sequence_length", 10.5),
         ("sequence_length", True),

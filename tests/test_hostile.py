@@ -32,6 +32,7 @@ from transformers import (
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 import fpt_adapters.building
+import fpt_adapters.modeling_lstm
 from fpt_adapters import DeltaError, FPTConfig, FPTForSequenceClassification, FPTModel
 from fpt_adapters.configuration_fpt import config_digest
 from fpt_adapters.delta import CONFIG_KEY, DIGESTS_KEY, tensor_digest
@@ -223,7 +224,7 @@ def test_a_nested_configuration_is_a_text_models(hostile, refused, values, init)
     refused(hostile(init, nested=values), "base_model_config", "backbone")
 
 
-@pytest.mark.parametrize("model_type", ["vit", "resnet", "clip"])
+@pytest.mark.parametrize("model_type", ["swin", "resnet", "clip"])
 def test_what_takes_no_embeddings_is_refused_before_it_is_built(hostile, refused, monkeypatch, model_type):
     def build(*args, **kwargs):
         raise AssertionError("built")
@@ -439,6 +440,8 @@ ABSURD = {  # fields of config.json (base_model_config: changes, or all of it wh
     ),
     "a seed": ({"backbone_init_seed": 10**30}, ["backbone_init_seed", str(10**30)]),
     "a number that Python does not print": ({"sequence_length": 10**4000}, ["sequence_length", "..."]),
+    "a depth": ({"backbone_layers": HUGE}, ["backbone_layers", "at most 512", str(HUGE)]),
+    "a depth beyond the base's": ({"backbone_layers": 512}, ["backbone_layers=512", "has 2 layers"]),
     "tokens": ({"sequence_length": HUGE}, ["sequence_length", str(HUGE)]),
     "tokens that the backbone has not": ({"sequence_length": 10**6}, ["1000000 tokens"]),
     "numbers": ({"input_size": HUGE}, ["input_size", str(HUGE)]),
@@ -497,6 +500,16 @@ ABSURD = {  # fields of config.json (base_model_config: changes, or all of it wh
             {"random": ["larger than this machine's memory"], "pretrained": ["belongs to another base"]},
         ),
         ("wide", {"n_embd": 2**22}, {"random": ["larger than this machine's memory"], "pretrained": ["has 32"]}),
+        (
+            "pictures",
+            TINY | {"model_type": "vit", "image_size": 2**16, "patch_size": 1},
+            {"random": ["larger than this machine's memory"], "pretrained": ["belongs to another base"]},
+        ),
+        (
+            "gates",
+            {"model_type": "fpt_lstm", "hidden_size": 2**20},
+            {"random": ["larger than this machine's memory"], "pretrained": ["belongs to another base"]},
+        ),
         (
             "experts",
             TINY | {"model_type": "mixtral", "num_local_experts": 2**24},
@@ -594,6 +607,11 @@ def test_a_configuration_alone_builds_nothing_larger_than_the_machine(hostile, m
             AutoModel.from_config(config)
     config.input_size = 3
     assert type(AutoModel.from_config(config)) is FPTModel
+
+
+def test_the_number_of_layers_is_part_of_the_base(hostile, refused):
+    """One layer less is another backbone, even if every tensor of the delta were there."""
+    refused(hostile(backbone_layers=1), "Another base", error=DeltaError)
 
 
 def test_the_number_of_heads_is_the_bases(hostile, refused):

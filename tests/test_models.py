@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from conftest import LAYERS, TINY_BACKBONES, VOCABULARY, WIDTH, tiny_config
+from conftest import LAYERS, TINY_BACKBONES, TRANSFORMER_GROUPS, VOCABULARY, WIDTH, tiny_config
 from torch import nn
 from torch.nn import functional as F
 from transformers import (
@@ -19,7 +19,6 @@ from transformers.modeling_outputs import (
 )
 
 from fpt_adapters import (
-    PARAMETER_GROUPS,
     FPTConfig,
     FPTForImageClassification,
     FPTForSequenceClassification,
@@ -491,7 +490,7 @@ POLICIES = {
     "paper": {},
     "head": {"trainable": ["output"]},
     "no norms": {"trainable": ["input", "output"]},
-    "all": {"trainable": list(PARAMETER_GROUPS)},
+    "all": {"trainable": list(TRANSFORMER_GROUPS)},
 }
 
 
@@ -502,7 +501,8 @@ def test_a_bf16_backbone_trains_in_fp32_without_autocast(make_model, model_type,
     for name, parameter in model.named_parameters():
         if parameter.requires_grad or "backbone." not in name:
             assert parameter.dtype == torch.float32, name
-    assert model.fpt.backbone.get_input_embeddings().weight.dtype == torch.bfloat16
+    kept = {p.dtype for p in model.fpt.backbone.parameters() if not p.requires_grad}
+    assert torch.bfloat16 in kept or not kept  # an image model has nothing that never trains
     reference = make_model(model_type, **NO_DROPOUT, **policy).eval()
     batch, mask = example("values"), torch.tensor([[1] * 10, [1] * 6 + [0] * 4])
     with torch.no_grad():

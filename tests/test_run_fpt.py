@@ -21,6 +21,7 @@ from transformers import AutoConfig, AutoModel
 from transformers.utils import logging
 
 from fpt_adapters import DeltaError
+from fpt_adapters.tasks import TASKS
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "examples" / "run_fpt.py"
@@ -250,6 +251,34 @@ def test_model_flags_reach_the_config(saved_base, tmp_path):
     assert {name: config[name] for name in wanted} == wanted
 
 
+LSTM = '{"model_type": "fpt_lstm", "hidden_size": 8, "num_hidden_layers": 2}'
+
+
+def test_a_backbone_is_built_from_its_configuration_and_cut(tmp_path):
+    arguments = ["--task_name", "digits", "--output_dir", str(tmp_path / "out"), *QUIET, "--do_train", "--do_eval"]
+    arguments += ["--backbone_config", LSTM, "--backbone_init", "random", "--backbone_layers", "1", "--max_steps", "2"]
+    results = run_fpt.main([*arguments, "--trainable", "input", "output", "norm", "recurrent"])
+    assert results["eval_accuracy"] >= 0 and "eval_floor" in results
+    saved = AutoConfig.from_pretrained(tmp_path / "out")
+    assert saved.backbone_layers == 1 and saved.base_model_config.num_hidden_layers == 2
+    assert AutoModel.from_pretrained(tmp_path / "out").backbone.config.num_hidden_layers == 1
+
+
+def test_a_backbone_trained_whole_is_saved_and_serves_as_a_base(saved_base, tmp_path):
+    whole = ["--trainable", "input", "output", "norm", "position", "attention", "feedforward"]
+    train = ["--do_train", "--max_steps", "2", "--save_backbone", str(tmp_path / "backbone")]
+    run_fpt.main([*flags("bit-xor", saved_base, tmp_path / "whole", *train), *whole])
+    trained = load_file(tmp_path / "backbone" / "model.safetensors")
+    before = load_file(saved_base / "model.safetensors")
+    assert trained.keys() == before.keys()
+    assert not torch.equal(trained["h.0.attn.c_attn.weight"], before["h.0.attn.c_attn.weight"])
+    on_it = flags("bit-xor", tmp_path / "backbone", tmp_path / "fpt", "--do_train", "--do_eval", "--max_steps", "2")
+    assert "eval_accuracy" in run_fpt.main(on_it)
+    with pytest.raises(ValueError, match=r"--save_backbone .* is not empty"):
+        run_fpt.main([*flags("bit-xor", saved_base, tmp_path / "again", *train), *whole])
+    assert not (tmp_path / "again").exists()
+
+
 # Recipes
 
 
@@ -257,7 +286,7 @@ def test_model_flags_reach_the_config(saved_base, tmp_path):
 def test_the_recipes_parse_to_what_they_say(recipe):
     parsed = run_fpt.parse([str(recipe), "--use_cpu"])
     values = yaml.safe_load(recipe.read_text())
-    assert values["task_name"] == recipe.stem == parsed[-1].name
+    assert values["task_name"] == recipe.stem.removeprefix("pretrain-") == parsed[-1].name
     assert values["output_dir"] == f"outputs/{recipe.stem}"
     for name, value in values.items():
         holders = [part for part in parsed if hasattr(part, name)]
@@ -266,7 +295,7 @@ def test_the_recipes_parse_to_what_they_say(recipe):
 
 
 def test_there_is_a_recipe_for_every_task():
-    assert {path.stem for path in RECIPES} == set(run_fpt.TASKS)
+    assert {path.stem for path in RECIPES} == {*TASKS, "pretrain-bit-memory"}
 
 
 RECIPE = {
@@ -370,9 +399,28 @@ def test_wrong_flags_are_told_in_one_line(more, parts, saved_base, tmp_path, mon
         assert part in line
 
 
+@pytest.mark.parametrize(
+    ("more", "parts"),
+    [
+        ([], ["either --model_name_or_path", "or --backbone_config"]),
+        (["--backbone_config", "gpt2"], ["JSON", '"model_type": "gpt2"', "'gpt2'"]),
+        (["--backbone_config", '{"n_layer": 3}'], ["needs a model_type", "n_layer"]),
+        (["--backbone_config", '{"model_type": "ftp"}'], ["ftp"]),
+        (["--backbone_config", '{"model_type": "fpt_lstm", "hidden_size": 0}'], ["hidden_size", "at least 1"]),
+        (["--backbone_config", '{"model_type": "fpt_identity"}'], ["backbone_init='random'"]),
+        (["--backbone_config", LSTM, "--backbone_init", "random", "--backbone_layers", "3"], ["3", "2 layers"]),
+    ],
+)
+def test_wrong_backbone_configurations_are_told_in_one_line(more, parts, tmp_path, monkeypatch, capsys):
+    arguments = ["--task_name", "digits", "--output_dir", str(tmp_path / "out"), *QUIET, *TRAIN, *more]
+    line = fails(arguments, monkeypatch, capsys)
+    for part in parts:
+        assert part in line
+
+
 def test_an_unknown_task_is_told_with_the_known_ones(saved_base, tmp_path, monkeypatch, capsys):
     line = fails(flags("mist", saved_base, tmp_path / "out", *TRAIN), monkeypatch, capsys)
-    for name in ("'mist'", *run_fpt.TASKS):
+    for name in ("'mist'", *TASKS):
         assert name in line
 
 

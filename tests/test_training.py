@@ -8,13 +8,13 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from conftest import TRANSFORMER_GROUPS
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.utils import logging
 
 from fpt_adapters import (
-    PARAMETER_GROUPS,
     DeltaError,
     FPTForImageClassification,
     FPTForSequenceClassification,
@@ -112,13 +112,13 @@ def warned(caplog):
 PAPER = ("input", "output", "norm", "position")
 POLICIES = [
     ("gpt2", PAPER),
-    ("gpt2", PARAMETER_GROUPS),
+    ("gpt2", TRANSFORMER_GROUPS),
     ("gpt2", ("output",)),
     ("gpt2", ("norm", "feedforward")),
     ("bert", PAPER),
     ("bert", ("input", "output", "attention", "feedforward")),
     ("albert", PAPER),
-    ("t5", PARAMETER_GROUPS),
+    ("t5", TRANSFORMER_GROUPS),
     ("llama", PAPER),
     ("qwen3", ("input", "output", "norm", "attention")),
     ("modernbert", PAPER),
@@ -153,7 +153,7 @@ def test_training_learns(make_model, tmp_path):
 @TRAINERS
 @pytest.mark.parametrize(
     ("model_type", "trainable"),
-    [("gpt2", PAPER), ("bert", PARAMETER_GROUPS), ("llama", PAPER)],
+    [("gpt2", PAPER), ("bert", TRANSFORMER_GROUPS), ("llama", PAPER)],
 )
 def test_checkpoints_hold_the_trained_tensors_alone(trainer_class, model_type, trainable, make_model, tmp_path):
     model = make_model(model_type, trainable=trainable)

@@ -1,0 +1,96 @@
+"""Pictures of a study: accuracy against steps, accuracy against learning rate, steps to converge."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+import numpy as np
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+
+from .plan import Study, Task
+from .summary import Cell
+
+CURVES, RATES, STEPS = "accuracy_against_steps.png", "accuracy_against_learning_rate.png", "steps_to_converge.png"
+DOTS_PER_INCH = 130
+
+
+def draw(study: Study, cells: Mapping[tuple[str, str], Cell], folder: Path) -> list[str]:
+    """Draw the pictures of what has finished into `folder`. Returns their file names."""
+    tasks = [task for task in study.tasks if any((model.name, task.name) in cells for model in study.models)]
+    names = []
+    swept = any(len(cell.by_rate) > 1 for cell in cells.values())
+    for name, panel in ((CURVES, draw_curves), (RATES, draw_rates if swept else None), (STEPS, draw_steps)):
+        if panel is None or not tasks:
+            continue
+        columns = min(3, len(tasks))
+        rows = -(-len(tasks) // columns)
+        figure, axes = plt.subplots(rows, columns, figsize=(5 * columns, 4 * rows + 0.8), squeeze=False)
+        for axis in axes.flat[len(tasks) :]:
+            axis.set_visible(False)
+        for axis, task in zip(axes.flat, tasks, strict=False):
+            panel(axis, study, task, cells)
+            axis.set_title(task.label, fontsize=10)
+        handles = {
+            label: handle
+            for axis in axes.flat
+            for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)
+        }
+        figure.legend(handles.values(), handles.keys(), loc="lower center", ncols=4, frameon=False, fontsize=8)
+        figure.suptitle(study.title)
+        figure.tight_layout(rect=(0, 0.04 + 0.03 * (len(handles) // 4), 1, 1))
+        figure.savefig(folder / name, dpi=DOTS_PER_INCH)
+        plt.close(figure)
+        names.append(name)
+    return names
+
+
+def draw_curves(axis: Axes, study: Study, task: Task, cells: Mapping[tuple[str, str], Cell]) -> None:
+    """Validation scores at the chosen learning rate: the mean over seeds, and from the lowest to the highest."""
+    for index, model in enumerate(study.models):
+        cell = cells.get((model.name, task.name))
+        if cell is None:
+            continue
+        steps = sorted({step for record in cell.records for step, _ in record["curve"]})
+        # a run that stopped at its target keeps its last score
+        scores = np.array([np.interp(steps, *zip(*record["curve"], strict=True)) for record in cell.records])
+        color = f"C{index % 10}"
+        axis.plot(steps, 100 * scores.mean(axis=0), color=color, label=model.label, linewidth=1.5)
+        axis.fill_between(steps, *(100 * edge(axis=0) for edge in (scores.min, scores.max)), color=color, alpha=0.15)
+        axis.axhline(100 * cell.floors["validation"], color="grey", linestyle="--", linewidth=0.8)
+    axis.set(xlabel="step", ylabel=f"validation {task.metric} (%)")
+    axis.grid(alpha=0.3)
+
+
+def draw_rates(axis: Axes, study: Study, task: Task, cells: Mapping[tuple[str, str], Cell]) -> None:
+    """Validation score at the last step for each learning rate: mean and standard deviation over seeds."""
+    for index, model in enumerate(study.models):
+        cell = cells.get((model.name, task.name))
+        if cell is None:
+            continue
+        rates = sorted(cell.by_rate)
+        means = [100 * cell.by_rate[rate].mean for rate in rates]
+        deviations = [100 * cell.by_rate[rate].deviation for rate in rates]
+        color = f"C{index % 10}"
+        axis.errorbar(rates, means, deviations, color=color, label=model.label, marker="o", markersize=3, capsize=2)
+    axis.set(xscale="log", xlabel="learning rate", ylabel=f"validation {task.metric} (%)")
+    axis.grid(alpha=0.3)
+
+
+def draw_steps(axis: Axes, study: Study, task: Task, cells: Mapping[tuple[str, str], Cell]) -> None:
+    """Steps to converge at the chosen learning rate; a hatched bar is a model of which a seed did not get there."""
+    models = [model for model in study.models if (model.name, task.name) in cells]
+    for row, model in enumerate(models):
+        cell = cells[model.name, task.name]
+        known, color = cell.steps is not None and not cell.not_converged, f"C{study.models.index(model) % 10}"
+        length = cell.steps.mean if known else cell.budget
+        text = f" {cell.steps.mean:,.0f}" if known else f" over {cell.budget:,}"
+        style = {"color": color, "alpha": 0.8} if known else {"facecolor": "none", "edgecolor": color, "hatch": "//"}
+        axis.barh(row, length, **style)
+        axis.text(length, row, text, va="center", fontsize=7)
+    axis.set_yticks(range(len(models)), [model.label for model in models], fontsize=7)
+    axis.invert_yaxis()
+    axis.set(xscale="log", xlabel="steps to converge")
+    axis.margins(x=0.25)

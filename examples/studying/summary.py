@@ -1,0 +1,138 @@
+"""Numbers of a study: the learning rate that validation chooses, means and spreads over seeds, steps to converge."""
+
+import math
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from .plan import Model, Study, Task
+
+WITHIN = 0.01  # without a target, a run has converged where it comes so near to its best validation score
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Mean and standard deviation (of a sample; 0 for one value) over `count` seeds."""
+
+    mean: float
+    deviation: float
+    count: int
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> "Spread":
+        """Of at least one value."""
+        return cls(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0, len(values))
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One model on one task, at the learning rate that has the best mean validation score (and then fewest steps).
+
+    Scores lie in 0..1. `by_rate`: the validation score of every learning rate that was tried on all seeds;
+    `diverged`: runs at any learning rate that did; `steps`: of the chosen runs that converged; `records`: theirs.
+    """
+
+    learning_rate: float
+    test: Spread
+    validation: Spread
+    by_rate: Mapping[float, Spread]
+    steps: Spread | None
+    not_converged: int
+    budget: int  # the steps that a run may take
+    diverged: int
+    floors: Mapping[str, float]  # means over the seeds' splits
+    records: tuple[Mapping[str, Any], ...]
+
+
+def summarise(study: Study, records: Mapping[str, Mapping[str, Any]]) -> dict[tuple[str, str], Cell]:
+    """A cell for every (model, task) that has finished runs of all seeds at one learning rate at least."""
+    cells = {}
+    for model in study.models:
+        for task in study.tasks:
+            runs = [run for run in study.runs if run.model is model and run.task is task and run.id in records]
+            cell = _cell(task, [records[run.id] for run in runs], len(study_seeds(study)))
+            if cell is not None:
+                cells[model.name, task.name] = cell
+    return cells
+
+
+def study_seeds(study: Study) -> list[int]:
+    """The seeds of a study, in its order."""
+    return list(dict.fromkeys(run.seed for run in study.runs))
+
+
+def _cell(task: Task, done: list[Mapping[str, Any]], seeds: int) -> Cell | None:
+    rates = sorted({record["learning_rate"] for record in done})
+    by_rate = {rate: [record for record in done if record["learning_rate"] == rate] for rate in rates}
+    complete = {rate: found for rate, found in by_rate.items() if len(found) == seeds}
+    whole = {rate: found for rate, found in complete.items() if all(r["status"] == "finished" for r in found)}
+    if not whole:
+        return None
+    validation = {rate: Spread.of([r["validation"] for r in found]) for rate, found in whole.items()}
+    most = task.target if task.target is not None else 1.0  # what is beyond the target is chance: there, steps decide
+
+    def merit(rate: float) -> tuple[float, float]:
+        reached = statistics.fmean(min(record["validation"], most) for record in whole[rate])
+        return reached, -statistics.fmean(record["steps"] for record in whole[rate])
+
+    best = max(whole, key=merit)
+    chosen = whole[best]
+    steps = [step for step in (converged_at(record, task.target) for record in chosen) if step is not None]
+    return Cell(
+        learning_rate=best,
+        test=Spread.of([record["test"] for record in chosen]),
+        validation=validation[best],
+        by_rate=validation,
+        steps=Spread.of(steps) if steps else None,
+        not_converged=len(chosen) - len(steps),
+        budget=max(record["steps"] for found in whole.values() for record in found),
+        diverged=sum(record["status"] == "diverged" for record in done),
+        floors={split: statistics.fmean(r["floors"][split] for r in chosen) for split in ("validation", "test")},
+        records=tuple(chosen),
+    )
+
+
+def converged_at(record: Mapping[str, Any], target: float | None) -> int | None:
+    """The first step whose validation score reached `target`, or came within 0.01 of the run's best if None.
+
+    None where the target was not reached. As fine as the run's evaluations lie apart.
+    """
+    goal = target if target is not None else max((score for _, score in record["curve"]), default=math.inf) - WITHIN
+    return next((int(step) for step, score in record["curve"] if score >= goal), None)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two models on one task, in the paper and here; percent."""
+
+    task: Task
+    better: Model  # in the paper
+    worse: Model
+    paper: float  # the paper's difference, positive
+    here: float
+    spread: float  # of `here`: both deviations together
+
+    @property
+    def verdict(self) -> str:
+        """What this study says of the paper's order."""
+        if abs(self.here) <= self.spread:
+            return "not told apart"
+        return "the same order" if self.here > 0 else "the opposite order"
+
+
+def compare_with_paper(study: Study, cells: Mapping[tuple[str, str], Cell]) -> Iterable[Comparison]:
+    """Every two models whose accuracies on a task differ by a point or more in the paper, and that ran here."""
+    for task in study.tasks:
+        paper = {model.name: study.paper_figure("accuracy", model, task) for model in study.models}
+        known = [m for m in study.models if (m.name, task.name) in cells and paper[m.name] is not None]
+        for index, one in enumerate(known):
+            for other in known[index + 1 :]:
+                difference = paper[one.name] - paper[other.name]
+                better, worse = (one, other) if difference > 0 else (other, one)
+                if abs(difference) >= 1:
+                    first, second = cells[better.name, task.name].test, cells[worse.name, task.name].test
+                    spread = math.hypot(first.deviation, second.deviation)
+                    yield Comparison(
+                        task, better, worse, abs(difference), 100 * (first.mean - second.mean), 100 * spread
+                    )
