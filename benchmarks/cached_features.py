@@ -120,7 +120,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=2, help="trainings of each way")
     parser.add_argument("--epochs", type=int, default=3, help="epochs of each training")
-    parser.add_argument("--batch_sizes", type=int, nargs="+", default=[16, 64], help="for the digits")
+    parser.add_argument("--batch_sizes", type=int, nargs="+", default=[16, 64, 256], help="for the digits")
     parser.add_argument("--tasks", nargs="+", default=["digits", "gpt2"], choices=["digits", "gpt2"])
     arguments = parser.parse_args()
     logging.set_verbosity_error()

@@ -46,8 +46,9 @@ class CachingTrainer(PublishingTrainer):
     `backbone_dropout=0`, no augmentation), and says so if only that stands in the way. Sets that are evaluated during
     training are kept likewise. `False` never does; `True` always, or raises ValueError where it cannot be.
 
-    Features lie in memory during training, up to `most_cached` bytes in all processes of a machine; what would take
-    more is not kept.
+    Features lie in memory during training, at most `most_cached` bytes in all processes together; a data set that
+    would take more is not kept. Write `cache_features=False` where a callback changes a data set during training (one
+    with `set_epoch` is seen to change), or where a subclass's `compute_loss` reads the raw inputs.
     """
 
     most_cached: int = MEMORY // 4
@@ -138,6 +139,8 @@ class CachingTrainer(PublishingTrainer):
     def _report(self, obstacles: list[str], training: bool) -> None:
         if training and self.cache_features:
             raise ValueError(f"cache_features=True is not possible: {'; '.join(obstacles)}.")
+        if not self.is_world_process_zero():
+            return
         log = logger.warning if training else logger.info
         log(
             f"Only the head trains, but the frozen backbone runs in every {'step' if training else 'evaluation'}: "
@@ -147,14 +150,8 @@ class CachingTrainer(PublishingTrainer):
 
     def _obstacles(self, dataset: Dataset, training: bool) -> list[str]:
         """Why features cannot be kept, as far as the settings tell; each with what to write instead, if anything."""
-        args, config, backbone = self.args, self.model.config, self.model.fpt_model.backbone.config
-        found = []
-        if training and config.input_dropout:
-            found.append(f"input_dropout is {config.input_dropout} (write input_dropout=0)")
-        if training and (names := random_fields(backbone, DROPOUT_FIELDS)):
-            found.append(f"the backbone has {', '.join(names)} above 0 (write backbone_dropout=0)")
-        if training and (names := random_fields(backbone, LAYER_DROPOUT_FIELDS)):
-            found.append(f"the backbone has {', '.join(names)} above 0")
+        args, config = self.args, self.model.config
+        found = self._random_settings() if training else []
         if config.output_hidden_states or config.output_attentions:
             found.append("output_hidden_states or output_attentions asks for what the backbone alone gives")
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
@@ -164,13 +161,20 @@ class CachingTrainer(PublishingTrainer):
         if args.train_sampling_strategy not in ("random", "sequential"):
             found.append(f"train_sampling_strategy is {args.train_sampling_strategy!r} (write 'random')")
         if not hasattr(dataset, "__len__"):
-            return [*found, "the data set has no length"]
-        needed, left = (
-            self._bytes_of(dataset),
-            self.most_cached - self.args.world_size * sum(cache.nbytes for cache in self._kept()),
-        )
-        if needed > left:
+            found.append("the data set has no length")
+        elif (needed := self._bytes_of(dataset)) > (left := self._bytes_left()):
             found.append(f"the features of {len(dataset):,} examples take {needed:,} bytes, over the {left:,} allowed")
+        return found
+
+    def _random_settings(self) -> list[str]:
+        config, backbone_config = self.model.config, self.model.fpt_model.backbone.config
+        found = []
+        if config.input_dropout:
+            found.append(f"input_dropout is {config.input_dropout} (write input_dropout=0)")
+        if names := random_fields(backbone_config, DROPOUT_FIELDS):
+            found.append(f"the backbone has {', '.join(names)} above 0 (write backbone_dropout=0)")
+        if names := random_fields(backbone_config, LAYER_DROPOUT_FIELDS):
+            found.append(f"the backbone has {', '.join(names)} above 0")
         return found
 
     def _obstacles_in_sample(self, dataset: Dataset, batch_size: int, training: bool) -> list[str]:
@@ -193,6 +197,9 @@ class CachingTrainer(PublishingTrainer):
         config = self.model.config
         tokens = config.num_tokens if self.model.per_token else 1
         return 4 * len(dataset) * tokens * output_width(config.base_model_config) * self.args.world_size
+
+    def _bytes_left(self) -> int:
+        return self.most_cached - self.args.world_size * sum(cache.nbytes for cache in self._kept())
 
     def _kept(self) -> list[CachedFeatures]:
         return [cache for cache in self._caches.values() if cache is not None]

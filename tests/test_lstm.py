@@ -1,15 +1,18 @@
 """The recurrent baseline: the LSTM as a transformers model, and as a backbone, frozen at random or trained whole."""
 
+import importlib
 import json
 import math
-import runpy
+import os
+import shutil
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from torch import nn
-from transformers import CONFIG_MAPPING, AutoConfig, AutoModel, TrainingArguments
+from transformers import CONFIG_MAPPING, MODEL_MAPPING, AutoConfig, AutoModel, TrainingArguments
 from transformers.dynamic_module_utils import get_relative_import_files
 
 from fpt_adapters import (
@@ -19,11 +22,12 @@ from fpt_adapters import (
     FPTForTokenClassification,
     FPTModel,
     FPTTrainer,
+    IdentityConfig,
+    IdentityModel,
+    LSTMConfig,
+    LSTMModel,
     configuration_fpt,
-    configuration_lstm,
 )
-from fpt_adapters.configuration_lstm import LSTMConfig
-from fpt_adapters.modeling_lstm import LSTMModel
 from fpt_adapters.remote_code import code_files
 from fpt_adapters.tasks import BitXor
 
@@ -61,11 +65,6 @@ def test_the_auto_classes_know_it():
     assert type(config) is LSTMConfig
     assert type(AutoModel.from_config(config)) is LSTMModel
     assert (LSTMConfig().hidden_size, LSTMConfig().num_hidden_layers, LSTMConfig().residual) == (768, 3, False)
-
-
-def test_a_copy_of_its_code_does_not_take_its_place():
-    copy = runpy.run_path(configuration_lstm.__file__)
-    assert copy["LSTMConfig"] is not LSTMConfig and CONFIG_MAPPING["fpt_lstm"] is LSTMConfig
 
 
 @torch.no_grad()
@@ -170,10 +169,56 @@ def test_it_is_saved_and_loaded_as_every_model(lstm, tmp_path):
     assert torch.equal(loaded(embeddings(2, 7)).last_hidden_state, lstm(embeddings(2, 7)).last_hidden_state)
 
 
-def test_its_code_travels_with_a_model_and_is_known_to_its_configuration():
+# Its code, and that of the control without a backbone, beside a model
+
+
+KINDS = {"lstm": (LSTMConfig, LSTMModel), "identity": (IdentityConfig, IdentityModel)}
+
+
+@pytest.fixture
+def copied(tmp_path, monkeypatch):
+    """copied(folder, kind, part): a file of the library as a module, out of a copy such as travels with a model."""
+    for mapping in (CONFIG_MAPPING, MODEL_MAPPING):
+        monkeypatch.setattr(mapping, "_extra_content", dict(mapping._extra_content))
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def copy(folder, kind, part):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        for file in Path(configuration_fpt.__file__).parent.glob(f"*_{kind}.py"):
+            shutil.copy(file, tmp_path / folder)
+        return importlib.import_module(f"{folder}.{part}_{kind}")
+
+    yield copy
+    for name in [name for name in sys.modules if name.partition(".")[0] in os.listdir(tmp_path)]:
+        del sys.modules[name]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_copy_of_its_code_takes_no_ones_place(copied, kind):
+    config_class, model_class = KINDS[kind]
+    copy = copied("first", kind, "modeling")
+    its_config_class = getattr(copy, config_class.__name__)
+    assert its_config_class is not config_class and CONFIG_MAPPING[config_class.model_type] is config_class
+    assert type(AutoModel.from_config(config_class(hidden_size=8))) is model_class
+    assert type(AutoModel.from_config(its_config_class(hidden_size=8))) is getattr(copy, model_class.__name__)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_copys_model_serves_another_copys_configuration(copied, kind):
+    """Transformers imports the configuration of a folder from one copy, and the model from another."""
+    config_class, model_class = KINDS[kind]
+    CONFIG_MAPPING._extra_content.pop(config_class.model_type)  # as on a machine without the library
+    first, second = copied("first", kind, "configuration"), copied("second", kind, "modeling")
+    config = AutoConfig.for_model(config_class.model_type, hidden_size=8)
+    assert type(config) is getattr(first, config_class.__name__)
+    assert type(AutoModel.from_config(config)) is getattr(second, model_class.__name__)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_its_code_travels_with_a_model_and_is_known_to_its_configuration(kind):
     needed = {Path(file).name for file in get_relative_import_files(configuration_fpt.__file__)}
-    assert "configuration_lstm.py" in needed  # an Auto class reads the configuration before it fetches the model
-    assert {"configuration_lstm.py", "modeling_lstm.py"} <= {file.name for file in code_files()}
+    assert f"configuration_{kind}.py" in needed  # an Auto class reads the configuration before it fetches the model
+    assert {f"configuration_{kind}.py", f"modeling_{kind}.py"} <= {file.name for file in code_files()}
 
 
 # As a backbone

@@ -1,14 +1,11 @@
 """The control without a backbone: embeddings go in and come out, and the library treats it as every other backbone."""
 
 import json
-import runpy
-from pathlib import Path
 
 import pytest
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from transformers import CONFIG_MAPPING, AutoConfig, AutoModel, AutoModelForSequenceClassification, TrainingArguments
-from transformers.dynamic_module_utils import get_relative_import_files
+from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, TrainingArguments
 
 from fpt_adapters import (
     FPTConfig,
@@ -16,13 +13,10 @@ from fpt_adapters import (
     FPTForTokenClassification,
     FPTModel,
     FPTTrainer,
-    configuration_fpt,
-    configuration_identity,
+    IdentityConfig,
+    IdentityModel,
 )
 from fpt_adapters.building import fingerprint
-from fpt_adapters.configuration_identity import IdentityConfig
-from fpt_adapters.modeling_identity import IdentityModel
-from fpt_adapters.remote_code import code_files
 
 WIDTH = 16
 CONTROL = {"trainable": ["input", "output"], "positions": "none", "pooling": "mean"}
@@ -45,17 +39,6 @@ def identity():
 def test_the_auto_classes_know_it():
     config = AutoConfig.for_model("fpt_identity", hidden_size=WIDTH)
     assert type(config) is IdentityConfig and type(AutoModel.from_config(config)) is IdentityModel
-
-
-def test_a_copy_of_its_code_does_not_take_its_place():
-    copy = runpy.run_path(configuration_identity.__file__)
-    assert copy["IdentityConfig"] is not IdentityConfig and CONFIG_MAPPING["fpt_identity"] is IdentityConfig
-
-
-def test_its_code_travels_with_a_model_and_is_known_to_its_configuration():
-    needed = {Path(file).name for file in get_relative_import_files(configuration_fpt.__file__)}
-    assert "configuration_identity.py" in needed  # an Auto class reads the configuration before it fetches the model
-    assert {"configuration_identity.py", "modeling_identity.py"} <= {file.name for file in code_files()}
 
 
 def test_what_goes_in_comes_out():
