@@ -4,7 +4,7 @@ The paper's linear probe (arXiv 2103.05247, "output layer only") trains on such 
 computes them in order; batches of them are then indexed out of one tensor, instead of running the backbone again.
 
 They are the same only if an example gives the same features whenever it is seen and whatever it is batched with.
-`SteadyCollator` checks the second for every example, `two_passes` and `differs_in_training` sample the first.
+`SteadyCollator` looks at every example in its batch; `two_passes`, `differs_in_training` and `differs_alone` try some.
 """
 
 import contextlib
@@ -26,6 +26,7 @@ from .heads import IGNORED_LABEL
 from .pretrained import FPTPreTrainedModel
 
 FILLER = {"attention_mask": 0, "labels": IGNORED_LABEL}  # what a collator fills short examples up with
+ROUNDING = {torch.float32: 1e-3, torch.bfloat16: 2e-2, torch.float16: 2e-2}  # of the norm; any dropout changes more
 TRAINING_PASSES = 3  # that `differs_in_training` compares: a layer that is rarely dropped may survive one
 
 
@@ -64,10 +65,12 @@ class CachedFeatures(Dataset):
 class SteadyCollator:
     """A collator that also tells of each example whether the batch left it as it is alone.
 
-    It adds `steady` (batch,), bool, and `lengths` (batch,), the tokens of each example's labels alone (0: one label
-    for all). Padding behind an example leaves it as it is if the mask hides it from the model and the label from the
-    loss. `pad_token_id`: the id that hides itself where no mask is given.
+    It adds, each (batch,): `steady`, bool; `widths`, the length of each example's input alone; `lengths`, that of its
+    labels (0: one label). Padding behind an example leaves it as it is if the mask hides it from the model and the
+    label from the loss. `pad_token_id`: the id that hides itself where no mask is given.
     """
+
+    added = ("steady", "widths", "lengths")
 
     collator: Callable[[Sequence[Any]], dict[str, Tensor]]
     input_name: str
@@ -78,9 +81,11 @@ class SteadyCollator:
         singles = [self.collator([copy.copy(example)]) for example in examples]  # some collators empty what they get
         batch = dict(self.collator(examples))
         steady = [self._is_row(single, batch, row) for row, single in enumerate(singles)]
+        widths = [single[self.input_name].shape[1] if self.input_name in single else 0 for single in singles]
         labels = [single["labels"] for single in singles if "labels" in single]
         lengths = [tensor.shape[1] if tensor.ndim > 1 else 0 for tensor in labels]
-        return batch | {"steady": torch.tensor(steady), "lengths": torch.tensor(lengths)}
+        values = (torch.tensor(value) for value in (steady, widths, lengths))
+        return batch | dict(zip(self.added, values, strict=True))
 
     def _is_row(self, single: dict[str, Tensor], batch: dict[str, Tensor], row: int) -> bool:
         names = [name for name in (self.input_name, *FILLER) if name in batch]
@@ -106,7 +111,7 @@ def compute_features(
 ) -> CachedFeatures | None:
     """Run `model` over the `batches` of a `SteadyCollator`, in the data set's order, shared out over processes.
 
-    Returns None, the same in every process, if some example is not steady.
+    Returns None, the same in every process, if some example is not steady. Raises RuntimeError if examples lack.
     """
     tokens = model.config.num_tokens if model.per_token else None
     tensors: dict[str, Tensor] = {}
@@ -114,6 +119,7 @@ def compute_features(
     for batch in batches:  # to the end even if unsteady, which puts accelerate's state back
         if not steady:
             continue
+        del batch["widths"]
         found = {name: batch.pop(name) for name in ("labels", "steady", "lengths")}
         with accelerator.autocast():
             found["head_inputs"] = model.head_inputs(**batch)
@@ -127,8 +133,12 @@ def compute_features(
                 tensors[name] = torch.empty((examples, *rows.shape[1:]), dtype=rows.dtype)
             tensors[name][start : start + len(rows)] = rows.cpu()
         start += len(rows)
+    if not steady:
+        return None
+    if start != examples:
+        raise RuntimeError(f"The data set has {examples} examples, but {start} came: write cache_features=False.")
     lengths = tensors.pop("lengths")
-    return CachedFeatures(tensors, None if tokens is None else lengths) if steady else None
+    return CachedFeatures(tensors, None if tokens is None else lengths)
 
 
 def _pad(tensor: Tensor, tokens: int, value: int) -> Tensor:
@@ -158,14 +168,31 @@ def same_batches(first: list[dict[str, Tensor]], second: list[dict[str, Tensor]]
 
 
 @torch.no_grad()
-def differs_in_training(model: FPTPreTrainedModel, inputs: dict[str, Tensor], accelerator: Accelerator) -> bool:
+def differs_in_training(model: FPTPreTrainedModel, inputs: dict[str, Tensor]) -> bool:
     """Whether what enters the head is random in training mode, or another than in evaluation mode."""
-    with accelerator.autocast():
-        expected = model.eval().head_inputs(**inputs).float()
-        model.train()
-        drawn = [model.head_inputs(**inputs).float() for _ in range(TRAINING_PASSES)]
-    tolerance = 1e-3 * expected.abs().mean().item()  # far above rounding, far below any dropout
-    return not all(torch.allclose(one, expected, rtol=1e-3, atol=tolerance) for one in drawn)
+    expected = model.eval().head_inputs(**inputs)
+    model.train()
+    return any(_differ(model, model.head_inputs(**inputs), expected) for _ in range(TRAINING_PASSES))
+
+
+@torch.no_grad()
+def differs_alone(model: FPTPreTrainedModel, inputs: dict[str, Tensor], widths: Tensor) -> bool:
+    """Whether padded examples give other features in their batch than alone: ConvBERT looks behind the mask."""
+    longest = max((tensor.shape[1] for tensor in inputs.values()), default=0)
+    padded = [(row, width) for row, width in enumerate(widths.tolist()) if width < longest]
+    if not padded:
+        return False
+    together = model.eval().head_inputs(**inputs)
+    for row, width in padded:
+        alone = model.head_inputs(**{name: tensor[row : row + 1, :width] for name, tensor in inputs.items()})[0]
+        if _differ(model, together[row, : len(alone)], alone):
+            return True
+    return False
+
+
+def _differ(model: FPTPreTrainedModel, one: Tensor, other: Tensor) -> bool:
+    rounding = max(ROUNDING.get(parameter.dtype, 0) for parameter in model.parameters())
+    return bool((one - other).float().norm() > rounding * other.float().norm())
 
 
 def random_fields(config: PreTrainedConfig, names: Iterable[str]) -> list[str]:

@@ -19,6 +19,7 @@ from .cached_features import (
     CachedFeatures,
     SteadyCollator,
     compute_features,
+    differs_alone,
     differs_in_training,
     random_fields,
     random_state_kept,
@@ -187,9 +188,11 @@ class CachingTrainer(PublishingTrainer):
             return ["the data set or its collator draws examples anew each time (an augmentation)"]
         if "labels" not in first[0]:
             return ["the data set has no labels"]
-        inputs = {name: value for name, value in first[0].items() if name not in ("labels", "lengths", "steady")}
-        if training and differs_in_training(self.model, inputs, self.accelerator):
+        inputs = {name: value for name, value in first[0].items() if name not in ("labels", *SteadyCollator.added)}
+        if training and differs_in_training(self.model, inputs):
             return ["the backbone is random in training"]
+        if first[0]["steady"].all() and differs_alone(self.model, inputs, first[0]["widths"]):
+            return ["the backbone sees padding in spite of the mask"]
         return []
 
     def _bytes_of(self, dataset: Dataset) -> int:

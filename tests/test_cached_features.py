@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from test_distributed import launch
 from test_training import AfterStep, arguments, assert_same, copied, losses, sequences, stop_after, warned  # noqa: F401
 from torch.utils.data import Dataset, Subset
+from transformers import ConvBertConfig
 
 from fpt_adapters import (
     FPTForImageClassification,
@@ -433,6 +434,29 @@ def test_padding_that_moves_results_stands_in_the_way(collator, make_model, tmp_
         data_collator=collator,
     )
     refused(trainer, "(if that is padding: give a mask)", warned)
+
+
+def test_a_backbone_that_looks_behind_the_mask_stands_in_the_way(tmp_path, warned):  # noqa: F811
+    config = ConvBertConfig(
+        vocab_size=20,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=32,
+        embedding_size=32,
+    )
+    fields = {"input_type": "tokens", "vocab_size": 7, "sequence_length": 10, "num_labels": 4}
+    model = FPTForSequenceClassification.from_backbone(config, backbone_init="random", **HEAD_ALONE, **fields)
+    trainer = FPTTrainer(model, epochs(tmp_path), train_dataset=sentences(16), data_collator=pad)
+    refused(trainer, "the backbone sees padding in spite of the mask", warned)
+
+
+def test_evaluated_data_without_the_input_is_told_as_ever(make_model, tmp_path):
+    data = [{"pixel_values": example["input_values"], "labels": example["labels"]} for example in sequences(8)]
+    args = epochs(tmp_path, eval_strategy="epoch")
+    trainer = FPTTrainer(make_model("gpt2", **HEAD_ALONE), args, train_dataset=sequences(8), eval_dataset=data)
+    with pytest.raises(ValueError, match="takes input_values; got pixel_values"):
+        trainer.train()
 
 
 def test_a_pad_id_is_a_mask(make_model, tmp_path):
