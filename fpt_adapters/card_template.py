@@ -280,6 +280,8 @@ def _last_part(path: str) -> str:
 
 # A configuration in words
 
+INNER_GROUPS = ("attention", "last_attention", "feedforward", "recurrent")  # which the paper freezes
+
 
 def describe_base(config: FPTConfig) -> str:
     """Which frozen weights: whose, at which commit, and whether they are pretrained at all."""
@@ -289,13 +291,16 @@ def describe_base(config: FPTConfig) -> str:
         name = f"[{plain(config.base_model)}](https://huggingface.co/{config.base_model}) ({kind})"
     facts = {"commit": config.base_model_revision, "fingerprint": config.base_model_fingerprint}
     name = ", ".join([name, *(f"{fact} {code(value)}" for fact, value in facts.items() if value)])
+    if config.backbone_layers is not None:
+        name += f", the first {config.backbone_layers} layers alone"
+    trained = [group for group in INNER_GROUPS if group in config.trainable]
+    frozen = f"trained: {', '.join(trained)}" if trained else "frozen"
     if config.backbone_init == "pretrained":
-        return f"{name}; its pretrained weights, frozen."
-    drawn = f"drawn from seed {config.backbone_init_seed}"
-    if config.backbone_init == "statistics":
-        return f"**random weights, not pretrained**, with each tensor's mean and spread from {name}; {drawn}, frozen."
+        return f"{name}; its pretrained weights, {frozen}."
+    source = "in the shape of" if config.backbone_init == "random" else "with each tensor's mean and spread from"
     scheme = f" by the scheme {plain(config.backbone_init_scheme)}" if config.backbone_init_scheme else ""
-    return f"**random weights, not pretrained**, in the shape of {name}; {drawn}{scheme}, frozen."
+    drawn = f"drawn from seed {config.backbone_init_seed}{scheme}"
+    return f"**random weights, not pretrained**, {source} {name}; {drawn}, {frozen}."
 
 
 def describe_input(config: FPTConfig) -> str:

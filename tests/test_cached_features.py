@@ -372,7 +372,7 @@ def centre(examples):
 
 def refused(trainer, message, warned):  # noqa: F811
     """Train, and see that the backbone ran in every step and that one warning said why."""
-    assert train_and_count(trainer) == 5 * 8
+    assert train_and_count(trainer) == 5 * 8  # all later steps
     messages = [record.getMessage() for record in warned.records if record.name.startswith("fpt_adapters")]
     assert len(messages) == 1 and "Only the head trains, but the frozen backbone runs in every step" in messages[0]
     assert message in messages[0]
