@@ -32,6 +32,7 @@ logger = logging.get_logger(__name__)
 
 LAYER_DROPOUT_FIELDS = ("layerdrop", "encoder_layerdrop", "decoder_layerdrop", "drop_path_rate")
 SAMPLED = 32  # examples, spread over a data set, that are looked at before all are computed
+TRIED = 4  # of them, that the model runs on
 IN_THIS_PROCESS = {  # indexing a tensor takes less time than to talk to a worker
     "dataloader_num_workers": 0,
     "dataloader_persistent_workers": False,
@@ -188,12 +189,13 @@ class CachingTrainer(PublishingTrainer):
             return ["the data set or its collator draws examples anew each time (an augmentation)"]
         if "labels" not in first[0]:
             return ["the data set has no labels"]
-        inputs = {name: value for name, value in first[0].items() if name not in ("labels", *SteadyCollator.added)}
-        if not training:  # evaluation mode, and always the same batches
-            return []
+        return self._obstacles_in_model(first[0]) if training else []  # evaluated batches are always the same
+
+    def _obstacles_in_model(self, batch: dict[str, Tensor]) -> list[str]:
+        inputs = {name: rows[:TRIED] for name, rows in batch.items() if name not in ("labels", *SteadyCollator.added)}
         if differs_in_training(self.model, inputs):
             return ["the backbone is random in training"]
-        if first[0]["steady"].all() and differs_alone(self.model, inputs, first[0]["widths"]):
+        if batch["steady"].all() and differs_alone(self.model, inputs, batch["widths"][:TRIED]):
             return ["the backbone sees padding in spite of the mask"]
         return []
 

@@ -297,9 +297,10 @@ def describe_base(config: FPTConfig) -> str:
     frozen = f"trained: {', '.join(trained)}" if trained else "frozen"
     if config.backbone_init == "pretrained":
         return f"{name}; its pretrained weights, {frozen}."
-    source = "in the shape of" if config.backbone_init == "random" else "with each tensor's mean and spread from"
-    scheme = f" by the scheme {plain(config.backbone_init_scheme)}" if config.backbone_init_scheme else ""
-    drawn = f"drawn from seed {config.backbone_init_seed}{scheme}"
+    source, drawn = "with each tensor's mean and spread from", f"drawn from seed {config.backbone_init_seed}"
+    if config.backbone_init == "random":
+        source = "in the shape of"
+        drawn += f" by the scheme {plain(config.backbone_init_scheme)}" if config.backbone_init_scheme else ""
     return f"**random weights, not pretrained**, {source} {name}; {drawn}, {frozen}."
 
 

@@ -325,7 +325,7 @@ def test_resume_continues_bit_by_bit(make_model, tmp_path):
     resumed.train(resume_from_checkpoint=True)
     assert losses(resumed) == losses(whole) and len(losses(whole)) == 9
     assert_same(copied(resumed.model), copied(whole.model))
-    assert sum(seen) == 20 + 4 * 8  # the features, and four looks at a batch before
+    assert sum(seen) == 20 + 4 * 4  # the features, and four looks at four examples before
 
 
 def test_two_processes_share_the_work_and_give_the_same(tmp_path):
@@ -335,7 +335,7 @@ def test_two_processes_share_the_work_and_give_the_same(tmp_path):
         assert kept["processes"] == 2 and len(kept["losses"]) == 12
         for name in ("losses", "metrics", "weights"):
             assert kept[name] == pytest.approx(run[name], abs=1e-6)
-        assert kept["seen"] == 4 * 8 + 32 + 16  # four looks at a batch before, then the process's share of both sets
+        assert kept["seen"] == 4 * 4 + 32 + 16  # four looks at four examples, then the process's share of both sets
         assert run["seen"] == 3 * (32 + 16)
 
 
