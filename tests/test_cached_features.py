@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
 from datasets import Dataset as HubDataset
 from safetensors.torch import load_file
 from test_distributed import launch
@@ -21,7 +22,7 @@ from fpt_adapters import (
     FPTTrainer,
     TrainingError,
 )
-from fpt_adapters.cached_features import CachedFeatures
+from fpt_adapters.cached_features import CachedFeatures, compute_features
 from fpt_adapters.publishing import PublishingTrainer
 
 HEAD_ALONE = {"trainable": ("output",), "input_dropout": 0.0, "backbone_dropout": 0.0}
@@ -477,6 +478,22 @@ def test_too_many_bytes_stand_in_the_way(make_model, tmp_path, warned):  # noqa:
     )
     trainer.most_cached = 16 * 10 * 32 * 4 - 1
     refused(trainer, "the features of 16 examples take 20,480 bytes, over the 20,479 allowed", warned)
+
+
+def test_what_is_kept_counts_among_the_bytes(make_model, tmp_path):
+    trainer = FPTTrainer(
+        make_model("gpt2", **HEAD_ALONE),
+        epochs(tmp_path, eval_strategy="epoch"),
+        train_dataset=sequences(16),
+        eval_dataset=sequences(10, seed=1),
+    )
+    trainer.most_cached = (16 + 9) * 32 * 4
+    assert train_and_count(trainer) == 3 * 10  # room for the training set alone
+
+
+def test_examples_that_do_not_come_are_told(make_model):
+    with pytest.raises(RuntimeError, match="The data set has 3 examples, but 0 came"):
+        compute_features(make_model("gpt2", **HEAD_ALONE), [], Accelerator(cpu=True), 3)
 
 
 @pytest.mark.parametrize(
