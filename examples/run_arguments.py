@@ -95,6 +95,10 @@ class RunArguments(TrainingArguments):
     group_learning_rates: list[str] | None = field(
         default=None, metadata={"help": "Learning rates of single groups, as norm=1e-3 input=1e-4."}
     )
+    cache_features: bool | None = field(
+        default=None,
+        metadata={"help": "Frozen features computed once: true, false, or by itself where the head alone trains."},
+    )
     save_backbone: str | None = field(
         default=None, metadata={"help": "A new folder: save the trained backbone as an ordinary checkpoint too."}
     )

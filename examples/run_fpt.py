@@ -114,6 +114,7 @@ def prepare(arguments: list[str], load: Callable[[Task, DataArguments, RunArgume
         processing_class=task.processor(),
         compute_metrics=task.compute_metrics,
         preprocess_logits_for_metrics=task.preprocess_logits_for_metrics,
+        cache_features=args.cache_features,
         group_learning_rates=parse_group_learning_rates(args.group_learning_rates),
     )
     fill_card(trainer, task, model_args, card_args, arguments)

@@ -132,7 +132,8 @@ class PublishingTrainer(Trainer):
         card.seed = args.seed
         card.history = list(self.state.log_history)
         card.steps = self.state.global_step or None
-        card.seconds = sum(row["train_runtime"] for row in card.history if "train_runtime" in row) or None
+        times = [row.get(name, 0.0) for row in card.history for name in ("train_runtime", "train_features_runtime")]
+        card.seconds = sum(times) or None
         if self.train_dataset is not None and hasattr(self.train_dataset, "__len__"):
             card.train_examples = len(self.train_dataset)
         card.hardware = hardware(self.args.device)
