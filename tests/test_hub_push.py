@@ -366,6 +366,7 @@ def test_a_base_without_a_hub_id_is_refused_before_anything_is_sent(owner, hub, 
         "arguments": "new_trainer('digits', folder + '/b', base, push_to_hub=True, hub_model_id='owner/lonely')",
         "script": """
             arguments = "--task_name digits --use_cpu --do_train --max_steps 1 --push_to_hub"
+            sys.path.insert(0, os.path.dirname(script))  # as for a script that is run
             script = runpy.run_path(script)
             paths = ["--model_name_or_path", base, "--output_dir", folder + "/c"]
             script["main"]([*arguments.split(), "--hub_model_id", "owner/lonely", *paths])
