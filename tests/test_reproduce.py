@@ -63,7 +63,10 @@ STUDY = {
     "seeds": [0, 1],
     "learning_rates": [1e-3, 1e-4],
 }
-PAPER = {"accuracy": {"fpt": {"bit-xor": 100}, "random": {"bit-xor": 90.0}}, "steps": {"fpt": {"bit-xor": 500}}}
+PAPER = {
+    "accuracy": {"fpt": {"bit-xor": 100}, "random": {"bit-xor": 90.0}},
+    "steps": {"fpt": {"bit-xor": 500}, "random": {"bit-xor": 5000}},
+}
 
 
 @pytest.fixture
@@ -356,7 +359,20 @@ def test_at_the_target_steps_decide(write):
     runs = {1e-3: (0.02, 0.5, 30), 1e-4: (0.5, 0.5, 38)}
     cells = summarise(study, records_of(study, fpt=runs, random=runs))
     cell = cells["fpt", "easy"]
-    assert cell.learning_rate == 1e-3 and cell.steps == Spread(15, 0, 2) and cell.not_converged == 0
+    assert cell.learning_rate == 1e-3 and cell.steps == Spread(15, 0, 15, 15, 2) and cell.not_converged == 0
+
+
+def test_steps_beside_the_papers(write):
+    study = read_study(write(tasks={"easy": None}), {"base": "b"})
+    scores = {"fpt": (0.5, 0.5, 10), "random": (0.5, 0.5, 40)}
+    records = records_of(study, **{name: dict.fromkeys((1e-3, 1e-4), score) for name, score in scores.items()})
+    text = "\n".join(render(study, records, summarise(study, records), [], "command"))
+    assert "| any score will do | random | FPT | 10 times | 4 times |" in text
+    for record in records.values():
+        if record["model"] == "random":
+            record["curve"], record["validation"] = [[40, 0.001]], 0.001
+    text = "\n".join(render(study, records, summarise(study, records), [], "command"))
+    assert "| 10 times | over 8 times |" in text and "| random | not in 40 [5000] |" in text
 
 
 def test_steps_to_converge():

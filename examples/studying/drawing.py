@@ -65,18 +65,28 @@ def draw_curves(axis: Axes, study: Study, task: Task, cells: Mapping[tuple[str, 
 
 
 def draw_rates(axis: Axes, study: Study, task: Task, cells: Mapping[tuple[str, str], Cell]) -> None:
-    """Validation score at the last step for each learning rate: mean and standard deviation over seeds."""
+    """Validation scores at the last step for each learning rate: the mean over seeds, and their range."""
     for index, model in enumerate(study.models):
         cell = cells.get((model.name, task.name))
         if cell is None:
             continue
         rates = sorted(cell.by_rate)
-        means = [100 * cell.by_rate[rate].mean for rate in rates]
-        deviations = [100 * cell.by_rate[rate].deviation for rate in rates]
+        means, least, greatest = (
+            [100 * getattr(cell.by_rate[rate], what) for rate in rates] for what in ("mean", "least", "greatest")
+        )
         color = f"C{index % 10}"
-        axis.errorbar(rates, means, deviations, color=color, label=model.label, marker="o", markersize=3, capsize=2)
+        axis.plot(rates, means, color=color, label=model.label, marker="o", markersize=3)
+        axis.fill_between(rates, least, greatest, color=color, alpha=0.15)
     axis.set(xscale="log", xlabel="learning rate", ylabel=f"validation {task.metric} (%)")
+    rates = sorted({rate for model in study.models for rate in rates_of(cells.get((model.name, task.name)))})
+    axis.set_xticks(rates, [f"{rate:g}" for rate in rates])
+    axis.minorticks_off()
     axis.grid(alpha=0.3)
+
+
+def rates_of(cell: Cell | None) -> list[float]:
+    """The learning rates that a cell has."""
+    return list(cell.by_rate) if cell is not None else []
 
 
 def draw_steps(axis: Axes, study: Study, task: Task, cells: Mapping[tuple[str, str], Cell]) -> None:
@@ -92,5 +102,5 @@ def draw_steps(axis: Axes, study: Study, task: Task, cells: Mapping[tuple[str, s
         axis.text(length, row, text, va="center", fontsize=7)
     axis.set_yticks(range(len(models)), [model.label for model in models], fontsize=7)
     axis.invert_yaxis()
-    axis.set(xscale="log", xlabel="steps to converge")
+    axis.set(xlabel="steps to converge")
     axis.margins(x=0.25)

@@ -8,7 +8,7 @@ from typing import Any
 from .drawing import draw
 from .ledger import RESULTS
 from .plan import Model, Study, Task
-from .summary import Cell, Spread, compare_with_paper, study_seeds, summarise
+from .summary import Cell, Speed, Spread, compare_steps, compare_with_paper, study_seeds, summarise
 
 REPORT = "README.md"
 
@@ -123,6 +123,13 @@ def steps_text(study: Study, model: Model, task: Task, cells: Mapping[tuple[str,
     return f"{cell.steps.mean:,.0f} ± {cell.steps.deviation:,.0f}{missing}{beside}"
 
 
+def speed_text(speed: Speed) -> str:
+    """How many times the steps, as far as this study can tell."""
+    if speed.here is not None:
+        return f"{speed.here:.3g} times"
+    return f"over {speed.at_least:.3g} times" if speed.at_least is not None else "not known"
+
+
 def parameters_text(cell: Cell | None) -> str:
     """Trained parameters, and their share."""
     if cell is None:
@@ -134,15 +141,20 @@ def parameters_text(cell: Cell | None) -> str:
 def notes(study: Study, cells: Mapping[tuple[str, str], Cell]) -> list[str]:
     """Where the paper's order of two models holds, does not, or cannot be told; and what diverged."""
     lines = []
-    compared = list(compare_with_paper(study, cells))
+    compared, speeds = list(compare_with_paper(study, cells)), list(compare_steps(study, cells))
+    if compared or speeds:
+        lines += ["", "## Beside the paper"]
     if compared:
-        lines += ["", "## Beside the paper", ""]
-        lines += ["| task | paper: better than | paper | here | verdict |", "| --- | --- | --- | --- | --- |"]
+        lines += ["", "| task | paper: better than | paper | here | verdict |", "| --- | --- | --- | --- | --- |"]
     for one in compared:
-        lines.append(
-            f"| {one.task.label} | {one.better.label} > {one.worse.label} | +{one.paper:.1f} | {one.here:+.1f} "
-            f"± {one.spread:.1f} | {one.verdict} |"
-        )
+        better = f"{one.better.label} > {one.worse.label}"
+        here = f"{one.here:+.1f} ± {one.spread:.1f}"
+        lines.append(f"| {one.task.label} | {better} | +{one.paper:.1f} | {here} | {one.verdict} |")
+    if speeds:
+        lines += ["", "| task | steps of | over those of | paper | here |", "| --- | --- | --- | --- | --- |"]
+    for speed in speeds:
+        both = f"{speed.slower.label} | {speed.faster.label}"
+        lines.append(f"| {speed.task.label} | {both} | {speed.paper:.3g} times | {speed_text(speed)} |")
     for (model, task), cell in cells.items():
         if cell.diverged:
             lines += ["", f"Diverged: {cell.diverged} runs of {model} on {task}."]

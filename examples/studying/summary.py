@@ -13,16 +13,19 @@ WITHIN = 0.01  # without a target, a run has converged where it comes so near to
 
 @dataclass(frozen=True)
 class Spread:
-    """Mean and standard deviation (of a sample; 0 for one value) over `count` seeds."""
+    """Mean, standard deviation (of a sample; 0 for one value), least and greatest over `count` seeds."""
 
     mean: float
     deviation: float
+    least: float
+    greatest: float
     count: int
 
     @classmethod
     def of(cls, values: Sequence[float]) -> "Spread":
         """Of at least one value."""
-        return cls(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0, len(values))
+        deviation = statistics.stdev(values) if len(values) > 1 else 0.0
+        return cls(statistics.fmean(values), deviation, min(values), max(values), len(values))
 
 
 @dataclass(frozen=True)
@@ -135,4 +138,37 @@ def compare_with_paper(study: Study, cells: Mapping[tuple[str, str], Cell]) -> I
                     spread = math.hypot(first.deviation, second.deviation)
                     yield Comparison(
                         task, better, worse, abs(difference), 100 * (first.mean - second.mean), 100 * spread
+                    )
+
+
+@dataclass(frozen=True)
+class Speed:
+    """How many times the steps of `faster` another model took on one task, in the paper and here."""
+
+    task: Task
+    faster: Model  # in the paper
+    slower: Model
+    paper: float
+    here: float | None  # None where one of them did not converge on all seeds
+    at_least: float | None  # then, where only `slower` did not: its budget over the steps of `faster`
+
+
+def compare_steps(study: Study, cells: Mapping[tuple[str, str], Cell]) -> Iterable[Speed]:
+    """Every two models of which the paper says the steps to converge on a task, and that ran here."""
+    for task in study.tasks:
+        paper = {model.name: study.paper_figure("steps", model, task) for model in study.models}
+        known = [m for m in study.models if (m.name, task.name) in cells and paper[m.name] is not None]
+        for faster in known:
+            for slower in known:
+                if paper[faster.name] < paper[slower.name]:
+                    one, other = cells[faster.name, task.name], cells[slower.name, task.name]
+                    first = one.steps.mean if one.steps is not None and not one.not_converged else None
+                    second = other.steps.mean if other.steps is not None and not other.not_converged else None
+                    yield Speed(
+                        task,
+                        faster,
+                        slower,
+                        paper[slower.name] / paper[faster.name],
+                        here=second / first if first and second else None,
+                        at_least=other.budget / first if first and not second else None,
                     )
