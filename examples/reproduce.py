@@ -87,8 +87,17 @@ def check_flags(study: Study) -> None:
 
 def work_off(study: Study, ledger: Ledger) -> None:
     """Do the runs that are not finished and that no other process is doing."""
-    load = KeepLastData()
-    done_here = 0
+    load, done_here = KeepLastData(), 0
+    while done := one_pass(study, ledger, load):  # again, for the runs of a process that died meanwhile
+        done_here += done
+    elsewhere = sum(run.id not in ledger.records() for run in study.runs)
+    if elsewhere:
+        print(f"{done_here} runs done here; the last {elsewhere} are being done by other processes.")
+
+
+def one_pass(study: Study, ledger: Ledger, load: KeepLastData) -> int:
+    """Go through the study once. Returns how many runs were done."""
+    done = 0
     for number, run in enumerate(study.runs, start=1):
         if run.id in ledger.records():
             continue
@@ -97,10 +106,8 @@ def work_off(study: Study, ledger: Ledger) -> None:
                 continue
             title = f"[{number}/{len(study.runs)}] {describe(run)}{time_left(study, ledger)}"
             ledger.append(execute(run, run.arguments(study.variables), load, title))
-            done_here += 1
-    elsewhere = sum(run.id not in ledger.records() for run in study.runs)
-    if elsewhere:
-        print(f"{done_here} runs done here; the last {elsewhere} are being done by other processes.")
+            done += 1
+    return done
 
 
 def describe(run: Run) -> str:

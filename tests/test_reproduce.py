@@ -309,6 +309,23 @@ def test_processes_share_a_study_and_one_may_die(write, saved_base, tmp_path):
     assert sorted(done) == sorted(run.id for run in study.runs)
 
 
+def test_a_run_whose_process_died_is_done_in_the_next_pass(write, saved_base, tmp_path, monkeypatch):
+    study = read_study(write(seeds=[0], learning_rates=[1e-3]), {"base": str(saved_base)})
+    ledger, first, order = Ledger(tmp_path), study.runs[0], []
+    claim = ledger.claim(first.id)  # another process's, which dies while this one does the second run
+    claim.__enter__()
+
+    def stand_in(run, *_):
+        order.append(run.id)
+        if len(order) == 1:
+            claim.__exit__(None, None, None)
+        return {"id": run.id, "model": run.model.name, "task": run.task.name, "seconds": 1.0}
+
+    monkeypatch.setattr(reproduce, "execute", stand_in)
+    reproduce.work_off(study, ledger)
+    assert order == [study.runs[1].id, first.id]
+
+
 def test_a_claim_is_one_process_own_and_ends_with_it(tmp_path):
     code = "import sys; from pathlib import Path; from studying.ledger import Ledger\n"
     code += "with Ledger(Path(sys.argv[1])).claim('a') as mine: print(mine, flush=True); sys.stdin.read()"
