@@ -16,14 +16,12 @@ string (44.6 % for the worst output token; uniform attention: 10.0 %) and 98.2 %
 output token attends mostly to token 0.
 """
 
-import os
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from huggingface_hub.errors import StrictDataclassError
-from run_arguments import unknown_name
+from run_arguments import mistakes_in_one_line, unknown_name
 from run_fpt import check_same_task
 from torch import Tensor
 from transformers import AutoConfig, HfArgumentParser
@@ -166,12 +164,6 @@ def print_shares(shares: dict[str, np.ndarray], chance: dict[str, float], args: 
 
 
 if __name__ == "__main__":
-    try:
-        logging.set_verbosity_error()
+    logging.set_verbosity_error()
+    with mistakes_in_one_line(Path(__file__).name):
         main(sys.argv[1:])
-    except (ValueError, TypeError, OSError, StrictDataclassError) as error:
-        if os.environ.get("FPT_DEBUG"):
-            raise
-        message = " ".join(str(error).split())
-        print(f"attention_maps.py: error: {message} (FPT_DEBUG=1 shows where)", file=sys.stderr)
-        sys.exit(2)

@@ -18,8 +18,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from huggingface_hub.errors import StrictDataclassError
-from run_arguments import parse
+from run_arguments import mistakes_in_one_line, parse
 from run_fpt import find_backbone
 from studying.ledger import Ledger
 from studying.plan import Run, Study, read_study
@@ -141,11 +140,5 @@ def shown_settings(settings: Mapping[str, str] | list[tuple[str, str]]) -> list[
 
 if __name__ == "__main__":
     logging.set_verbosity_error()
-    try:
+    with mistakes_in_one_line(Path(__file__).name):
         main(sys.argv[1:])
-    except (ValueError, TypeError, OSError, StrictDataclassError) as error:
-        if os.environ.get("FPT_DEBUG"):
-            raise
-        message = " ".join(str(error).split())
-        print(f"reproduce.py: error: {message} (FPT_DEBUG=1 shows where)", file=sys.stderr)
-        sys.exit(2)

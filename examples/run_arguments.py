@@ -1,15 +1,19 @@
-"""The flags of run_fpt.py and its recipes, read and checked."""
+"""The flags of run_fpt.py and its recipes, read and checked; and how a script tells of a mistake."""
 
+import contextlib
 import difflib
 import json
 import os
+import sys
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import torch
 import yaml
+from huggingface_hub.errors import StrictDataclassError
 from transformers import HfArgumentParser, TrainingArguments
 
-from fpt_adapters import PAPER_GROUPS, PARAMETER_GROUPS
+from fpt_adapters import PAPER_GROUPS, PARAMETER_GROUPS, TrainingError
 from fpt_adapters.tasks import TASKS, Task
 
 SHORT_USAGE = (
@@ -109,6 +113,19 @@ class RunArguments(TrainingArguments):
         if not torch.accelerator.is_available():  # else bf16 is refused, and pinned memory warned of
             self.use_cpu, self.dataloader_pin_memory = True, False
         super().__post_init__()
+
+
+@contextlib.contextmanager
+def mistakes_in_one_line(script: str) -> Iterator[None]:
+    """End the program with one line instead of a traceback where a user's mistake is the likely cause."""
+    try:
+        yield
+    except (ValueError, TypeError, OSError, TrainingError, StrictDataclassError) as error:
+        if os.environ.get("FPT_DEBUG"):
+            raise
+        message = " ".join(str(error).split())
+        print(f"{script}: error: {message} (FPT_DEBUG=1 shows where)", file=sys.stderr)
+        sys.exit(2)
 
 
 def parse(arguments: list[str]) -> tuple[ModelArguments, DataArguments, CardArguments, RunArguments, Task]:

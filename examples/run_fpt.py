@@ -20,19 +20,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from huggingface_hub.errors import StrictDataclassError
 from run_arguments import (
     CardArguments,
     DataArguments,
     ModelArguments,
     RunArguments,
+    mistakes_in_one_line,
     parse,
     parse_group_learning_rates,
 )
 from transformers import AutoConfig, PreTrainedConfig, set_seed
 from transformers.utils import logging
 
-from fpt_adapters import FPTConfig, FPTTrainer, TrainingError
+from fpt_adapters import FPTConfig, FPTTrainer
 from fpt_adapters.tasks import FileArguments, Task, TaskData
 
 logger = logging.get_logger(__name__)
@@ -256,11 +256,5 @@ def report(trainer: FPTTrainer, split: str, metrics: dict[str, float], results: 
 
 
 if __name__ == "__main__":
-    try:
+    with mistakes_in_one_line(Path(__file__).name):
         main(sys.argv[1:])
-    except (ValueError, TypeError, OSError, TrainingError, StrictDataclassError) as error:
-        if os.environ.get("FPT_DEBUG"):
-            raise
-        message = " ".join(str(error).split())
-        print(f"run_fpt.py: error: {message} (FPT_DEBUG=1 shows where)", file=sys.stderr)
-        sys.exit(2)
