@@ -200,6 +200,20 @@ def test_mistakes_in_a_study_are_told(changes, given, parts, write):
         assert part in str(caught.value)
 
 
+def test_another_metric_has_a_floor_of_its_own(write, saved_base):
+    masked = {
+        "metric": "masked_accuracy",
+        "flags": CATALOGUE["tasks"]["bit-xor"]["flags"] | {"task_name": "bit-memory"},
+    }
+    masked["flags"] |= {"num_strings": 2, "string_length": 4, "bits_per_token": 2}
+    with pytest.raises(ValueError, match="bit-xor reports masked_accuracy: give its floor"):
+        read_study(write({"tasks": {"bit-xor": masked}}), {"base": "b"})
+    study = read_study(write({"tasks": {"bit-xor": masked | {"floor": 0.5}}}), {"base": str(saved_base)})
+    run = study.runs[0]
+    record = execute(run, run.arguments(study.variables), reproduce.KeepLastData(), "title")
+    assert record["floors"] == {"validation": 0.5, "test": 0.5} and record["metric"] == "masked_accuracy"
+
+
 def test_what_is_no_yaml_is_told(tmp_path):
     file = tmp_path / "study.yaml"
     for text, part in (("title: a: b", "cannot be read"), ("- 1", "mapping")):
@@ -261,7 +275,7 @@ def test_a_run_that_diverges_is_a_result(write, saved_base):
 
 
 def test_a_metric_that_the_task_lacks_is_told(write, saved_base):
-    catalogue = {"tasks": {"bit-xor": CATALOGUE["tasks"]["bit-xor"] | {"metric": "f1"}}}
+    catalogue = {"tasks": {"bit-xor": CATALOGUE["tasks"]["bit-xor"] | {"metric": "f1", "floor": 0.1}}}
     study = read_study(write(catalogue), {"base": str(saved_base)})
     with pytest.raises(ValueError, match=r"no metric 'f1'; it has .*accuracy"):
         execute(study.runs[0], study.runs[0].arguments(study.variables), reproduce.KeepLastData(), "title")

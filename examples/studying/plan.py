@@ -20,7 +20,7 @@ from run_arguments import read_recipe
 STUDY_KEYS = ("title", "about", "catalogue", "models", "tasks", "seeds", "learning_rates", "flags")
 CATALOGUE_KEYS = ("variables", "flags", "models", "tasks", "paper")
 MODEL_KEYS = ("label", "flags", "learning_rates", "like")
-TASK_KEYS = ("label", "recipe", "flags", "learning_rates", "metric", "target", "paper", "like")
+TASK_KEYS = ("label", "recipe", "flags", "learning_rates", "metric", "floor", "target", "paper", "like")
 PAPER_KEYS = ("accuracy", "steps")
 OWN_FLAGS = ("seed", "learning_rate", "output_dir", "do_train", "do_eval", "do_predict")
 VARIABLE = re.compile(r"\{(\w+)\}")
@@ -40,13 +40,15 @@ class Model:
 class Task:
     """A column. `metric` is what is reported; at `target` (0..1) its runs stop, and their steps are counted.
 
-    `paper`: the name of the paper's task that it stands beside, which may be larger.
+    `floor` (0..1): the score that needs no learning; None: the task's own, which is that of accuracy. `paper`: the name
+    of the paper's task that it stands beside, which may be larger.
     """
 
     name: str
     label: str
     flags: Mapping[str, Any]
     metric: str
+    floor: float | None
     target: float | None
     recipe: Mapping[str, Any]
     learning_rates: tuple[float, ...]
@@ -189,12 +191,18 @@ def _run(model: Model, task: Task, seed: int, rate: float, flags: dict[str, Any]
 
 
 def _task(name: str, entry: Mapping[str, Any], folder: Path) -> Task:
+    metric = entry.get("metric", "accuracy")
+    if metric != "accuracy" and "floor" not in entry:
+        raise ValueError(
+            f"The task {name} reports {metric}: give its floor (0..1) too, a task knows accuracy's alone."
+        )
     recipe = read_recipe(str(folder / entry["recipe"])) if "recipe" in entry else {}
     return Task(
         name,
         label=entry.get("label", name),
         flags=entry.get("flags") or {},
-        metric=entry.get("metric", "accuracy"),
+        metric=metric,
+        floor=entry.get("floor"),
         target=entry.get("target"),
         recipe={flag: value for flag, value in recipe.items() if flag not in OWN_FLAGS},
         learning_rates=_rates(entry),

@@ -88,10 +88,7 @@ def execute(run: Run, arguments: list[str], load: Callable, title: str) -> dict[
             "flags": dict(run.flags),
             "parameters": sum(row.parameters for row in trainer.model.count_parameters()),
             "trained_parameters": sum(row.parameters for row in trainer.model.count_parameters() if row.trained),
-            "floors": {
-                "validation": prepared.task.floor(prepared.data.validation),
-                "test": prepared.task.floor(prepared.data.test),
-            },
+            "floors": floors(run, prepared),
         }
         try:
             trainer.train()
@@ -106,6 +103,14 @@ def execute(run: Run, arguments: list[str], load: Callable, title: str) -> dict[
     del trainer, prepared
     gc.collect()
     return record
+
+
+def floors(run: Run, prepared: Any) -> dict[str, float]:
+    """The scores that need no learning, on validation and on test."""
+    splits = {"validation": prepared.data.validation, "test": prepared.data.test}
+    if run.task.floor is not None:
+        return dict.fromkeys(splits, run.task.floor)
+    return {name: prepared.task.floor(split) for name, split in splits.items()}
 
 
 def scores(run: Run, prepared: Any) -> dict[str, float]:
