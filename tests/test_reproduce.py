@@ -420,3 +420,4 @@ def test_a_difference_within_the_spread_is_not_told_apart(write):
     (comparison,) = compare_with_paper(study, cells)
     assert comparison.verdict == "not told apart"
     assert dataclasses.replace(comparison, here=9.0).verdict == "the same order"
+    assert dataclasses.replace(comparison, here=4.0).verdict == "the same order, by less than half"

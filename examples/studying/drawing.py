@@ -1,6 +1,6 @@
 """Pictures of a study: accuracy against steps, accuracy against learning rate, steps to converge."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import matplotlib
@@ -15,36 +15,42 @@ from .summary import Cell
 
 CURVES, RATES, STEPS = "accuracy_against_steps.png", "accuracy_against_learning_rate.png", "steps_to_converge.png"
 DOTS_PER_INCH = 130
+LONG_LABEL = 30  # letters, of which two columns of a legend fit under a panel
 
 
 def draw(study: Study, cells: Mapping[tuple[str, str], Cell], folder: Path) -> list[str]:
     """Draw the pictures of what has finished into `folder`. Returns their file names."""
     tasks = [task for task in study.tasks if any((model.name, task.name) in cells for model in study.models)]
-    names = []
-    swept = any(len(cell.by_rate) > 1 for cell in cells.values())
-    for name, panel in ((CURVES, draw_curves), (RATES, draw_rates if swept else None), (STEPS, draw_steps)):
-        if panel is None or not tasks:
-            continue
-        columns = min(3, len(tasks))
-        rows = -(-len(tasks) // columns)
-        figure, axes = plt.subplots(rows, columns, figsize=(5 * columns, 4 * rows + 0.8), squeeze=False)
-        for axis in axes.flat[len(tasks) :]:
-            axis.set_visible(False)
-        for axis, task in zip(axes.flat, tasks, strict=False):
-            panel(axis, study, task, cells)
-            axis.set_title(task.label, fontsize=10)
-        handles = {
-            label: handle
-            for axis in axes.flat
-            for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)
-        }
-        figure.legend(handles.values(), handles.keys(), loc="lower center", ncols=4, frameon=False, fontsize=8)
-        figure.suptitle(study.title)
-        figure.tight_layout(rect=(0, 0.04 + 0.03 * (len(handles) // 4), 1, 1))
-        figure.savefig(folder / name, dpi=DOTS_PER_INCH)
-        plt.close(figure)
-        names.append(name)
-    return names
+    panels = {CURVES: draw_curves, RATES: draw_rates, STEPS: draw_steps} if tasks else {}
+    if all(len(cell.by_rate) == 1 for cell in cells.values()):
+        panels.pop(RATES, None)
+    for name, panel in panels.items():
+        draw_picture(study, tasks, cells, panel, folder / name)
+    return list(panels)
+
+
+def draw_picture(
+    study: Study, tasks: list[Task], cells: Mapping[tuple[str, str], Cell], panel: Callable, file: Path
+) -> None:
+    """A panel for each task, and one legend."""
+    columns = min(3, len(tasks))
+    rows = -(-len(tasks) // columns)
+    size = (5 * columns, 4 * rows)  # inches
+    figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
+    for axis in axes.flat[len(tasks) :]:
+        axis.set_visible(False)
+    for axis, task in zip(axes.flat, tasks, strict=False):
+        panel(axis, study, task, cells)
+        axis.set_title(task.label, fontsize=10)
+    legends = [axis.get_legend_handles_labels() for axis in axes.flat]
+    handles = {label: handle for found in legends for handle, label in zip(*found, strict=True)}
+    if handles:
+        across = columns * (1 if max(map(len, handles)) > LONG_LABEL else 2)
+        look = {"loc": "outside lower center", "ncols": across, "frameon": False, "fontsize": 8}
+        figure.legend(handles.values(), handles.keys(), **look)
+    figure.suptitle(study.title, fontsize=11)
+    figure.savefig(file, dpi=DOTS_PER_INCH)
+    plt.close(figure)
 
 
 def draw_curves(axis: Axes, study: Study, task: Task, cells: Mapping[tuple[str, str], Cell]) -> None:

@@ -40,8 +40,8 @@ class Model:
 class Task:
     """A column. `metric` is what is reported; at `target` (0..1) its runs stop, and their steps are counted.
 
-    `floor` (0..1): the score that needs no learning; None: the task's own, which is that of accuracy. `paper`: the name
-    of the paper's task that it stands beside, which may be larger.
+    `floor` (0..1): the score that needs no learning; None: the task's own, that of accuracy. `paper`: the name of the
+    paper's task that it stands beside, which may be larger.
     """
 
     name: str

@@ -121,7 +121,9 @@ class Comparison:
         """What this study says of the paper's order."""
         if abs(self.here) <= self.spread:
             return "not told apart"
-        return "the same order" if self.here > 0 else "the opposite order"
+        if self.here < 0:
+            return "the opposite order"
+        return "the same order" if self.here >= self.paper / 2 else "the same order, by less than half"
 
 
 def compare_with_paper(study: Study, cells: Mapping[tuple[str, str], Cell]) -> Iterable[Comparison]:
