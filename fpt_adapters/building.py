@@ -22,9 +22,11 @@ from transformers import (
 from transformers import __version__ as VERSION
 from transformers.utils import CONFIG_NAME, cached_file, logging
 
+from .attention import choose_attention
 from .backbones import embedding_width, frozen_dtype, is_causal, is_norm, position_parameters
 from .configuration_fpt import FPTConfig
 from .depth import first_layers
+from .dropout import replace_dropout
 from .image_backbones import IMAGE_FAMILIES, ImageEncoder
 from .limits import MEMORY, no_larger_than
 from .modeling_identity import IdentityModel  # noqa: F401  registers itself with AutoModel
@@ -137,6 +139,9 @@ def build_backbone(
     for module in backbone.modules():
         if is_norm(module):
             module.float()
+    if attn_implementation is None:
+        choose_attention(backbone)
+    replace_dropout(backbone)
     return backbone.requires_grad_(False).eval(), digest
 
 

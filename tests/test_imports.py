@@ -14,6 +14,8 @@ import fpt_adapters
 PACKAGE = Path(fpt_adapters.__file__).parent
 ORDER = (
     "version",
+    "dropout",
+    "attention",
     "untrusted",
     "depth",
     "configuration_lstm",
