@@ -150,11 +150,23 @@ def test_public_names_are_listed_once_and_in_order():
     assert len(set(fpt_adapters.__all__)) == len(fpt_adapters.__all__)
     imported = {
         alias.asname or alias.name
-        for node in ast.parse((PACKAGE / "__init__.py").read_text(encoding="utf-8")).body
+        for node in ast.walk(ast.parse((PACKAGE / "__init__.py").read_text(encoding="utf-8")))
         if isinstance(node, ast.ImportFrom) and node.level
         for alias in node.names
     }
     assert set(fpt_adapters.__all__) == imported
+    assert set(fpt_adapters.__all__) <= set(dir(fpt_adapters))
+
+
+def test_a_model_needs_no_trainer():
+    code = "import sys, fpt_adapters; assert not {'datasets', 'pandas', 'transformers.trainer'} & set(sys.modules)"
+    code += "; fpt_adapters.FPTTrainer; assert 'transformers.trainer' in sys.modules"
+    subprocess.run([sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": str(PACKAGE.parent)}, check=True)
+
+
+def test_an_unknown_name_is_no_attribute():
+    with pytest.raises(AttributeError, match="has no attribute 'FPTTrianer'"):
+        fpt_adapters.FPTTrianer  # noqa: B018
 
 
 def test_every_module_is_described():
