@@ -115,6 +115,7 @@ def arguments_for(folder: str, batch: int, bf16: bool, rate: float = 1e-3) -> Tr
         lr_scheduler_type="constant",
         max_steps=10**6,
         bf16=bf16,
+        use_cpu=not torch.cuda.is_available(),
         logging_strategy="no",
         save_strategy="no",
         report_to="none",
