@@ -1,11 +1,14 @@
 """A Trainer for several processes: little crosses between them, and each back end saves the same delta."""
 
+import contextlib
+import functools
 import hashlib
 import json
 import os
+from collections.abc import Collection, Iterator
 
 from accelerate.utils import gather_object, str_to_bool
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 from transformers import Trainer
@@ -41,13 +44,54 @@ def gather(tensor: Tensor) -> Tensor:
     return tensor.detach()
 
 
+@contextlib.contextmanager
+def stating(model: nn.Module, names: Collection[str]) -> Iterator[None]:
+    """Meanwhile `model.state_dict()` has the tensors called `names` and no others."""
+
+    def keep(module: nn.Module, state_dict: dict, prefix: str, metadata: dict) -> None:
+        for name in [name for name in state_dict if name.removeprefix(prefix) not in names]:
+            del state_dict[name]
+
+    hook = model.register_state_dict_post_hook(keep)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+@contextlib.contextmanager
+def expecting(model: nn.Module, names: Collection[str]) -> Iterator[None]:
+    """Meanwhile `model.load_state_dict()` misses the tensors called `names` and no others."""
+
+    def forgive(module: nn.Module, keys) -> None:
+        keys.missing_keys[:] = [name for name in keys.missing_keys if name in names]
+
+    hook = model.register_load_state_dict_post_hook(forgive)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+@contextlib.contextmanager
+def sparing(engine: nn.Module) -> Iterator[None]:
+    """Meanwhile DeepSpeed's `engine.save_checkpoint` leaves the frozen parameters out."""
+    engine.save_checkpoint = functools.partial(engine.save_checkpoint, exclude_frozen_parameters=True)
+    try:
+        yield
+    finally:
+        del engine.save_checkpoint
+
+
 class DistributedTrainer(Trainer):
     """Trainer whose processes exchange gradients of what trains and no more, and which saves the delta alone.
 
     Under DDP, frozen weights are compared instead of sent, and frozen buffers are not sent either. Under FSDP2 and
-    DeepSpeed, what is saved is gathered tensor by tensor, in fp32, without the base.
+    DeepSpeed, what is saved is gathered tensor by tensor, in fp32, without the base; so are the files that Trainer
+    resumes from (DeepSpeed's hold the base where the input or the head does not train).
 
-    Raises ValueError where FSDP or DeepSpeed is asked for on a CPU: Trainer would run DDP instead and not say so.
+    Raises ValueError for FSDP1, and where FSDP or DeepSpeed is asked for on a CPU: Trainer would run DDP and not say
+    so.
     """
 
     def __init__(self, model: FPTPreTrainedModel, args=None, **kwargs):
@@ -57,7 +101,19 @@ class DistributedTrainer(Trainer):
             args.ddp_broadcast_buffers = bool(running_statistics(model))  # no other buffer changes
         super().__init__(model, args, **kwargs)
         self._refuse_silent_ddp()
+        self._refuse_fsdp1()
         self._warn_of_lone_process()
+
+    @property
+    def _shards(self) -> bool:
+        return self.is_fsdp_enabled or self.is_deepspeed_enabled
+
+    def train(self, *args, **kwargs):
+        """As `Trainer.train`."""
+        with contextlib.ExitStack() as stack:
+            if self._shards:
+                stack.enter_context(expecting(self.model, self.model.delta_tensors().keys()))
+            return super().train(*args, **kwargs)
 
     def gather_delta(self) -> dict[str, Tensor]:
         """What a checkpoint holds, whole and on the CPU; see `FPTPreTrainedModel.delta_tensors`.
@@ -69,11 +125,25 @@ class DistributedTrainer(Trainer):
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """As `Trainer.save_model`, which all processes call; of a sharded model it gathers the delta alone."""
-        if not (self.is_fsdp_enabled or self.is_deepspeed_enabled):
+        if not self._shards:
             return super().save_model(output_dir, _internal_call)
         self._save(output_dir, state_dict=self.gather_delta())
         if self.args.push_to_hub and not _internal_call:
             self.push_to_hub(commit_message="Model save", revision=self.args.hub_revision)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        """Trainer also saves a sharded model here (there is no public hook): leave the base out."""
+        with self._without_base() if self._shards else contextlib.nullcontext():
+            super()._save_optimizer_and_scheduler(output_dir)
+
+    def _without_base(self) -> contextlib.AbstractContextManager:
+        parameters = dict(self.model.named_parameters())
+        delta = self.model.delta_tensors().keys()
+        if self.is_fsdp_enabled:
+            return stating(self.model, delta)
+        if all(parameters[name].requires_grad for name in delta if name in parameters):
+            return sparing(self.model_wrapped)
+        return contextlib.nullcontext()
 
     def _keep_frozen_home(self, checksums: dict) -> None:
         """Compare the frozen weights of all processes by `checksums`, so that DDP need not send them.
@@ -105,9 +175,16 @@ class DistributedTrainer(Trainer):
             if asked and not runs:
                 raise ValueError(
                     f"{name} shards a model over accelerators, but this runs on a {self.args.device.type}, where "
-                    f"Trainer would train with DDP and not say so: leave {name} out, and start processes on a CPU with "
-                    "accelerate launch --config_file examples/accelerate/cpu.yaml."
+                    f"Trainer would train with DDP and not say so: leave {name} out, and start processes on a CPU "
+                    "with accelerate launch --config_file examples/accelerate/cpu.yaml."
                 )
+
+    def _refuse_fsdp1(self) -> None:
+        if self.is_fsdp_enabled and self.accelerator.state.fsdp_plugin.fsdp_version == 1:
+            raise ValueError(
+                "Frozen and trained weights lie side by side in a layer: FSDP2 shards that, and this is FSDP1. Write "
+                "fsdp_version: 2, as in examples/accelerate/fsdp2.yaml."
+            )
 
     def _warn_of_lone_process(self) -> None:
         """`accelerate launch --cpu --num_processes 2` names a meeting point for two, and starts one."""
