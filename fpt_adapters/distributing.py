@@ -97,8 +97,6 @@ class DistributedTrainer(Trainer):
     def __init__(self, model: FPTPreTrainedModel, args=None, **kwargs):
         if args is not None and args.ddp_find_unused_parameters is None:
             args.ddp_find_unused_parameters = False  # every trained parameter takes part in every step
-        if args is not None and args.ddp_broadcast_buffers is None:
-            args.ddp_broadcast_buffers = bool(running_statistics(model))  # no other buffer changes
         super().__init__(model, args, **kwargs)
         self._refuse_silent_ddp()
         self._refuse_fsdp1()
