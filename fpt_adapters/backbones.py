@@ -95,6 +95,16 @@ def output_width(config: PreTrainedConfig) -> int:
     return config.word_embed_proj_dim if config.model_type == "opt" else config.hidden_size
 
 
+def layer_classes(backbone: PreTrainedModel) -> set[str]:
+    """Names of the classes that sharding wraps one by one: those that the family names, else its repeated layers."""
+    named = {type(module).__name__ for module in backbone.modules()}.intersection(backbone._no_split_modules or ())
+    if named:
+        return named
+    lists = [module for module in backbone.modules() if isinstance(module, nn.ModuleList)]
+    inner = {id(module) for outer in lists for layer in outer for module in layer.modules()}
+    return {type(layer).__name__ for outer in lists if id(outer) not in inner for layer in outer}
+
+
 def is_norm(module: nn.Module) -> bool:
     """Whether a module is a layer norm or an RMS norm with parameters, by its class."""
     name = type(module).__name__

@@ -14,6 +14,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from .backbones import norm_parameters, position_parameters, unused_parameters
+from .sharding import whole_shape
 
 FROZEN_GROUP = "other"
 
@@ -104,12 +105,13 @@ def _describe(model: nn.Module) -> str:
 def count_by_group(model: nn.Module, groups: dict[str, str]) -> list[GroupCount]:
     """Tensors and parameters of each group, in the order of first appearance."""
     parameters = dict(model.named_parameters())
-    total = sum(parameter.numel() for parameter in parameters.values())
+    sizes = {name: whole_shape(parameter).numel() for name, parameter in parameters.items()}
+    total = sum(sizes.values())
     rows = []
     for group in dict.fromkeys(groups.values()):
-        members = [parameters[name] for name, its_group in groups.items() if its_group == group]
-        count = sum(parameter.numel() for parameter in members)
-        trained = any(parameter.requires_grad for parameter in members)
+        members = [name for name, its_group in groups.items() if its_group == group]
+        count = sum(sizes[name] for name in members)
+        trained = any(parameters[name].requires_grad for name in members)
         rows.append(GroupCount(group, len(members), count, 100 * count / total, trained))
     return rows
 

@@ -15,7 +15,15 @@ from transformers.modeling_outputs import (
     TokenClassifierOutput,
 )
 
-from .backbones import cut_positions, embedding_scale, embedding_width, output_width, position_parameters, run_backbone
+from .backbones import (
+    cut_positions,
+    embedding_scale,
+    embedding_width,
+    layer_classes,
+    output_width,
+    position_parameters,
+    run_backbone,
+)
 from .building import build_from_config
 from .configuration_fpt import FPTConfig
 from .heads import TokenClassifier, classification_loss, pool
@@ -55,6 +63,7 @@ class FPTModel(FPTPreTrainedModel):
         self.backbone = backbone
         self.embedding_scale = embedding_scale(backbone)
         self.post_init()
+        self._no_split_modules = layer_classes(backbone)  # a headed model takes it over in its own post_init
         if not headed:
             self._apply_policy()
 

@@ -36,6 +36,7 @@ from .loading import load_base, resolve_commit
 from .remote_code import AUTO_MAP, runs_from_repo, write_code
 from .repository import Origin, check_shareable, repository_files, upload, write_repository
 from .saved_backbone import write_backbone
+from .sharding import refuse_sharded, written_class
 
 # What transformers' Auto classes and Trainer pass to every `from_pretrained`, and which has no meaning for a delta.
 IGNORED_LOADING_KEYS = ("_from_auto", "_from_pipeline", "adapter_kwargs", "code_revision", "trust_remote_code")
@@ -90,7 +91,7 @@ class FPTPreTrainedModel(PreTrainedModel):
     @property
     def with_code(self) -> bool:
         """Whether the library's code is saved beside the delta, for machines that have transformers alone."""
-        return self._with_code if self._with_code is not None else runs_from_repo(type(self))
+        return self._with_code if self._with_code is not None else runs_from_repo(written_class(self))
 
     @with_code.setter
     def with_code(self, value: bool) -> None:
@@ -268,8 +269,9 @@ class FPTPreTrainedModel(PreTrainedModel):
         for name, buffer in running_statistics(self).items():
             if tensor_digest(buffer) != self._base_buffer_digests[name]:
                 tensors[name] = buffer
-        if state_dict is not None:  # gathered, by some backends in half precision
-            tensors = {name: state_dict[name].to(tensor.dtype) for name, tensor in tensors.items()}
+        if state_dict is not None:  # gathered in half precision by some back ends, held so by others
+            dtypes = {name: torch.promote_types(t.dtype, state_dict[name].dtype) for name, t in tensors.items()}
+            tensors = {name: state_dict[name].to(dtype) for name, dtype in dtypes.items()}
         return tensors
 
     def save_pretrained(
@@ -300,14 +302,12 @@ class FPTPreTrainedModel(PreTrainedModel):
             self.with_code = with_code
         if is_main_process:
             tensors = self.delta_tensors(state_dict)
-            empty = [name for name, tensor in tensors.items() if tensor.numel() == 0]
-            if empty:
-                raise ValueError(f"{empty[0]} is empty here: gather the sharded parameters before saving.")
+            refuse_sharded(tensors)
             infinite = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
             if infinite:
                 raise ValueError(f"{infinite[0]} is not finite: training diverged, and nothing was saved.")
             self._ignore_on_save(tensors)
-            self.config.architectures = [type(self).__name__]
+            self.config.architectures = [written_class(self).__name__]
             vars(self.config).pop("auto_map", None)
             if self.with_code:
                 self.config.auto_map = dict(AUTO_MAP)

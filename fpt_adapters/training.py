@@ -28,6 +28,7 @@ from .cached_features import innermost
 from .caching import CachingTrainer
 from .configuration_fpt import PARAMETER_GROUPS, FPTConfig
 from .delta import DeltaError, check_delta, read_delta, running_statistics, tensor_digest
+from .distributing import gather
 from .heads import IGNORED_LABEL
 from .pretrained import FPTPreTrainedModel
 
@@ -101,8 +102,6 @@ class FPTTrainer(CachingTrainer):
     def __init__(self, model: FPTPreTrainedModel, args=None, *, group_learning_rates=None, **kwargs):
         if not isinstance(model, FPTPreTrainedModel):
             raise TypeError(f"FPTTrainer trains an FPT model, got {type(model).__name__}: use transformers' Trainer.")
-        if args is not None and args.ddp_find_unused_parameters is None:
-            args.ddp_find_unused_parameters = False  # every trained parameter takes part in every step
         self.group_learning_rates = dict(group_learning_rates or {})
         trained = {row.group for row in model.count_parameters() if row.trained}
         for group in self.group_learning_rates:
@@ -146,10 +145,9 @@ class FPTTrainer(CachingTrainer):
             resume_from_checkpoint = self._checked_checkpoint(resume_from_checkpoint)
         self.card.results.clear()
         frozen, trained = self._checksums(), self._digests()
+        self._keep_frozen_home(frozen)
         result = super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
-        changed = [name for name, value in self._checksums().items() if frozen.get(name) != value]
-        if changed:
-            raise TrainingError(f"The frozen weight {changed[0]} changed in training ({len(changed)} tensors in all).")
+        self._check_frozen(frozen)
         self._check_trained(trained, steps=self.state.global_step, resumed=bool(resume_from_checkpoint))
         self.report_training()
         return result
@@ -225,21 +223,32 @@ class FPTTrainer(CachingTrainer):
         check_delta(tensors, self.model.delta_tensors(), running_statistics(self.model), folder)
         return os.fspath(folder)
 
-    @torch.no_grad()
-    def _checksums(self) -> dict[str, int]:
+    def _checksums(self) -> dict[str, tuple[torch.dtype, int]]:
         """Sum over the bits of every frozen parameter, on its device: enough to see that none was trained."""
         integer = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-        frozen = {name: p for name, p in self.model.named_parameters() if not p.requires_grad}
-        return {n: p.detach().view(integer[p.element_size()]).sum(dtype=torch.int64).item() for n, p in frozen.items()}
+        frozen = ((name, gather(p)) for name, p in self.model.named_parameters() if not p.requires_grad)
+        return {n: (t.dtype, t.view(integer[t.element_size()]).sum(dtype=torch.int64).item()) for n, t in frozen}
+
+    def _check_frozen(self, before: dict[str, tuple[torch.dtype, int]]) -> None:
+        after = self._checksums()
+        if self.is_deepspeed_enabled:  # which rounds the frozen weights to half precision, where it trains in that
+            after = {name: after[name] if after[name][0] == old[0] else old for name, old in before.items()}
+        changed = [name for name, value in after.items() if before.get(name) != value]
+        if changed:
+            raise TrainingError(f"The frozen weight {changed[0]} changed in training ({len(changed)} tensors in all).")
 
     def _digests(self) -> dict[str, str]:
-        return {name: tensor_digest(p) for name, p in self.model.named_parameters() if p.requires_grad}
+        return {name: tensor_digest(gather(p)) for name, p in self.model.named_parameters() if p.requires_grad}
 
     def _check_trained(self, before: dict[str, str], steps: int, resumed: bool) -> None:
+        digests = {}
         for name, parameter in self.model.named_parameters():
-            if parameter.requires_grad and not torch.isfinite(parameter).all():
-                raise TrainingError(f"{name} is not finite after training: it diverged. Lower learning_rate.")
-        unmoved = [name for name, digest in self._digests().items() if before[name] == digest]
+            if parameter.requires_grad:
+                value = gather(parameter)
+                if not torch.isfinite(value).all():
+                    raise TrainingError(f"{name} is not finite after training: it diverged. Lower learning_rate.")
+                digests[name] = tensor_digest(value)
+        unmoved = [name for name, digest in digests.items() if before[name] == digest]
         if unmoved and steps and not resumed:
             logger.warning(
                 f"{len(unmoved)} of {len(before)} trained tensors did not change in {steps} steps, the first is "
