@@ -18,6 +18,8 @@ ORDER = (
     "attention",
     "untrusted",
     "depth",
+    "quantization",
+    "quantized_layers",
     "configuration_lstm",
     "configuration_identity",
     "configuration_fpt",
@@ -26,6 +28,8 @@ ORDER = (
     "image_backbones",
     "backbones",
     "limits",
+    "precision",
+    "placing",
     "building",
     "freezing",
     "inputs",
@@ -42,6 +46,7 @@ ORDER = (
     "repository",
     "loading",
     "saved_backbone",
+    "checkpointing",
     "pretrained",
     "modeling_fpt",
     "attention_maps",
@@ -110,9 +115,10 @@ def test_a_module_imports_only_from_earlier_ones(path):
 
 def test_the_imports_are_seen():
     """The test above would pass for a package whose imports it cannot read."""
-    assert own_imports(PACKAGE / "freezing.py") == {"backbones"}
+    assert own_imports(PACKAGE / "freezing.py") == {"backbones", "quantized_layers"}
     base_configurations = {"configuration_identity", "configuration_lstm"}
-    assert own_imports(PACKAGE / "configuration_fpt.py") == {"depth", "untrusted"} | base_configurations
+    rules = {"depth", "quantization", "untrusted"}
+    assert own_imports(PACKAGE / "configuration_fpt.py") == rules | base_configurations
     assert {"backbones", "configuration_fpt", "heads", "inputs"} <= own_imports(PACKAGE / "modeling_fpt.py")
     assert {"metrics", "pretrained"} <= own_imports(PACKAGE / "tasks" / "task.py")
     assert {"tasks.bits", "tasks.task"} <= own_imports(PACKAGE / "tasks" / "__init__.py")
