@@ -87,7 +87,7 @@ def frozen_dtype(backbone: PreTrainedModel) -> torch.dtype:
 
 def device_of(backbone: PreTrainedModel) -> torch.device:
     """Where embeddings enter and hidden states leave: of several devices the first; the CPU if there are none."""
-    devices = {parameter.device for parameter in backbone.parameters()}
+    devices = (parameter.device for parameter in backbone.parameters())
     return min(devices, key=lambda device: device.index or 0, default=torch.device("cpu"))
 
 

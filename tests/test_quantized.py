@@ -120,7 +120,7 @@ def test_training_moves_the_delta_and_no_code(base_of, tmp_path, model_type, set
 @pytest.mark.parametrize("mixed", [False, True], ids=["fp32", "bf16"])
 @WIDTHS
 def test_mixed_precision_casts_no_frozen_bias(base_of, tmp_path, settings, mixed):
-    model = build(base_of("bert"), settings)
+    model = build(base_of("bert"), settings, pooling="mean")  # "auto" would run the backbone before it is looked at
     others = scales(model)
     FPTTrainer(model, arguments(tmp_path, bf16=mixed), train_dataset=examples()).train()
     assert_same(scales(model), others)
@@ -288,13 +288,15 @@ print(max(seen) - seen[0])
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads Linux's account of memory")
 def test_the_whole_is_never_in_memory_in_full_precision(base_of, tmp_path):
     pytest.importorskip("bitsandbytes")
     AutoModel.from_config(tiny_config("gpt2", n_embd=768, n_layer=4)).save_pretrained(tmp_path)
     megabytes = (tmp_path / "model.safetensors").stat().st_size / 2**20  # in fp32; a quarter in 8 bits
     command = [sys.executable, "-c", MEASURE, os.fspath(base_of("gpt2")), os.fspath(tmp_path)]
-    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536"}  # what is freed goes back, and does not count
+    result = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
     assert 0.2 * megabytes < float(result.stdout) < 0.6 * megabytes
 
 
