@@ -23,6 +23,7 @@ from transformers import (
 from transformers.pytorch_utils import Conv1D
 
 from fpt_adapters import DeltaError, FPTConfig, FPTForSequenceClassification, FPTModel, FPTTrainer, LSTMConfig
+from fpt_adapters.card_template import describe_base
 from fpt_adapters.freezing import count_by_group
 from fpt_adapters.quantization import SETTINGS, checked_settings, settings_of
 from fpt_adapters.quantized_layers import is_quantized, parameter_size
@@ -387,6 +388,13 @@ def test_weights_are_counted_as_weights(base_of, settings):
     assert count_by_group(quantised, quantised.parameter_groups()) == plain.count_parameters()
     sizes = {name: p.numel() for name, p in plain.named_parameters()}
     assert {name: parameter_size(p) for name, p in quantised.named_parameters()} == sizes
+
+
+@WIDTHS
+def test_the_card_says_it(base_of, settings):
+    bits = "8" if settings is EIGHT else "4"
+    assert f"quantised to {bits} bits by bitsandbytes; its" in describe_base(build(base_of("gpt2"), settings).config)
+    assert "quantised" not in describe_base(build(base_of("gpt2")).config)
 
 
 @pytest.mark.parametrize("flag", ["--load_in_8bit", "--load_in_4bit"])
