@@ -4,11 +4,10 @@ import os
 
 import pytest
 import torch
-import transformers
-from conftest import IMAGE_BACKBONES, TINY_BACKBONES
-from packaging.version import Version
+from conftest import CHECKPOINTING, IMAGE_BACKBONES, TINY_BACKBONES, checkpoint_activations
 from torch.autograd.graph import saved_tensors_hooks
 from transformers import Trainer, TrainingArguments
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from fpt_adapters import FPTForSequenceClassification, FPTTrainer, IdentityConfig, LSTMConfig
 
@@ -19,18 +18,10 @@ BASELINES = {
     "fpt_lstm": LSTMConfig(hidden_size=32, num_hidden_layers=2),
     "fpt_identity": IdentityConfig(hidden_size=32),
 }
-FLAG = "activation_checkpointing"  # of TrainingArguments
-if Version(transformers.__version__) < Version("5.23"):
-    FLAG = "gradient_checkpointing"
 
 
 def baseline(name, **fields):
     return FPTForSequenceClassification.from_backbone(BASELINES[name], backbone_init="random", **FIELDS | fields)
-
-
-def switch_on(model, reentrant):
-    enable = model.activation_checkpointing_enable if FLAG[0] == "a" else model.gradient_checkpointing_enable
-    enable({"use_reentrant": reentrant})
 
 
 def step(model):
@@ -65,7 +56,7 @@ def test_gradients_agree_and_less_is_kept(make_model, model_type, reentrant):
     model = baseline(model_type) if model_type in BASELINES else make_model(model_type)
     expected, kept = step(model)
     model.zero_grad()
-    switch_on(model, reentrant)
+    checkpoint_activations(model, reentrant)
     found, kept_then = step(model)
     assert_same_gradients(found, expected)
     assert kept_then < kept / 2
@@ -85,7 +76,7 @@ def test_gradients_agree_whatever_trains(make_model, model_type, trainable, reen
         gradients = []
         for checkpointed in (False, True):
             if checkpointed:
-                switch_on(model, reentrant)
+                checkpoint_activations(model, reentrant)
             model.zero_grad()
             torch.manual_seed(0)
             model.train()(**inputs, labels=torch.tensor([0, 1, 2, 3])).loss.backward()
@@ -110,10 +101,11 @@ def test_trainer_learns_the_same(make_model, tmp_path, model_type, trainer_class
             disable_tqdm=True,
             save_strategy="no",
             dataloader_pin_memory=False,
-            **{FLAG: on},
+            **{CHECKPOINTING: on},
         )
         trainer_class(model, arguments, train_dataset=data).train()
-        assert model.is_activation_checkpointing == on
+        layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
+        assert {layer.gradient_checkpointing for layer in layers} == {on}
         states.append({name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad})
     for name, value in states[0].items():
         torch.testing.assert_close(value, states[1][name], rtol=1e-5, atol=1e-6, msg=name)
@@ -124,15 +116,15 @@ def test_trainer_learns_the_same(make_model, tmp_path, model_type, trainer_class
 def test_where_it_cannot_be_it_is_refused(make_model, tmp_path, model_type, trainer_class):
     trainable = {"trainable": ["input", "output"], "positions": "none"}
     model = baseline(model_type, **trainable) if model_type in BASELINES else make_model(model_type)
-    arguments = TrainingArguments(os.fspath(tmp_path), max_steps=1, use_cpu=True, report_to="none", **{FLAG: True})
+    arguments = {"max_steps": 1, "use_cpu": True, "report_to": "none", CHECKPOINTING: True}
     data = [{"input_values": torch.zeros(10, 3), "labels": 0}]
     with pytest.raises(ValueError, match=rf"cannot checkpoint the layers of \w+ \({model_type}\): leave .* out"):
-        trainer_class(model, arguments, train_dataset=data).train()
+        trainer_class(model, TrainingArguments(os.fspath(tmp_path), **arguments), train_dataset=data).train()
 
 
 def test_it_is_switched_off_again(make_model):
     model = make_model("gpt2")
     _, kept = step(model)
-    switch_on(model, False)
-    model.activation_checkpointing_disable()
+    checkpoint_activations(model, False)
+    getattr(model, f"{CHECKPOINTING}_disable")()
     assert step(model)[1] == kept
