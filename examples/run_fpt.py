@@ -176,7 +176,12 @@ def load_data(task: Task, data_args: DataArguments, args: RunArguments) -> TaskD
 def build_model(task: Task, data: TaskData, model_args: ModelArguments):
     """A new model on a backbone, or a saved one where `model_name_or_path` is a delta."""
     hub_kwargs = {"revision": model_args.model_revision, "cache_dir": model_args.cache_dir}
-    shared = {"dtype": model_args.dtype, "attn_implementation": model_args.attn_implementation}
+    shared = {
+        "dtype": model_args.dtype,
+        "attn_implementation": model_args.attn_implementation,
+        "quantization_config": model_args.quantization_config,
+        "device_map": model_args.device_map,
+    }
     source, config = find_backbone(model_args, hub_kwargs)
     if isinstance(config, FPTConfig):
         check_same_task(config, data.config)

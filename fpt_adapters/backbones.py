@@ -86,8 +86,9 @@ def frozen_dtype(backbone: PreTrainedModel) -> torch.dtype:
 
 
 def device_of(backbone: PreTrainedModel) -> torch.device:
-    """The device of the weights; the CPU where there are none."""
-    return next((parameter.device for parameter in backbone.parameters()), torch.device("cpu"))
+    """Where embeddings enter and hidden states leave: of several devices the first; the CPU if there are none."""
+    devices = (parameter.device for parameter in backbone.parameters())
+    return min(devices, key=lambda device: device.index or 0, default=torch.device("cpu"))
 
 
 def output_width(config: PreTrainedConfig) -> int:

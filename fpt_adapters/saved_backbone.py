@@ -18,6 +18,7 @@ from .backbones import POSITION_TABLES
 from .configuration_fpt import FPTConfig
 from .delta import STAGING_PREFIX
 from .depth import first_layers
+from .quantized_layers import is_quantized
 from .sharding import refuse_sharded
 
 POSITION_SEED = 0  # draws the rows of positions that the training did without
@@ -77,6 +78,11 @@ def _check_savable(backbone: PreTrainedModel, base_config: PreTrainedConfig) -> 
         )
     refuse_sharded(dict(backbone.named_parameters()))
     for name, parameter in backbone.named_parameters():
+        if is_quantized(parameter):
+            raise ValueError(
+                f"A backbone is saved in float32, but {name} is quantised here: load the delta with "
+                "quantization_config=False and save that."
+            )
         if not torch.isfinite(parameter).all():
             raise ValueError(f"{name} is not finite: training diverged, and nothing was saved.")
 

@@ -217,6 +217,12 @@ class FPTTrainer(CachingTrainer):
                 f"{folder} was trained on another base: its fingerprint is {base}, this model's is "
                 f"{config.base_model_fingerprint}."
             )
+        quantization = saved.get("base_quantization")
+        if quantization != config.base_quantization:
+            raise DeltaError(
+                f"{folder} was trained on a base quantised by {quantization}, this model's by "
+                f"{config.base_quantization}."
+            )
         if saved.get("trainable") != config.trainable:
             raise DeltaError(f"{folder} trains {saved.get('trainable')}, this model {config.trainable}.")
         tensors = read_delta(folder / SAFE_WEIGHTS_NAME, folder / CONFIG_NAME)

@@ -540,7 +540,7 @@ def test_a_missing_file_is_an_oserror(saved, tmp_path):
         FPTForSequenceClassification.from_pretrained(tmp_path / "nowhere")
 
 
-UNSUPPORTED = [{"device_map": "auto"}, {"quantization_config": {"bits": 4}}, {"state_dict": {}}]
+UNSUPPORTED = [{"state_dict": {}}]
 
 
 @pytest.mark.parametrize(
