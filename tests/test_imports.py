@@ -47,10 +47,13 @@ ORDER = (
     "attention_maps",
     "cached_features",
     "metrics",
+    "streams",
+    "stream_batches",
     "tasks",
     "pictures",
     "publishing",
     "caching",
+    "streaming",
     "training",
     "finding",
 )
