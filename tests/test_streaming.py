@@ -3,15 +3,20 @@
 import itertools
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
+from conftest import load_script
+from test_distributed import launch
 from test_streams import ROWS, source
 from test_training import arguments, assert_same, copied, losses, stop_after, warned  # noqa: F401
 from torch.utils.data import IterableDataset
 
 from fpt_adapters import FPTTrainer
 from fpt_adapters.streams import ExampleStream
+
+SCRIPT = Path(__file__).parent / "scripts" / "train_stream.py"
 
 # Training
 
@@ -206,3 +211,40 @@ def test_what_a_stream_cannot_do_is_refused(make_model, tmp_path):
     trainer = FPTTrainer(model, streamed(tmp_path), train_dataset=examples(), cache_features=True)
     with pytest.raises(ValueError, match="a stream is not held"):
         trainer.train()
+
+
+# Processes
+
+STREAMS = load_script(SCRIPT).STREAMS
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory):
+    """What two processes saw of each stream."""
+    folder = tmp_path_factory.mktemp("ranks")
+    launch(SCRIPT, folder)
+    return [json.loads((folder / f"rank{rank}.json").read_text()) for rank in (0, 1)]
+
+
+@pytest.mark.parametrize("name", STREAMS)
+def test_two_processes_see_every_example_once_an_epoch(name, ranks):
+    expected = [100 * shard + row for shard, count in enumerate(STREAMS[name][0]) for row in range(count)]
+    runs = [rank[name]["whole"]["seen"] for rank in ranks]
+    assert all(run[-1][0] >= 1 and len(run) == 7 for run in runs)  # both are through with the first epoch
+    first = [row for run in runs for epoch, rows in run if epoch == 0 for row in rows]
+    assert sorted(first) == expected
+    assert all(any(epoch == 0 for epoch, _ in run) for run in runs)
+
+
+@pytest.mark.parametrize("name", STREAMS)
+def test_two_resumed_processes_go_on_each_where_it_was(name, ranks):
+    for rank in ranks:
+        assert rank[name]["again"]["seen"] == rank[name]["whole"]["seen"][3:]
+    weights = {rank[name][run]["weights"] for rank in ranks for run in ("whole", "again")}
+    assert len(weights) == 1
+
+
+def test_no_process_reads_for_the_other(ranks):
+    seen = [[rows for epoch, rows in rank["shards"]["whole"]["seen"] if epoch == 0] for rank in ranks]
+    shards = [{row // 100 for rows in batches for row in rows} for batches in seen]
+    assert len(shards[0]) == len(shards[1]) == 2 and len(shards[0] & shards[1]) == 1  # three for two processes
