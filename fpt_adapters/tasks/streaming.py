@@ -109,6 +109,8 @@ def _open_pattern(pattern: str) -> Source:
         raise ValueError(
             f"train_file ends in one of {', '.join(READERS)}, the same for all; got {', '.join(endings)}."
         )
+    if empty := [path for path in paths if Path(path).stat().st_size == 0]:
+        raise ValueError(f"train_file {empty[0]!r} is an empty file: a stream needs some rows.")
     reader = READERS[endings.pop()]
     try:
         data = datasets.load_dataset(reader, data_files={"rows": paths}, split="rows", streaming=True)
