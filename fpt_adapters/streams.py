@@ -13,9 +13,11 @@ from typing import Any, NamedTuple
 
 import datasets
 import numpy as np
+from packaging.version import Version
 from torch.utils.data import IterableDataset, get_worker_info
 
 READ_AT_ONCE = 32  # rows that `datasets` hands over together
+RESHARDS = Version(datasets.__version__) >= Version("5.0")  # before, parquet files are not divided
 SHARDS, ROWS = 201, 202  # what is shuffled: a word of the random key, so that the two draws are unrelated
 
 
@@ -78,7 +80,8 @@ class ExampleStream(IterableDataset):
 
     `buffer_size` rows are held and given in random order, and the order of shards is random; both follow `seed` and
     the epoch. None keeps the source's order. Rows of different shards mix only where a buffer reaches over both: sort
-    nothing by class on disk. A shuffle of the source's own works too, but `datasets` then divides it badly.
+    nothing by class on disk. A shuffle of the source's own works too, but `datasets` then divides it badly. Beside the
+    buffer, a row group of a parquet file is held, or up to a file where `datasets` is older than 5.
 
     Raises ValueError for a `buffer_size` below 1 and a `seed` outside 0..2**64-1.
     """
@@ -138,8 +141,8 @@ class ExampleStream(IterableDataset):
             first_shard, first = block[0][:2]
             for index in self._order(ROWS, len(block), epoch, part, number):
                 examples += 1
+                (_, place, row), block[index] = block[index], None  # a row goes before the next block comes
                 if examples > cursor.examples:
-                    _, place, row = block[index]
                     example = row if self.transform is None else self.transform(row, place)
                     yield example, Cursor(examples, first_shard, first.row)
             number += 1
@@ -189,6 +192,8 @@ def shard_rows(source: IterableDataset, shard: int, epoch: int) -> Iterator[Any]
         yield from source
         return
     source = source.shard(source.num_shards, shard)
+    if RESHARDS:  # row group by row group: the reader of a whole parquet file runs ahead of a slow one, up to its end
+        source = source.reshard()
     source.set_epoch(epoch)
     for batch in source.iter(READ_AT_ONCE):  # unlike `iter(source)`, not divided once more in a worker
         if not isinstance(batch, dict):

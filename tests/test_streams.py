@@ -1,14 +1,18 @@
 """Streams and their batches: who reads which example, in what order, and what follows any place."""
 
 import itertools
+import time
 
 import datasets
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from torch.utils.data import DataLoader, IterableDataset
 
 from fpt_adapters.stream_batches import BatchStream, StreamState
-from fpt_adapters.streams import ExampleStream, HeldOut, Place, share_of_shards
+from fpt_adapters.streams import RESHARDS, ExampleStream, HeldOut, Place, share_of_shards
 
 SHARDS = (7, 5, 9, 4)  # rows of each
 ROWS = [100 * shard + row for shard, count in enumerate(SHARDS) for row in range(count)]
@@ -116,6 +120,22 @@ def test_a_transform_gets_the_place():
     assert [x for x, _ in examples] == ROWS[2:]
     places = [place.number for _, place in examples]
     assert len(set(places)) == len(places) and all(0 <= number < 2**32 for number in places)
+
+
+@pytest.mark.skipif(not RESHARDS, reason="older versions of datasets do not divide a parquet file")
+def test_a_slow_reader_holds_a_row_group_and_not_the_file(tmp_path):
+    rows = [np.random.default_rng(row).bytes(20_000) for row in range(1000)]  # 20 MB in 50 row groups
+    pq.write_table(pa.table({"x": rows}), tmp_path / "rows.parquet", row_group_size=20)
+    source = datasets.load_dataset("parquet", data_files=str(tmp_path / "rows.parquet"), split="train", streaming=True)
+    del rows
+    before, most, seen = pa.total_allocated_bytes(), 0, []
+    for number, row in enumerate(ExampleStream(source)):
+        seen.append(row["x"][:8])
+        if number % 20 == 0:
+            time.sleep(0.01)  # in which a reader that runs ahead would do so
+            most = max(most, pa.total_allocated_bytes() - before)
+    assert seen == [np.random.default_rng(row).bytes(20_000)[:8] for row in range(1000)]
+    assert most < 4_000_000
 
 
 @pytest.mark.parametrize("options", [{"buffer_size": 0}, {"seed": -1}, {"seed": 2**64}])
