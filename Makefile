@@ -47,6 +47,7 @@ bench: install ## Measure step, load and cached-epoch times, delta size (see ben
 	HF_HUB_OFFLINE=1 $(RUN) benchmarks/step_time.py
 	HF_HUB_OFFLINE=1 $(RUN) benchmarks/delta.py
 	HF_HUB_OFFLINE=1 $(RUN) benchmarks/cached_features.py
+	HF_HUB_OFFLINE=1 $(RUN) benchmarks/streaming.py
 
 cards: install ## Train the deltas of model_cards/ again: make cards MNIST=folder SCOP=folder
 	$(RUN) model_cards/train.py $(if $(MNIST),--mnist $(MNIST)) $(if $(SCOP),--scop $(SCOP))

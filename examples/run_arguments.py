@@ -90,6 +90,20 @@ class DataArguments:
     """The task, and how much of its data."""
 
     task_name: str = field(metadata={"help": f"One of {', '.join(TASKS)}."})
+    streaming: bool = field(
+        default=False,
+        metadata={
+            "help": "Read the training rows as they are used and hold none: those of train_file, which may be a "
+            "pattern such as 'rows-*.parquet', or of the Hub. Needs --max_steps."
+        },
+    )
+    shuffle_buffer: int = field(
+        default=10_000, metadata={"help": "Rows that streaming holds to shuffle; 0 keeps the order of the data."}
+    )
+    label_names_file: str | None = field(
+        default=None,
+        metadata={"help": "For streaming where the label column names no classes: a file with one a line, by number."},
+    )
     max_train_samples: int | None = field(default=None, metadata={"help": "Keep this many training examples."})
     max_eval_samples: int | None = field(default=None, metadata={"help": "Keep this many validation examples."})
     max_predict_samples: int | None = field(default=None, metadata={"help": "Keep this many test examples."})

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 from transformers import (
     TrainerCallback,
     TrainerControl,
@@ -25,12 +25,13 @@ from transformers.trainer_utils import get_last_checkpoint
 from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_NAME, logging
 
 from .cached_features import innermost
-from .caching import CachingTrainer
 from .configuration_fpt import PARAMETER_GROUPS, FPTConfig
 from .delta import DeltaError, check_delta, read_delta, running_statistics, tensor_digest
 from .distributing import gather
 from .heads import IGNORED_LABEL
 from .pretrained import FPTPreTrainedModel
+from .stream_batches import BatchStream
+from .streaming import StreamingTrainer
 
 logger = logging.get_logger(__name__)
 
@@ -84,7 +85,7 @@ class SetEpoch(TrainerCallback):
         self.dataset.set_epoch(int(state.epoch))
 
 
-class FPTTrainer(CachingTrainer):
+class FPTTrainer(StreamingTrainer):
     """Trainer for frozen pretrained transformers.
 
     Takes what `Trainer` takes, and `group_learning_rates`: a learning rate for each named parameter group (`input`,
@@ -95,7 +96,8 @@ class FPTTrainer(CachingTrainer):
     raises TrainingError if a frozen weight changed or a trained one is not finite, and warns of a trained one that
     stayed as it was. A loss that is no longer finite stops training with TrainingError.
 
-    Where the head alone trains, the backbone runs once over the data; see `CachingTrainer` for `cache_features`.
+    Where the head alone trains, the backbone runs once over the data; see `CachingTrainer` for `cache_features`. The
+    training data may be a stream, which is read and not held; see `StreamingTrainer`.
     Training ends with a model card in `args.output_dir`; see `PublishingTrainer` for it and for the Hub.
     """
 
@@ -115,7 +117,7 @@ class FPTTrainer(CachingTrainer):
             raise ValueError("group_learning_rates sets up Trainer's optimizer; give that or your own, not both.")
         self.args.logging_nan_inf_filter = False  # it would show the last finite loss instead
         dataset = innermost(self.train_dataset)
-        if callable(getattr(dataset, "set_epoch", None)):
+        if callable(getattr(dataset, "set_epoch", None)) and not self.streams:
             self.add_callback(SetEpoch(dataset))
         self.data_collator = CheckedCollator(self.data_collator or default_data_collator, model.config)
 
@@ -136,6 +138,13 @@ class FPTTrainer(CachingTrainer):
                     lr = self.group_learning_rates.get(group, self.args.learning_rate)
                     optimizer.add_param_group({**param_group, "params": parameters, "lr": lr})
         return optimizer
+
+    def get_train_dataloader(self) -> DataLoader:
+        """As `Trainer.get_train_dataloader`. Raises ValueError for a stream whose first batch has wrong inputs."""
+        loader = super().get_train_dataloader()
+        if isinstance(loader.dataset, BatchStream):
+            self._check_inputs(loader.dataset.peek())  # which stays the first batch
+        return loader
 
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs):
         """As `Trainer.train`, between the guards that the class describes."""
@@ -174,7 +183,7 @@ class FPTTrainer(CachingTrainer):
                 )
         if self.train_dataset is None:
             raise ValueError("Training needs a train_dataset.")
-        if hasattr(self.train_dataset, "__len__"):
+        if not self.streams:  # the first batch of a stream is looked at where its loader is made
             if len(self.train_dataset) == 0:
                 raise ValueError("The training set is empty.")
             first = self.data_collator([self.train_dataset[0]])
