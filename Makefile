@@ -43,7 +43,7 @@ format: install ## Mend style and formatting
 	$(RUN) -m ruff check --fix .
 	$(RUN) -m ruff format .
 
-bench: install ## Measure step, load and cached-epoch times, delta size (see benchmarks/)
+bench: install ## Measure step, load and cached-epoch times, delta size, memory of a stream (see benchmarks/)
 	HF_HUB_OFFLINE=1 $(RUN) benchmarks/step_time.py
 	HF_HUB_OFFLINE=1 $(RUN) benchmarks/delta.py
 	HF_HUB_OFFLINE=1 $(RUN) benchmarks/cached_features.py

@@ -21,7 +21,8 @@ class StreamingTrainer(CachingTrainer):
 
     Each process reads its share of the stream, with workers that read shares of that, instead of the first process
     reading all of it; see `ExampleStream`. When an epoch of the stream ends, a process goes on with its next one:
-    those that had less to read begin it earlier. `max_steps` ends the training.
+    those that had less to read begin it earlier. `max_steps` ends the training; the epoch that Trainer logs is the
+    share of them, since it does not know the stream's length.
 
     A checkpoint also holds a `stream_state_N.json` for each process, N. A resumed run sees the examples that the
     stopped one would have seen, and reads the shard that it had come to up to that place. Where the file is missing,
@@ -45,7 +46,7 @@ class StreamingTrainer(CachingTrainer):
             return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
         finally:
             if self._stream is not None:
-                self._stream.close()  # accelerate goes on to hold the loader, and so the workers
+                self._stream.close()  # Trainer goes on to hold the loader, and so the workers
             self._stream = self._resumed_from = None
 
     def get_train_dataloader(self) -> DataLoader:

@@ -142,7 +142,7 @@ class FPTTrainer(StreamingTrainer):
     def get_train_dataloader(self) -> DataLoader:
         """As `Trainer.get_train_dataloader`. Raises ValueError for a stream whose first batch has wrong inputs."""
         loader = super().get_train_dataloader()
-        if isinstance(loader.dataset, BatchStream):
+        if self.streams and isinstance(loader.dataset, BatchStream):
             self._check_inputs(loader.dataset.peek())  # which stays the first batch
         return loader
 
