@@ -18,7 +18,6 @@ from transformers import (
     PreTrainedModel,
 )
 from transformers import __version__ as VERSION
-from transformers.integrations import is_deepspeed_zero3_enabled, is_fsdp_enabled
 from transformers.utils import CONFIG_NAME, cached_file
 
 from .attention import choose_attention
@@ -32,6 +31,7 @@ from .modeling_identity import IdentityModel  # noqa: F401  registers itself wit
 from .modeling_lstm import LSTMModel  # noqa: F401
 from .placing import DeviceMap, checkpoint_of, load_placed, quietly
 from .precision import cast_frozen, take_fp32
+from .sharding import whole_in_each_process
 from .untrusted import build_config, differing_integers, short
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -91,6 +91,7 @@ def build_from_config(
     return backbone
 
 
+@whole_in_each_process()
 def build_backbone(
     base_config: PreTrainedConfig,
     name_or_path: str | None,
@@ -119,7 +120,6 @@ def build_backbone(
     Raises ValueError for a backbone that cannot serve, or whose weights are incomplete; OSError where transformers
     cannot find it.
     """
-    _refuse_split_loading()
     config = copy.deepcopy(base_config) if layers is None else first_layers(base_config, layers)
     if "use_cache" in config:
         config.use_cache = False
@@ -261,19 +261,6 @@ def _without_unused(backbone: PreTrainedModel) -> PreTrainedModel:
     if isinstance(getattr(backbone, "pooler", None), nn.Module):
         backbone.pooler = None
     return backbone
-
-
-def _refuse_split_loading() -> None:
-    for option, enabled in (
-        ("zero3_init_flag (DeepSpeed ZeRO-3)", is_deepspeed_zero3_enabled()),
-        ("fsdp_cpu_ram_efficient_loading", is_fsdp_enabled()),
-    ):
-        if enabled:
-            raise ValueError(
-                f"Each process loads the whole base, to check its fingerprint, before it is sharded, but {option} is "
-                "on, which loads parts: write false, as examples/accelerate/ does, or build the model before "
-                "TrainingArguments."
-            )
 
 
 def _refuse_undrivable(model_class: type, config: PreTrainedConfig) -> None:

@@ -90,8 +90,7 @@ class DistributedTrainer(Trainer):
     DeepSpeed, what is saved is gathered tensor by tensor, in fp32, without the base; so are the files that Trainer
     resumes from (DeepSpeed's hold the base where the input or the head does not train).
 
-    Raises ValueError for FSDP1, and where FSDP or DeepSpeed is asked for on a CPU: Trainer would run DDP and not say
-    so.
+    Raises ValueError for FSDP1, and for FSDP on a CPU, where Trainer would run DDP and not say so.
     """
 
     def __init__(self, model: FPTPreTrainedModel, args=None, **kwargs):
@@ -164,18 +163,13 @@ class DistributedTrainer(Trainer):
         DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(self.model, frozen)
 
     def _refuse_silent_ddp(self) -> None:
-        fsdp = bool(self.args.fsdp) or _asked("ACCELERATE_USE_FSDP")
-        deepspeed = bool(self.args.deepspeed) or _asked("ACCELERATE_USE_DEEPSPEED")
-        for name, asked, runs in (
-            ("FSDP", fsdp, self.is_fsdp_enabled or self.is_fsdp_xla_enabled),
-            ("DeepSpeed", deepspeed, self.is_deepspeed_enabled),
-        ):
-            if asked and not runs:
-                raise ValueError(
-                    f"{name} shards a model over accelerators, but this runs on a {self.args.device.type}, where "
-                    f"Trainer would train with DDP and not say so: leave {name} out, and start processes on a CPU "
-                    "with accelerate launch --config_file examples/accelerate/cpu.yaml."
-                )
+        asked = self.args.fsdp or str_to_bool(os.environ.get("ACCELERATE_USE_FSDP", "false"))
+        if asked and not (self.is_fsdp_enabled or self.is_fsdp_xla_enabled):
+            raise ValueError(
+                f"FSDP shards a model over accelerators, but this runs on a {self.args.device.type}, where Trainer "
+                "would train with DDP and not say so: leave FSDP out, and start processes on a CPU with accelerate "
+                "launch --config_file examples/accelerate/cpu.yaml."
+            )
 
     def _refuse_fsdp1(self) -> None:
         if self.is_fsdp_enabled and self.accelerator.state.fsdp_plugin.fsdp_version == 1:
@@ -192,7 +186,3 @@ class DistributedTrainer(Trainer):
                 "accelerate launch was asked for several processes, but with --cpu it starts one: use --config_file "
                 "examples/accelerate/cpu.yaml, or --multi_gpu in place of --cpu, and TrainingArguments(use_cpu=True)."
             )
-
-
-def _asked(variable: str) -> bool:
-    return bool(str_to_bool(os.environ.get(variable, "false")))

@@ -4,12 +4,14 @@ FSDP2 (`fully_shard`) makes a parameter a DTensor, of which each process holds a
 empty tensor in its place.
 """
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
+from transformers.integrations import deepspeed, is_fsdp_enabled
 
 ZERO3_ID, ZERO3_SHAPE = "ds_id", "ds_shape"  # what ZeRO-3 writes on a parameter
 
@@ -38,3 +40,25 @@ def refuse_sharded(tensors: Mapping[str, Tensor]) -> None:
 def written_class(model: nn.Module) -> type:
     """The class that `model` was built from: `fully_shard` makes it one of a new class, with another name."""
     return next(cls for cls in type(model).__mro__ if not issubclass(cls, FSDPModule))
+
+
+@contextlib.contextmanager
+def whole_in_each_process() -> Iterator[None]:
+    """Keep transformers from loading parts, for ZeRO-3 to come: a fingerprint is that of the whole base.
+
+    Raises ValueError where FSDP is set to load in one process alone.
+    """
+    if is_fsdp_enabled():
+        raise ValueError(
+            "Each process loads the whole base, to check its fingerprint, before FSDP shards it, but "
+            "fsdp_cpu_ram_efficient_loading is on: write false, as examples/accelerate/fsdp2.yaml does."
+        )
+    if not deepspeed.is_deepspeed_zero3_enabled():
+        yield
+        return
+    settings = deepspeed._hf_deepspeed_config_weak_ref()
+    deepspeed.unset_hf_deepspeed_config()
+    try:
+        yield
+    finally:
+        deepspeed.set_hf_deepspeed_config(settings)

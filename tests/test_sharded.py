@@ -6,15 +6,16 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from accelerate.utils import FullyShardedDataParallelPlugin
 from accelerate.utils.fsdp_utils import fsdp2_prepare_auto_wrap_policy
 from conftest import LAYERS, TINY_BACKBONES, load_script
 from safetensors.torch import load_file
 from test_distributed import ROOT, launch
 from transformers import AutoConfig, TrainingArguments
+from transformers.integrations import deepspeed
 from transformers.utils import logging
 
-import fpt_adapters.building
 from fpt_adapters import FPTForImageClassification, FPTForSequenceClassification, FPTTrainer, LSTMConfig
 
 SCRIPTS = Path(__file__).parent / "scripts"
@@ -87,8 +88,21 @@ def alone(tmp_path_factory):
 def sharded(request, tmp_path_factory):
     """A back end's name, and the folder of two processes that trained, and then resumed, with it."""
     folder = tmp_path_factory.mktemp(request.param)
-    launch(TRAIN_SHARDED, folder, config=CONFIGS / f"{request.param}.yaml")
+    config = CONFIGS / f"{request.param}.yaml"
+    launch(TRAIN_SHARDED, folder, config=sharding_all(folder) if request.param == "deepspeed_zero3" else config)
     return request.param, folder
+
+
+def sharding_all(folder):
+    """A configuration of ZeRO-3 as in the examples, which would keep parameters as small as these whole."""
+    zero = {"stage": 3, "stage3_param_persistence_threshold": 0}
+    fields = {name: "auto" for name in ("gradient_accumulation_steps", "train_micro_batch_size_per_gpu")}
+    (folder / "zero3.json").write_text(json.dumps({"zero_optimization": zero, **fields}))
+    config = yaml.safe_load((CONFIGS / "deepspeed_zero3.yaml").read_text())
+    config["deepspeed_config"] = {"deepspeed_config_file": str(folder / "zero3.json"), "zero3_init_flag": False}
+    del config["mixed_precision"]  # accelerate takes it from one of the two files alone
+    (folder / "zero3.yaml").write_text(yaml.safe_dump(config))
+    return folder / "zero3.yaml"
 
 
 def test_each_back_end_trains_as_one_process(sharded, alone):
@@ -242,18 +256,23 @@ def test_fsdp_on_a_cpu_is_refused(make_model, tmp_path, monkeypatch):
         FPTTrainer(make_model("gpt2"), arguments(tmp_path))
 
 
-@needs_deepspeed
-def test_deepspeed_on_a_cpu_is_refused(make_model, tmp_path, monkeypatch):
-    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
-    with pytest.raises(ValueError, match=r"DeepSpeed shards a model over accelerators, but this runs on a cpu"):
-        FPTTrainer(make_model("gpt2"), arguments(tmp_path))
+class Zero3Settings:
+    """What DeepSpeed's settings look like to transformers as it loads a model."""
+
+    def is_zero3(self):
+        return True
 
 
-@pytest.mark.parametrize("name", ["is_deepspeed_zero3_enabled", "is_fsdp_enabled"])
-def test_loading_a_base_in_parts_is_refused(name, saved_base, monkeypatch):
-    monkeypatch.setattr(fpt_adapters.building, name, lambda: True)
-    with pytest.raises(ValueError, match=r"loads the whole base.*write false"):
-        FPTForSequenceClassification.from_backbone(saved_base, **FIELDS)
+def test_a_base_is_loaded_whole_for_zero3_too(saved_base):
+    fingerprint = FPTForSequenceClassification.from_backbone(saved_base, **FIELDS).config.base_model_fingerprint
+    settings = Zero3Settings()
+    deepspeed.set_hf_deepspeed_config(settings)
+    try:
+        model = FPTForSequenceClassification.from_backbone(saved_base, **FIELDS)
+        assert deepspeed.is_deepspeed_zero3_enabled()
+    finally:
+        deepspeed.unset_hf_deepspeed_config()
+    assert model.config.base_model_fingerprint == fingerprint
 
 
 @pytest.fixture
