@@ -145,10 +145,15 @@ def activation_bytes(shape: Shape, step: Step, width: int = 2, gpus: int = 1) ->
 
 
 def step_flops(shape: Shape, step: Step) -> float:
-    """Two FLOPs for a weight and token forward, two backward (the input's gradient), two more to compute again."""
-    products = (6 if step.checkpointing else 4) * shape.linear * step.total
-    attention = 4 * step.tokens * shape.hidden * shape.layers * step.total  # forward: scores, and values by them
-    return products + attention * (4 if step.checkpointing else 3)
+    """Two FLOPs for a weight and token forward, two backward (the input's gradient), two more to compute again.
+
+    Of a layer that is computed again, torch leaves out the end that nothing needs: the feed-forward's last product,
+    unless a norm follows it (BERT).
+    """
+    again = shape.linear - (0 if shape.family == "bert" else shape.layers * shape.hidden * shape.inner)
+    products = 4 * shape.linear + (2 * again if step.checkpointing else 0)
+    attention = 4 * step.tokens * shape.hidden * shape.layers  # forward: scores, and values by them
+    return step.total * (products + attention * (4 if step.checkpointing else 3))
 
 
 def compute_seconds(shape: Shape, step: Step, precision: str, machine: Hardware) -> float:

@@ -47,7 +47,9 @@ class FPTModel(FPTPreTrainedModel):
                     f"{type(self).__name__}(config) has no weights for backbone_init={config.backbone_init!r}: use "
                     "from_backbone or from_pretrained, or a config with backbone_init='random'."
                 )
-            backbone = build_from_config(config, None, None, config._attn_implementation, {})
+            named = config._attn_implementation
+            named = None if named == "sdpa" else named  # which transformers writes where nobody named one
+            backbone = build_from_config(config, None, None, named, {})
         super().__init__(config)
         if config.positions == "backbone" and not position_parameters(backbone):
             raise ValueError(

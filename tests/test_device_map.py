@@ -7,7 +7,7 @@ import os
 
 import pytest
 import torch
-from conftest import tiny_config
+from conftest import IMAGE_BACKBONES, tiny_config
 from torch import nn
 from transformers import AutoModel, AutoModelForSequenceClassification, Trainer, TrainingArguments
 
@@ -15,6 +15,7 @@ from fpt_adapters import FPTForSequenceClassification, FPTTrainer
 from fpt_adapters.backbones import device_of
 from fpt_adapters.placing import check_device_map
 
+IMAGES = [name for name in IMAGE_BACKBONES if name == "vit"]
 FIELDS = {"input_type": "values", "input_size": 3, "sequence_length": 10, "num_labels": 4}
 INPUTS = torch.randn(3, 10, 3, generator=torch.Generator().manual_seed(0))
 
@@ -87,7 +88,7 @@ def is_dispatched(model):
 
 @pytest.mark.parametrize("trainer_class", [FPTTrainer, Trainer])
 @pytest.mark.parametrize("device_map", ["auto", "cpu", {"": "cpu"}, TWO_DEVICES], ids=["auto", "cpu", "all", "two"])
-@pytest.mark.parametrize("model_type", ["gpt2", "vit"])
+@pytest.mark.parametrize("model_type", ["gpt2", *IMAGES])
 def test_it_trains_what_it_trains_without(base_of, tmp_path, model_type, device_map, trainer_class):
     base = base_of(model_type)
     several = device_map is TWO_DEVICES

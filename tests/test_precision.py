@@ -2,16 +2,17 @@
 
 import pytest
 import torch
-from conftest import tiny_config
+from conftest import IMAGE_BACKBONES, tiny_config
 from safetensors.torch import load_file
 from transformers import AutoModel
 
 from fpt_adapters import FPTForSequenceClassification
 from fpt_adapters.precision import fp32_names
 
+IMAGES = [name for name in IMAGE_BACKBONES if name == "vit"]
 FIELDS = {"input_type": "values", "input_size": 3, "sequence_length": 10, "num_labels": 4}
 HALVES = pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-FAMILIES = pytest.mark.parametrize("model_type", ["gpt2", "bert", "t5", "qwen3", "vit"])
+FAMILIES = pytest.mark.parametrize("model_type", ["gpt2", "bert", "t5", "qwen3", *IMAGES])
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import load_script, tiny_config
+from conftest import IMAGE_BACKBONES, load_script, tiny_config
 from safetensors.torch import load_file
 from torch import nn
 from transformers import (
@@ -29,13 +29,14 @@ from fpt_adapters.quantization import SETTINGS, checked_settings, settings_of
 from fpt_adapters.quantized_layers import is_quantized, parameter_size
 
 ROOT = Path(__file__).parents[1]
+IMAGES = [name for name in IMAGE_BACKBONES if name == "vit"]
 FIELDS = {"input_type": "values", "input_size": 3, "sequence_length": 10, "num_labels": 4}
 EIGHT = {"load_in_8bit": True}
 FOUR = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": "bfloat16"}
 DOUBLE = {"load_in_4bit": True, "bnb_4bit_use_double_quant": True}
 STORED = FOUR | {"bnb_4bit_quant_storage": "bfloat16"}
 WIDTHS = pytest.mark.parametrize("settings", [EIGHT, FOUR], ids=["8bit", "4bit"])
-FAMILIES = ("gpt2", "bert", "llama", "t5", "opt", "albert", "modernbert", "vit")
+FAMILIES = ("gpt2", "bert", "llama", "t5", "opt", "albert", "modernbert", *IMAGES)
 INPUTS = torch.randn(3, 10, 3, generator=torch.Generator().manual_seed(0))
 
 
@@ -99,7 +100,7 @@ def assert_same(first, second):
 
 @pytest.mark.parametrize("trainer_class", [FPTTrainer, Trainer])
 @WIDTHS
-@pytest.mark.parametrize("model_type", ["gpt2", "bert", "llama", "vit"])
+@pytest.mark.parametrize("model_type", ["gpt2", "bert", "llama", *IMAGES])
 def test_training_moves_the_delta_and_no_code(base_of, tmp_path, model_type, settings, trainer_class):
     model = build(base_of(model_type), settings)
     frozen, others = codes(model), scales(model)
@@ -186,7 +187,7 @@ def moved(model):
 
 
 @pytest.mark.parametrize("settings", [EIGHT, FOUR, DOUBLE, STORED], ids=["8bit", "4bit", "double", "bf16 storage"])
-@pytest.mark.parametrize("model_type", ["gpt2", "vit"])
+@pytest.mark.parametrize("model_type", ["gpt2", *IMAGES])
 def test_the_delta_is_that_of_the_plain_base(base_of, tmp_path, model_type, settings):
     quantised, plain = (moved(build(base_of(model_type), one)) for one in (settings, None))
     assert quantised.config.base_model_fingerprint == plain.config.base_model_fingerprint
@@ -213,7 +214,7 @@ def test_the_delta_is_that_of_the_plain_base(base_of, tmp_path, model_type, sett
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
 @WIDTHS
 def test_a_delta_comes_back_with_its_dtype(base_of, tmp_path, settings, dtype):
-    for model_type in ("bert", "vit"):  # with and without token embeddings
+    for model_type in ("bert", *IMAGES):  # with and without token embeddings
         model = build(base_of(model_type), settings, dtype=dtype)
         model.save_pretrained(tmp_path / model_type)
         assert json.loads((tmp_path / model_type / "config.json").read_text())["dtype"] == dtype

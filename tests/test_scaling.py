@@ -40,7 +40,7 @@ def test_kept_bytes_and_flops_are_those_of_a_step(monkeypatch, family, checkpoin
     model.set_attn_implementation("eager")
     with FlopCounterMode(display=False) as counter:
         check.run_step(model, *inputs_of(step))
-    assert 0.9 < scaling.step_flops(shape, step) / counter.get_total_flops() < 1.1
+    assert 0.97 < scaling.step_flops(shape, step) / counter.get_total_flops() < 1.03
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "8 bits", "4 bits"])
