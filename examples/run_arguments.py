@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import torch
 import yaml
 from huggingface_hub.errors import StrictDataclassError
-from transformers import HfArgumentParser, TrainingArguments
+from transformers import BitsAndBytesConfig, HfArgumentParser, TrainingArguments
 
 from fpt_adapters import PAPER_GROUPS, PARAMETER_GROUPS, TrainingError
 from fpt_adapters.tasks import TASKS, Task
@@ -62,6 +62,27 @@ class ModelArguments:
     )
     dtype: str | None = field(default=None, metadata={"help": "dtype of the frozen weights; default: as stored."})
     attn_implementation: str | None = field(default=None, metadata={"help": "eager, sdpa, flash_attention_2 ..."})
+    load_in_8bit: bool = field(default=False, metadata={"help": "Quantise the frozen weights to 8 bits."})
+    load_in_4bit: bool = field(
+        default=False, metadata={"help": "Quantise the frozen weights to 4 bits (NF4, computed in dtype or bfloat16)."}
+    )
+    device_map: str | None = field(
+        default=None, metadata={"help": "auto: spread one backbone over all devices; or a device."}
+    )
+
+    @property
+    def quantization_config(self) -> BitsAndBytesConfig | None:
+        """What the flags ask for. Raises ValueError for 8 and 4 bits at once."""
+        if self.load_in_8bit and not self.load_in_4bit:
+            return BitsAndBytesConfig(load_in_8bit=True)
+        if not self.load_in_4bit:
+            return None
+        return BitsAndBytesConfig(
+            load_in_8bit=self.load_in_8bit,
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_compute_dtype=self.dtype or "bfloat16",
+        )
 
 
 @dataclass
@@ -69,6 +90,20 @@ class DataArguments:
     """The task, and how much of its data."""
 
     task_name: str = field(metadata={"help": f"One of {', '.join(TASKS)}."})
+    streaming: bool = field(
+        default=False,
+        metadata={
+            "help": "Read the training rows as they are used and hold none: those of train_file, which may be a "
+            "pattern such as 'rows-*.parquet', or of the Hub. Needs --max_steps."
+        },
+    )
+    shuffle_buffer: int = field(
+        default=10_000, metadata={"help": "Rows that streaming holds to shuffle; 0 keeps the order of the data."}
+    )
+    label_names_file: str | None = field(
+        default=None,
+        metadata={"help": "For streaming where the label column names no classes: a file with one a line, by number."},
+    )
     max_train_samples: int | None = field(default=None, metadata={"help": "Keep this many training examples."})
     max_eval_samples: int | None = field(default=None, metadata={"help": "Keep this many validation examples."})
     max_predict_samples: int | None = field(default=None, metadata={"help": "Keep this many test examples."})

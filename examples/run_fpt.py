@@ -98,6 +98,7 @@ def prepare(arguments: list[str], load: Callable[[Task, DataArguments, RunArgume
     """Read the arguments, load the data (with `load` instead of `load_data`, if given), build model and Trainer."""
     model_args, data_args, card_args, args, task = parse(arguments)
     check_output_dir(args)
+    check_streaming(data_args, args)
     set_seed(args.seed)
     with args.main_process_first(desc="reading the data"):
         data = (load or load_data)(task, data_args, args)
@@ -159,6 +160,26 @@ def check_output_dir(args: RunArguments) -> None:
         raise ValueError(f"--save_backbone {args.save_backbone!r} is not empty: name a new folder.")
 
 
+def check_streaming(data_args: DataArguments, args: RunArguments) -> None:
+    """Refuse a stream without an end, and flags of streams without one, before anything is read."""
+    if data_args.streaming and args.do_train and args.max_steps <= 0:
+        raise ValueError("--streaming needs --max_steps: how many examples a stream has is not known before its end.")
+    if data_args.shuffle_buffer < 0:
+        raise ValueError(
+            f"--shuffle_buffer is a number of rows, or 0 for no shuffling; got {data_args.shuffle_buffer}."
+        )
+    if data_args.label_names_file is not None and not data_args.streaming:
+        raise ValueError("--label_names_file is for --streaming: rows that are held are searched for their classes.")
+
+
+def read_label_names(path: str) -> list[str]:
+    """The class names in a text file, one a line. Raises ValueError for an empty line."""
+    names = Path(path).read_text(encoding="utf-8").splitlines()
+    if not names or not all(names):
+        raise ValueError(f"--label_names_file {path!r} has one class name a line, but an empty line came.")
+    return names
+
+
 def load_data(task: Task, data_args: DataArguments, args: RunArguments) -> TaskData:
     """Load the task's splits; tasks that draw fresh examples get as many as the run will see."""
     limits = {
@@ -166,17 +187,26 @@ def load_data(task: Task, data_args: DataArguments, args: RunArguments) -> TaskD
         "validation": data_args.max_eval_samples,
         "test": data_args.max_predict_samples,
     }
+    limits = {split: limit for split, limit in limits.items() if limit is not None}
+    if data_args.streaming:
+        names = None if data_args.label_names_file is None else read_label_names(data_args.label_names_file)
+        return task.stream(args.seed, limits, buffer_size=data_args.shuffle_buffer or None, label_names=names)
     if task.draws_fresh_examples and args.max_steps > 0:
         task.train_examples = (
             args.max_steps * args.train_batch_size * args.gradient_accumulation_steps * args.world_size
         )
-    return task.load(args.seed, {split: limit for split, limit in limits.items() if limit is not None})
+    return task.load(args.seed, limits)
 
 
 def build_model(task: Task, data: TaskData, model_args: ModelArguments):
     """A new model on a backbone, or a saved one where `model_name_or_path` is a delta."""
     hub_kwargs = {"revision": model_args.model_revision, "cache_dir": model_args.cache_dir}
-    shared = {"dtype": model_args.dtype, "attn_implementation": model_args.attn_implementation}
+    shared = {
+        "dtype": model_args.dtype,
+        "attn_implementation": model_args.attn_implementation,
+        "quantization_config": model_args.quantization_config,
+        "device_map": model_args.device_map,
+    }
     source, config = find_backbone(model_args, hub_kwargs)
     if isinstance(config, FPTConfig):
         check_same_task(config, data.config)

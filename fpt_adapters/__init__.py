@@ -1,7 +1,11 @@
 """Frozen pretrained transformers for transformers: train a delta of a few hundred kB, share it, load it anywhere.
 
-Importing this package registers `FPTConfig` and the models with transformers' Auto classes.
+Importing this package registers `FPTConfig` and the models with transformers' Auto classes. What trains is imported
+when it is first asked for: transformers' Trainer brings `datasets`, which a loaded model does not need.
 """
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from transformers import (
     AutoConfig,
@@ -31,8 +35,10 @@ from .modeling_fpt import (
 from .modeling_identity import IdentityModel
 from .modeling_lstm import LSTMModel
 from .pretrained import FPTPreTrainedModel
-from .training import FPTTrainer, TrainingError
 from .version import __version__
+
+if TYPE_CHECKING:
+    from .training import FPTTrainer, TrainingError
 
 AutoConfig.register("fpt", FPTConfig, exist_ok=True)
 AutoModel.register(FPTConfig, FPTModel, exist_ok=True)
@@ -71,3 +77,15 @@ __all__ = [
     "format_deltas",
     "format_table",
 ]
+
+_TRAINING = ("FPTTrainer", "TrainingError")
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _TRAINING:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.training"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_TRAINING})

@@ -86,13 +86,24 @@ def frozen_dtype(backbone: PreTrainedModel) -> torch.dtype:
 
 
 def device_of(backbone: PreTrainedModel) -> torch.device:
-    """The device of the weights; the CPU where there are none."""
-    return next((parameter.device for parameter in backbone.parameters()), torch.device("cpu"))
+    """Where embeddings enter and hidden states leave: of several devices the first; the CPU if there are none."""
+    devices = (parameter.device for parameter in backbone.parameters())
+    return min(devices, key=lambda device: device.index or 0, default=torch.device("cpu"))
 
 
 def output_width(config: PreTrainedConfig) -> int:
     """Width of the last hidden states (OPT may project them to another)."""
     return config.word_embed_proj_dim if config.model_type == "opt" else config.hidden_size
+
+
+def layer_classes(backbone: PreTrainedModel) -> set[str]:
+    """Names of the classes that sharding wraps one by one: those that the family names, else its repeated layers."""
+    named = {type(module).__name__ for module in backbone.modules()}.intersection(backbone._no_split_modules or ())
+    if named:
+        return named
+    lists = [module for module in backbone.modules() if isinstance(module, nn.ModuleList)]
+    inner = {id(module) for outer in lists for layer in outer for module in layer.modules()}
+    return {type(layer).__name__ for outer in lists if id(outer) not in inner for layer in outer}
 
 
 def is_norm(module: nn.Module) -> bool:

@@ -1,11 +1,9 @@
 """Building a backbone: pretrained, random or statistics-only weights, and the fingerprint that tells them apart."""
 
-import contextlib
 import copy
 import hashlib
 import inspect
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +18,20 @@ from transformers import (
     PreTrainedModel,
 )
 from transformers import __version__ as VERSION
-from transformers.utils import CONFIG_NAME, cached_file, logging
+from transformers.utils import CONFIG_NAME, cached_file
 
-from .backbones import embedding_width, frozen_dtype, is_causal, is_norm, position_parameters
+from .attention import choose_attention
+from .backbones import embedding_width, frozen_dtype, is_causal, position_parameters
 from .configuration_fpt import FPTConfig
 from .depth import first_layers
+from .dropout import replace_dropout
 from .image_backbones import IMAGE_FAMILIES, ImageEncoder
 from .limits import MEMORY, no_larger_than
 from .modeling_identity import IdentityModel  # noqa: F401  registers itself with AutoModel
 from .modeling_lstm import LSTMModel  # noqa: F401
+from .placing import DeviceMap, checkpoint_of, load_placed, quietly
+from .precision import cast_frozen, take_fp32
+from .sharding import whole_in_each_process
 from .untrusted import build_config, differing_integers, short
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -52,7 +55,7 @@ UNSTORED = 2**28  # bytes beside that: a pooler, masks and rotary tables
 
 
 def build_from_config(
-    config: FPTConfig, source: str | None, dtype, attn_implementation, hub_kwargs
+    config: FPTConfig, source: str | None, dtype, attn_implementation, hub_kwargs, device_map: DeviceMap | None = None
 ) -> PreTrainedModel:
     """Build the backbone and write what was found of it (fingerprint, scheme, dtype, defaults) into `config`."""
     dtype = config.dtype if dtype in (None, "auto") else DTYPES.get(dtype, dtype)
@@ -73,9 +76,11 @@ def build_from_config(
         dtype=dtype,
         attn_implementation=attn_implementation,
         hub_kwargs=hub_kwargs,
+        quantization=config.base_quantization,
+        device_map=device_map,
     )
     config.backbone_init_scheme = scheme
-    config.dtype = frozen_dtype(backbone)
+    config.dtype = frozen_dtype(backbone) if config.base_quantization is None else backbone.config.dtype
     new = config.token_size + config.num_tokens + config.labels_per_token * (config.num_labels or 1)
     if 4 * new * embedding_width(backbone) > MEMORY:
         raise ValueError("The new modules are larger than this machine's memory: write smaller sizes or fewer labels.")
@@ -86,6 +91,7 @@ def build_from_config(
     return backbone
 
 
+@whole_in_each_process()
 def build_backbone(
     base_config: PreTrainedConfig,
     name_or_path: str | None,
@@ -98,14 +104,18 @@ def build_backbone(
     dtype: torch.dtype | None,
     attn_implementation: str | None,
     hub_kwargs: dict[str, Any],
+    quantization: dict[str, Any] | None = None,
+    device_map: DeviceMap | None = None,
 ) -> tuple[PreTrainedModel, str]:
     """Build a backbone, frozen and in eval mode, and its fingerprint.
 
     `name_or_path` and `hub_kwargs` (revision, token, cache_dir ...) are read for `init` "pretrained" and
     "statistics"; `seed` and `scheme` for "random" and "statistics". `layers`: build the first ones alone (None: all);
-    of a checkpoint, only their weights are read. `dtype` is the dtype to keep the frozen weights
-    in (None: as stored); norms stay fp32, as autocast wants them. The fingerprint is taken before the cast, so that
-    one serves every dtype.
+    of a checkpoint, only their weights are read. `dtype` is the dtype to keep the frozen weights in (None: as
+    stored); norms and positions keep their stored values, in fp32, as autocast wants them. `quantization` (settings as
+    `checked_settings` returns them) and `device_map`: weights go to their devices, and are quantised, as they are
+    loaded. The fingerprint is that of the weights as stored, so that one serves them all: their files are mapped into
+    memory, and taking it reads a page or two of each tensor.
 
     Raises ValueError for a backbone that cannot serve, or whose weights are incomplete; OSError where transformers
     cannot find it.
@@ -123,20 +133,27 @@ def build_backbone(
     if init == "random":
         with torch.device("meta"), no_larger_than(lambda: MEMORY, "this machine's memory"):
             model_class(copy.deepcopy(config))
-        backbone = _random(auto_class, config, seed, scheme)
+        whole = _random(auto_class, config, seed, scheme)
     else:
-        backbone = _pretrained(auto_class, base_config, config, name_or_path, hub_kwargs)
+        whole = _pretrained(auto_class, base_config, config, name_or_path, hub_kwargs)
         if init == "statistics":
-            _draw_from_statistics(backbone, seed)
-    backbone = _without_unused(backbone)
+            _draw_from_statistics(whole, seed)
+    stored = backbone = _without_unused(whole)
     _refuse_undrivable(type(backbone), backbone.config)
     embedding_width(backbone)
     digest = fingerprint(backbone)
-    if dtype is not None:
-        backbone = backbone.to(dtype)
-    for module in backbone.modules():
-        if is_norm(module):
-            module.float()
+    if quantization is None and device_map is None:
+        cast_frozen(backbone, dtype)
+    else:
+        source = name_or_path if init == "pretrained" else whole
+        with checkpoint_of(source, hub_kwargs) as (folder, arguments):
+            dtype = dtype or frozen_dtype(stored)
+            whole = load_placed(auto_class, folder, config, dtype, quantization, device_map, arguments)
+        backbone = _without_unused(whole)
+    take_fp32(backbone, stored)
+    if attn_implementation is None:
+        choose_attention(backbone)
+    replace_dropout(backbone)
     return backbone.requires_grad_(False).eval(), digest
 
 
@@ -192,7 +209,7 @@ def _pretrained(
         files = Path(config_file).parent.rglob("*.safetensors")
         return BUILT_PER_STORED * sum(file.stat().st_size for file in files) + UNSTORED
 
-    with no_larger_than(most, "its weights can be"), _without_report():
+    with no_larger_than(most, "its weights can be"), quietly():
         backbone, info = auto_class.from_pretrained(
             name_or_path,
             config=config,
@@ -210,17 +227,6 @@ def _pretrained(
             f"or misshapen, the first is {what[0]}. Give the checkpoint that base_model_config belongs to."
         )
     return backbone
-
-
-@contextlib.contextmanager
-def _without_report() -> Iterator[None]:
-    """Keep transformers from listing the weights that the backbone leaves out; those that it lacks raise here."""
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
 
 
 def check_same_architecture(nested: PreTrainedConfig, own: PreTrainedConfig, source: str) -> None:

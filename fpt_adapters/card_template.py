@@ -293,6 +293,8 @@ def describe_base(config: FPTConfig) -> str:
     name = ", ".join([name, *(f"{fact} {code(value)}" for fact, value in facts.items() if value)])
     if config.backbone_layers is not None:
         name += f", the first {config.backbone_layers} layers alone"
+    if config.base_quantization is not None:
+        name += f", quantised to {'8' if 'load_in_8bit' in config.base_quantization else '4'} bits by bitsandbytes"
     trained = [group for group in INNER_GROUPS if group in config.trainable]
     frozen = f"trained: {', '.join(trained)}" if trained else "frozen"
     if config.backbone_init == "pretrained":

@@ -18,6 +18,7 @@ from transformers import AutoConfig, PreTrainedConfig
 from .configuration_identity import IdentityConfig  # noqa: F401  registers itself with AutoConfig
 from .configuration_lstm import LSTMConfig  # noqa: F401
 from .depth import first_layers
+from .quantization import checked_settings
 from .untrusted import (
     MAX_LABELS,
     MAX_LAYERS,
@@ -71,6 +72,7 @@ EDITABLE = (
     "backbone_dropout",
     "base_model",
     "base_model_revision",
+    "base_quantization",
     "custom_pipelines",
     "dtype",
     "id2label",
@@ -104,6 +106,7 @@ class FPTConfig(PreTrainedConfig):
     base_model: str | None = None  # its Hub id; None: the caller must say where it is
     base_model_revision: str | None = None  # the commit that was loaded
     base_model_fingerprint: str | None = None  # hash of the backbone's weights before any training
+    base_quantization: dict | None = None  # settings of bitsandbytes that they are quantised by on loading; None: not
 
     # How the backbone starts: chosen by the user.
     backbone_init: Literal["pretrained", "random", "statistics"] = "pretrained"
@@ -269,6 +272,8 @@ class FPTConfig(PreTrainedConfig):
             value = getattr(self, name)
             if value is not None and not re.fullmatch(form, value):
                 raise ValueError(f"{name} is a hash, of the form {form}; got {short(value)}.")
+        if self.base_quantization is not None:
+            self.base_quantization = checked_settings(self.base_quantization)
         _check_within("backbone_init_seed", self.backbone_init_seed, 0, MAX_SEED)
         if self.backbone_layers is not None:
             _check_within("backbone_layers", self.backbone_layers, 1, MAX_LAYERS)

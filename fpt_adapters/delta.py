@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_NAME
 
 from .configuration_fpt import FPTConfig, config_digest
+from .sharding import whole_shape
 
 DIGESTS_KEY = "fpt_digests"  # metadata: hex digests of the tensors in the order of their sorted names
 CONFIG_KEY = "fpt_config"  # metadata: digest of the config.json that was saved with the tensors
@@ -194,7 +195,7 @@ def check_delta(
         raise DeltaError(f"{source} has {_listed(unexpected)}, which this model does not train (see `trainable`).")
     places = {**expected, **optional}
     for name, tensor in tensors.items():
-        got, wanted = tuple(tensor.shape), tuple(places[name].shape)
+        got, wanted = tuple(tensor.shape), tuple(whole_shape(places[name]))
         if got != wanted:
             raise DeltaError(f"{source}: {name} has shape {got}, but this model needs {wanted}.")
         if tensor.dtype not in DTYPES:

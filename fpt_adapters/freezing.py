@@ -14,6 +14,8 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from .backbones import norm_parameters, position_parameters, unused_parameters
+from .quantized_layers import is_quantized, parameter_size
+from .sharding import whole_shape
 
 FROZEN_GROUP = "other"
 
@@ -81,10 +83,16 @@ def apply_policy(model: nn.Module, groups: dict[str, str], trainable: Iterable[s
     """Set `requires_grad` of every parameter of `model`; what trains becomes fp32 (bf16 cannot hold small steps).
 
     `groups` maps each name of `model.named_parameters()` to its group. Raises ValueError for a group of `trainable`
-    that this model has no parameter of.
+    that this model has no parameter of, or whose weights are quantised.
     """
     trainable = list(trainable)
+    quantized = {groups[name] for name, parameter in model.named_parameters() if is_quantized(parameter)}
     for group in trainable:
+        if group in quantized:
+            raise ValueError(
+                f"trainable has {group!r}, whose weights are quantised here and cannot train: leave {group!r} out, or "
+                "leave quantization_config out."
+            )
         if group not in groups.values():
             raise ValueError(
                 f"trainable has {group!r}, but {_describe(model)} has no {group} parameters: leave {group!r} out, "
@@ -104,14 +112,20 @@ def _describe(model: nn.Module) -> str:
 def count_by_group(model: nn.Module, groups: dict[str, str]) -> list[GroupCount]:
     """Tensors and parameters of each group, in the order of first appearance."""
     parameters = dict(model.named_parameters())
-    total = sum(parameter.numel() for parameter in parameters.values())
+    sizes = {name: _size(parameter) for name, parameter in parameters.items()}
+    total = sum(sizes.values())
     rows = []
     for group in dict.fromkeys(groups.values()):
-        members = [parameters[name] for name, its_group in groups.items() if its_group == group]
-        count = sum(parameter.numel() for parameter in members)
-        trained = any(parameter.requires_grad for parameter in members)
+        members = [name for name, its_group in groups.items() if its_group == group]
+        count = sum(sizes[name] for name in members)
+        trained = any(parameters[name].requires_grad for name in members)
         rows.append(GroupCount(group, len(members), count, 100 * count / total, trained))
     return rows
+
+
+def _size(parameter: nn.Parameter) -> int:
+    """Weights that a parameter stands for, packed in fewer numbers or spread over processes as it may be."""
+    return parameter_size(parameter) if is_quantized(parameter) else whole_shape(parameter).numel()
 
 
 def format_table(rows: Iterable[GroupCount]) -> str:

@@ -76,7 +76,7 @@ class ImageEncoder(PreTrainedModel):
                 if output_hidden_states:
                     states.append(hidden)
         return BaseModelOutput(
-            last_hidden_state=self.layernorm(hidden),
+            last_hidden_state=self.layernorm(hidden).to(inputs_embeds.device),  # where layers lie on several
             hidden_states=tuple(states) if output_hidden_states else None,
             attentions=tuple(attentions) if output_attentions else None,
         )

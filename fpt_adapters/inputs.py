@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .configuration_fpt import FPTConfig
+from .dropout import Dropout
 
 ORTHOGONAL_GAIN = 1.41
 
@@ -24,7 +25,7 @@ class InputProjection(nn.Module):
         self.projection = nn.Linear(token_size, width)
         nn.init.orthogonal_(self.projection.weight, gain=ORTHOGONAL_GAIN)
         nn.init.zeros_(self.projection.bias)
-        self.dropout = nn.Dropout(config.input_dropout)
+        self.dropout = Dropout(config.input_dropout)
 
     def to_tokens(self, inputs: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Raw inputs -> (batch, tokens, numbers per token), and the mask (batch, tokens) or None."""
@@ -113,7 +114,7 @@ class TokensInput(nn.Module):
         super().__init__()
         self.config = config
         self.embedding = nn.Embedding(config.vocab_size, width)
-        self.dropout = nn.Dropout(config.input_dropout)
+        self.dropout = Dropout(config.input_dropout)
 
     def forward(self, inputs: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """Ids and their mask (batch, tokens) -> embeddings (batch, tokens, width) and the mask.

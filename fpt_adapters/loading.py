@@ -17,6 +17,7 @@ from .building import build_from_config
 from .configuration_fpt import FPTConfig
 from .delta import DeltaError
 from .fetching import checking_downloads, commit_of, fetch, saying_whose
+from .placing import DeviceMap
 
 BASE_KEYS = ("cache_dir", "local_files_only")
 MOVED = (
@@ -36,6 +37,7 @@ def load_base(
     dtype: torch.dtype | str | None,
     attn_implementation: str | None,
     delta_hub_kwargs: dict[str, Any],
+    device_map: DeviceMap | None = None,
 ) -> PreTrainedModel:
     """Load the base that `config` names, or the one at `override`, and check that it is the one trained on.
 
@@ -52,9 +54,9 @@ def load_base(
         whose = f"the base {source!r} (commit {revision or 'of its main branch'}) of a delta that was found."
         with saying_whose(whose, MOVED), checking_downloads(source, revision, cache_dir):
             fetch(source, CONFIG_NAME, **hub_kwargs)  # the Hub's own answer, where there is no such repo
-            backbone = build_from_config(config, source, dtype, attn_implementation, hub_kwargs)
+            backbone = build_from_config(config, source, dtype, attn_implementation, hub_kwargs, device_map)
     else:
-        backbone = build_from_config(config, source, dtype, attn_implementation, hub_kwargs)
+        backbone = build_from_config(config, source, dtype, attn_implementation, hub_kwargs, device_map)
     if config.base_model_fingerprint != wanted:
         where = f"{source!r}" if config.backbone_init != "random" else "the random weights drawn from the seed"
         raise DeltaError(

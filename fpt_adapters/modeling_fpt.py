@@ -15,7 +15,15 @@ from transformers.modeling_outputs import (
     TokenClassifierOutput,
 )
 
-from .backbones import cut_positions, embedding_scale, embedding_width, output_width, position_parameters, run_backbone
+from .backbones import (
+    cut_positions,
+    embedding_scale,
+    embedding_width,
+    layer_classes,
+    output_width,
+    position_parameters,
+    run_backbone,
+)
 from .building import build_from_config
 from .configuration_fpt import FPTConfig
 from .heads import TokenClassifier, classification_loss, pool
@@ -39,7 +47,9 @@ class FPTModel(FPTPreTrainedModel):
                     f"{type(self).__name__}(config) has no weights for backbone_init={config.backbone_init!r}: use "
                     "from_backbone or from_pretrained, or a config with backbone_init='random'."
                 )
-            backbone = build_from_config(config, None, None, config._attn_implementation, {})
+            named = config._attn_implementation
+            named = None if named == "sdpa" else named  # which transformers writes where nobody named one
+            backbone = build_from_config(config, None, None, named, {})
         super().__init__(config)
         if config.positions == "backbone" and not position_parameters(backbone):
             raise ValueError(
@@ -55,6 +65,7 @@ class FPTModel(FPTPreTrainedModel):
         self.backbone = backbone
         self.embedding_scale = embedding_scale(backbone)
         self.post_init()
+        self._no_split_modules = layer_classes(backbone)  # a headed model takes it over in its own post_init
         if not headed:
             self._apply_policy()
 

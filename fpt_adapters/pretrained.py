@@ -8,16 +8,18 @@ import os
 import tempfile
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from huggingface_hub import CommitInfo
 from torch import Tensor, nn
-from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, BitsAndBytesConfig, PreTrainedConfig, PreTrainedModel
 from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_NAME
 
+from .backbones import device_of
 from .building import build_from_config
 from .card import FPTCard
+from .checkpointing import check_checkpointable, trains
 from .configuration_fpt import FPTConfig
 from .delta import (
     DeltaError,
@@ -33,9 +35,12 @@ from .delta import (
 from .fetching import commit_of, fetch, saying_whose
 from .freezing import GroupCount, apply_policy, backbone_groups, count_by_group, format_table
 from .loading import load_base, resolve_commit
+from .placing import DeviceMap
+from .quantization import settings_of
 from .remote_code import AUTO_MAP, runs_from_repo, write_code
 from .repository import Origin, check_shareable, repository_files, upload, write_repository
 from .saved_backbone import write_backbone
+from .sharding import refuse_sharded, written_class
 
 # What transformers' Auto classes and Trainer pass to every `from_pretrained`, and which has no meaning for a delta.
 IGNORED_LOADING_KEYS = ("_from_auto", "_from_pipeline", "adapter_kwargs", "code_revision", "trust_remote_code")
@@ -90,7 +95,7 @@ class FPTPreTrainedModel(PreTrainedModel):
     @property
     def with_code(self) -> bool:
         """Whether the library's code is saved beside the delta, for machines that have transformers alone."""
-        return self._with_code if self._with_code is not None else runs_from_repo(type(self))
+        return self._with_code if self._with_code is not None else runs_from_repo(written_class(self))
 
     @with_code.setter
     def with_code(self, value: bool) -> None:
@@ -127,6 +132,17 @@ class FPTPreTrainedModel(PreTrainedModel):
         """Print the table of parameters by group."""
         print(format_table(self.count_parameters()))
 
+    # Activation checkpointing
+
+    def _set_gradient_checkpointing(self, enable: bool = True, **kwargs: Any) -> None:
+        """What transformers calls to turn it on or off (no public hook is in all its versions): check it first."""
+        if enable:
+            backbone, projection = self.fpt_model.backbone, self.get_input_embeddings()
+            check_checkpointable(backbone)
+            if trains(backbone) and not trains(projection):
+                self.enable_input_require_grads()  # or a reentrant checkpoint gives no gradient to what is inside it
+        super()._set_gradient_checkpointing(enable, **kwargs)
+
     # Building
 
     @classmethod
@@ -142,6 +158,8 @@ class FPTPreTrainedModel(PreTrainedModel):
         local_files_only: bool = False,
         dtype: torch.dtype | str | None = None,
         attn_implementation: str | None = None,
+        quantization_config: BitsAndBytesConfig | dict[str, Any] | None = None,
+        device_map: DeviceMap | None = None,
         **fields,
     ):
         """Build an untrained model on a backbone.
@@ -152,9 +170,12 @@ class FPTPreTrainedModel(PreTrainedModel):
         without it a loader must be told `base_model_name_or_path`.
         `revision`, `token`, `cache_dir`, `local_files_only`: for the Hub, as everywhere in transformers.
         `dtype`: to keep the frozen weights in (None: as stored); what trains is fp32.
+        `quantization_config`: quantise the frozen linear layers to 8 or 4 bits as they are loaded; bitsandbytes only.
+        `device_map`: where the backbone goes as it is loaded, for one that a single device cannot hold: "auto", a
+        device, or a dict of module names; not to disk, and not to CPU and accelerators at once.
 
         Raises ValueError for a backbone that cannot serve or an input that does not fit, TypeError for an unknown
-        field, OSError where the backbone cannot be found.
+        field, OSError where the backbone cannot be found, ImportError to quantise without bitsandbytes.
         """
         if config is not None and fields:
             raise TypeError(f"Give from_backbone either a config or fields; got a config and {sorted(fields)}.")
@@ -174,6 +195,8 @@ class FPTPreTrainedModel(PreTrainedModel):
         else:
             config = copy.deepcopy(config)
             config.base_model_config = config.base_model_config or copy.deepcopy(base_config)
+        if quantization_config is not None:
+            config.base_quantization = settings_of(quantization_config)
         config.base_model, config.base_model_revision = base_model, commit
         config.base_model_config.name_or_path = base_model or ""  # and never a local path
         config.base_model_fingerprint = None
@@ -183,8 +206,10 @@ class FPTPreTrainedModel(PreTrainedModel):
                 f"A configuration holds no weights for backbone_init={config.backbone_init!r}: give from_backbone a "
                 "Hub id or a folder, or write backbone_init='random'."
             )
-        backbone = build_from_config(config, source, dtype, attn_implementation, hub_kwargs)
-        return cls(config, backbone)
+        backbone = build_from_config(config, source, dtype, attn_implementation, hub_kwargs, device_map)
+        model = cls(config, backbone)
+        model._join_devices()
+        return model
 
     @classmethod
     def from_pretrained(
@@ -195,6 +220,8 @@ class FPTPreTrainedModel(PreTrainedModel):
         base_model_name_or_path: str | os.PathLike | None = None,
         dtype: torch.dtype | str | None = None,
         attn_implementation: str | None = None,
+        quantization_config: BitsAndBytesConfig | dict[str, Any] | Literal[False] | None = None,
+        device_map: DeviceMap | None = None,
         output_loading_info: bool = False,
         **kwargs,
     ):
@@ -202,11 +229,14 @@ class FPTPreTrainedModel(PreTrainedModel):
 
         `pretrained_model_name_or_path`: the delta's folder or Hub id. `base_model_name_or_path`: where the base is,
         instead of the Hub id and commit that the delta names; its weights must be the same. `dtype`: to keep the
-        frozen weights in (None: as in training). `kwargs`: `revision`, `subfolder`, `token` and the like for the
-        delta (of these, only `cache_dir` and `local_files_only` also serve the base), and fields of `FPTConfig`.
+        frozen weights in (None: as in training). `quantization_config`: how to quantise them (None: as in training;
+        False: not at all). `device_map`: as for `from_backbone`. `kwargs`: `revision`, `subfolder`, `token` and the
+        like for the delta (of these, only `cache_dir` and `local_files_only` also serve the base), and fields of
+        `FPTConfig`.
 
         Raises DeltaError (a ValueError) for a delta or a base that is not the one meant or came damaged; where either
-        cannot be found, an OSError that says which of the two (the Hub client's own where there is one).
+        cannot be found, an OSError that says which of the two (the Hub client's own where there is one); ImportError
+        for a quantised base without bitsandbytes.
         """
         for key in IGNORED_LOADING_KEYS:
             kwargs.pop(key, None)
@@ -226,18 +256,31 @@ class FPTPreTrainedModel(PreTrainedModel):
         if kwargs:
             raise TypeError(f"from_pretrained does not know {', '.join(sorted(kwargs))}.")
         config = copy.deepcopy(config)
+        if quantization_config is not None:
+            config.base_quantization = settings_of(quantization_config) if quantization_config else None
         config.check()
         tensors = read_delta(delta_file, config_file)  # before the base, which is large
-        backbone = load_base(config, base_model_name_or_path, dtype, attn_implementation, hub_kwargs)
+        backbone = load_base(config, base_model_name_or_path, dtype, attn_implementation, hub_kwargs, device_map)
         with torch.device("meta"):  # nothing is drawn for the new modules: the delta fills them all
             model = cls(config, backbone)
         model._load_delta(tensors, delta_file)
+        model._join_devices()
         model.name_or_path = config.name_or_path = source
         model.origin = Origin(source, hub_kwargs)
         model.eval()
         if output_loading_info:
             return model, {"missing_keys": set(), "unexpected_keys": set(), "mismatched_keys": set(), "error_msgs": []}
         return model
+
+    def _join_devices(self) -> None:
+        """Put the new modules beside the backbone's inputs and outputs, and tell Trainer of several devices."""
+        backbone, prefix = self.fpt_model.backbone, self._prefix + "backbone."
+        device = device_of(backbone)
+        for name, parameter in self.named_parameters():
+            if not name.startswith(prefix):
+                parameter.data = parameter.data.to(device)
+        if len({parameter.device for parameter in self.parameters()}) > 1:
+            self.hf_device_map = {name: parameter.device for name, parameter in self.named_parameters()}
 
     def _load_delta(self, tensors: dict[str, Tensor], file: Path) -> None:
         prefix = self.base_model_prefix + "."
@@ -268,8 +311,9 @@ class FPTPreTrainedModel(PreTrainedModel):
         for name, buffer in running_statistics(self).items():
             if tensor_digest(buffer) != self._base_buffer_digests[name]:
                 tensors[name] = buffer
-        if state_dict is not None:  # gathered, by some backends in half precision
-            tensors = {name: state_dict[name].to(tensor.dtype) for name, tensor in tensors.items()}
+        if state_dict is not None:  # gathered in half precision by some back ends, held so by others
+            dtypes = {name: torch.promote_types(t.dtype, state_dict[name].dtype) for name, t in tensors.items()}
+            tensors = {name: state_dict[name].to(dtype) for name, dtype in dtypes.items()}
         return tensors
 
     def save_pretrained(
@@ -300,14 +344,12 @@ class FPTPreTrainedModel(PreTrainedModel):
             self.with_code = with_code
         if is_main_process:
             tensors = self.delta_tensors(state_dict)
-            empty = [name for name, tensor in tensors.items() if tensor.numel() == 0]
-            if empty:
-                raise ValueError(f"{empty[0]} is empty here: gather the sharded parameters before saving.")
+            refuse_sharded(tensors)
             infinite = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
             if infinite:
                 raise ValueError(f"{infinite[0]} is not finite: training diverged, and nothing was saved.")
             self._ignore_on_save(tensors)
-            self.config.architectures = [type(self).__name__]
+            self.config.architectures = [written_class(self).__name__]
             vars(self.config).pop("auto_map", None)
             if self.with_code:
                 self.config.auto_map = dict(AUTO_MAP)
@@ -370,8 +412,11 @@ class FPTPreTrainedModel(PreTrainedModel):
 
 
 def _refuse_unsupported(kwargs: dict[str, Any]) -> None:
-    for key in ("device_map", "quantization_config", "state_dict", "gguf_file"):
+    for key in ("state_dict", "gguf_file"):
         if kwargs.pop(key, None) is not None:
-            raise ValueError(f"{key} is not supported for a frozen pretrained transformer: load it, then .to(device).")
+            raise ValueError(f"{key} is not supported for a frozen pretrained transformer: load it from its folder.")
+    for key in ("load_in_8bit", "load_in_4bit"):
+        if kwargs.pop(key, None):
+            raise ValueError(f"{key} is a setting of quantization_config: write BitsAndBytesConfig({key}=True).")
     if kwargs.pop("use_safetensors", None) is False:
         raise ValueError("use_safetensors=False is refused: deltas and bases are read from safetensors only.")

@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 import torch
 from huggingface_hub import CommitInfo, HfApi
-from transformers import Trainer
 from transformers.modelcard import extract_hyperparameters_from_trainer
 from transformers.trainer_utils import HubStrategy
 from transformers.utils import PushInProgress, logging
 
 from .card import FPTCard, SplitResult
 from .card_numbers import confusion_counts, delta_size
+from .distributing import DistributedTrainer
 from .pictures import confusion_matrix, learning_curves
 from .remote_code import name_code
 from .repository import PICTURES, check_shareable, repository_files, upload
@@ -33,7 +33,7 @@ SHOWN_VERSIONS = ("fpt_adapters", "transformers", "torch")
 STAYS_HOME = ("training_args.bin",)  # a pickle that only Python may open, and that names local paths
 
 
-class PublishingTrainer(Trainer):
+class PublishingTrainer(DistributedTrainer):
     """Trainer whose results go into `model.card`, and whose pushes hold what `repository.py` says.
 
     `trainer.card` is the model's card: fill in what only you know (`task_name`, `license`, `limits` ...), and into
@@ -95,22 +95,26 @@ class PublishingTrainer(Trainer):
     def create_model_card(self, **fields: Any) -> None:
         """Write the card and its pictures into `args.output_dir`. `fields` fill in the card's, as `license="mit"`.
 
-        Called at the end of training and by every push. A README.md there that is not ours stays. Raises TypeError
-        for a name that is no field of `FPTCard`.
+        Called at the end of training and by every push; of a sharded model, by all processes. A README.md there that
+        is not ours stays. Raises TypeError for a name that is no field of `FPTCard`.
         """
         known = {f.name for f in dataclasses.fields(FPTCard)}
         for name, value in fields.items():
             if name not in known:
                 raise TypeError(f"FPTCard has no field {name!r}; its fields: {', '.join(sorted(known))}.")
             setattr(self.card, name, value)
+        delta = self.gather_delta()
         if not self.is_world_process_zero():
             return
+        with tempfile.TemporaryDirectory() as trial:
+            self.accelerator.unwrap_model(self.model).save_pretrained(trial, state_dict=delta)
+            self._write_card(delta_size(trial))
+
+    def _write_card(self, size: int) -> None:
+        """`size`: bytes of the delta."""
         self._fill_card()
         model = self.accelerator.unwrap_model(self.model)
         folder = Path(self.args.output_dir)
-        with tempfile.TemporaryDirectory() as trial:
-            model.save_pretrained(trial)
-            size = delta_size(trial)
         repo_id = self.hub_model_id or self.args.hub_model_id
         if repo_id is not None and "/" not in repo_id:
             repo_id = f"your-name/{repo_id}"
@@ -211,7 +215,7 @@ class PublishingTrainer(Trainer):
         self._report_failed_pushes()
         self.callback_handler.on_push_begin(self.args, self.state, self.control)
         folder, model = Path(checkpoint_folder), self.accelerator.unwrap_model(self.model)
-        self.create_model_card()
+        self._write_card(delta_size(folder))
         name_code(folder, model.with_code)
         files = repository_files(self.args.output_dir) | repository_files(folder, model.with_code)
         if self.args.hub_strategy in (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS):

@@ -18,6 +18,8 @@ from .backbones import POSITION_TABLES
 from .configuration_fpt import FPTConfig
 from .delta import STAGING_PREFIX
 from .depth import first_layers
+from .quantized_layers import is_quantized
+from .sharding import refuse_sharded
 
 POSITION_SEED = 0  # draws the rows of positions that the training did without
 
@@ -74,9 +76,13 @@ def _check_savable(backbone: PreTrainedModel, base_config: PreTrainedConfig) -> 
             f"{type(backbone).__name__} is a part of a {base_config.model_type} model, whose checkpoint holds the "
             "rest too: only a backbone that is a whole model of transformers can be saved, such as GPT-2 or BERT."
         )
+    refuse_sharded(dict(backbone.named_parameters()))
     for name, parameter in backbone.named_parameters():
-        if parameter.numel() == 0:
-            raise ValueError(f"{name} is empty here: gather the sharded parameters before saving.")
+        if is_quantized(parameter):
+            raise ValueError(
+                f"A backbone is saved in float32, but {name} is quantised here: load the delta with "
+                "quantization_config=False and save that."
+            )
         if not torch.isfinite(parameter).all():
             raise ValueError(f"{name} is not finite: training diverged, and nothing was saved.")
 

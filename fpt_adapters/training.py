@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 from transformers import (
     TrainerCallback,
     TrainerControl,
@@ -25,11 +25,13 @@ from transformers.trainer_utils import get_last_checkpoint
 from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_NAME, logging
 
 from .cached_features import innermost
-from .caching import CachingTrainer
 from .configuration_fpt import PARAMETER_GROUPS, FPTConfig
 from .delta import DeltaError, check_delta, read_delta, running_statistics, tensor_digest
+from .distributing import gather
 from .heads import IGNORED_LABEL
 from .pretrained import FPTPreTrainedModel
+from .stream_batches import BatchStream
+from .streaming import StreamingTrainer
 
 logger = logging.get_logger(__name__)
 
@@ -83,7 +85,7 @@ class SetEpoch(TrainerCallback):
         self.dataset.set_epoch(int(state.epoch))
 
 
-class FPTTrainer(CachingTrainer):
+class FPTTrainer(StreamingTrainer):
     """Trainer for frozen pretrained transformers.
 
     Takes what `Trainer` takes, and `group_learning_rates`: a learning rate for each named parameter group (`input`,
@@ -94,15 +96,14 @@ class FPTTrainer(CachingTrainer):
     raises TrainingError if a frozen weight changed or a trained one is not finite, and warns of a trained one that
     stayed as it was. A loss that is no longer finite stops training with TrainingError.
 
-    Where the head alone trains, the backbone runs once over the data; see `CachingTrainer` for `cache_features`.
+    Where the head alone trains, the backbone runs once over the data; see `CachingTrainer` for `cache_features`. The
+    training data may be a stream, which is read and not held; see `StreamingTrainer`.
     Training ends with a model card in `args.output_dir`; see `PublishingTrainer` for it and for the Hub.
     """
 
     def __init__(self, model: FPTPreTrainedModel, args=None, *, group_learning_rates=None, **kwargs):
         if not isinstance(model, FPTPreTrainedModel):
             raise TypeError(f"FPTTrainer trains an FPT model, got {type(model).__name__}: use transformers' Trainer.")
-        if args is not None and args.ddp_find_unused_parameters is None:
-            args.ddp_find_unused_parameters = False  # every trained parameter takes part in every step
         self.group_learning_rates = dict(group_learning_rates or {})
         trained = {row.group for row in model.count_parameters() if row.trained}
         for group in self.group_learning_rates:
@@ -116,7 +117,7 @@ class FPTTrainer(CachingTrainer):
             raise ValueError("group_learning_rates sets up Trainer's optimizer; give that or your own, not both.")
         self.args.logging_nan_inf_filter = False  # it would show the last finite loss instead
         dataset = innermost(self.train_dataset)
-        if callable(getattr(dataset, "set_epoch", None)):
+        if callable(getattr(dataset, "set_epoch", None)) and not self.streams:
             self.add_callback(SetEpoch(dataset))
         self.data_collator = CheckedCollator(self.data_collator or default_data_collator, model.config)
 
@@ -138,6 +139,13 @@ class FPTTrainer(CachingTrainer):
                     optimizer.add_param_group({**param_group, "params": parameters, "lr": lr})
         return optimizer
 
+    def get_train_dataloader(self) -> DataLoader:
+        """As `Trainer.get_train_dataloader`. Raises ValueError for a stream whose first batch has wrong inputs."""
+        loader = super().get_train_dataloader()
+        if self.streams and isinstance(loader.dataset, BatchStream):
+            self._check_inputs(loader.dataset.peek())  # which stays the first batch
+        return loader
+
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs):
         """As `Trainer.train`, between the guards that the class describes."""
         self._check_before_training()
@@ -146,10 +154,9 @@ class FPTTrainer(CachingTrainer):
             resume_from_checkpoint = self._checked_checkpoint(resume_from_checkpoint)
         self.card.results.clear()
         frozen, trained = self._checksums(), self._digests()
+        self._keep_frozen_home(frozen)
         result = super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
-        changed = [name for name, value in self._checksums().items() if frozen.get(name) != value]
-        if changed:
-            raise TrainingError(f"The frozen weight {changed[0]} changed in training ({len(changed)} tensors in all).")
+        self._check_frozen(frozen)
         self._check_trained(trained, steps=self.state.global_step, resumed=bool(resume_from_checkpoint))
         self.report_training()
         return result
@@ -176,7 +183,7 @@ class FPTTrainer(CachingTrainer):
                 )
         if self.train_dataset is None:
             raise ValueError("Training needs a train_dataset.")
-        if hasattr(self.train_dataset, "__len__"):
+        if not self.streams:  # the first batch of a stream is looked at where its loader is made
             if len(self.train_dataset) == 0:
                 raise ValueError("The training set is empty.")
             first = self.data_collator([self.train_dataset[0]])
@@ -219,27 +226,44 @@ class FPTTrainer(CachingTrainer):
                 f"{folder} was trained on another base: its fingerprint is {base}, this model's is "
                 f"{config.base_model_fingerprint}."
             )
+        quantization = saved.get("base_quantization")
+        if quantization != config.base_quantization:
+            raise DeltaError(
+                f"{folder} was trained on a base quantised by {quantization}, this model's by "
+                f"{config.base_quantization}."
+            )
         if saved.get("trainable") != config.trainable:
             raise DeltaError(f"{folder} trains {saved.get('trainable')}, this model {config.trainable}.")
         tensors = read_delta(folder / SAFE_WEIGHTS_NAME, folder / CONFIG_NAME)
         check_delta(tensors, self.model.delta_tensors(), running_statistics(self.model), folder)
         return os.fspath(folder)
 
-    @torch.no_grad()
-    def _checksums(self) -> dict[str, int]:
+    def _checksums(self) -> dict[str, tuple[torch.dtype, int]]:
         """Sum over the bits of every frozen parameter, on its device: enough to see that none was trained."""
         integer = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-        frozen = {name: p for name, p in self.model.named_parameters() if not p.requires_grad}
-        return {n: p.detach().view(integer[p.element_size()]).sum(dtype=torch.int64).item() for n, p in frozen.items()}
+        frozen = ((name, gather(p)) for name, p in self.model.named_parameters() if not p.requires_grad)
+        return {n: (t.dtype, t.view(integer[t.element_size()]).sum(dtype=torch.int64).item()) for n, t in frozen}
+
+    def _check_frozen(self, before: dict[str, tuple[torch.dtype, int]]) -> None:
+        after = self._checksums()
+        if self.is_deepspeed_enabled:  # which rounds the frozen weights to half precision, where it trains in that
+            after = {name: after[name] if after[name][0] == old[0] else old for name, old in before.items()}
+        changed = [name for name, value in after.items() if before.get(name) != value]
+        if changed:
+            raise TrainingError(f"The frozen weight {changed[0]} changed in training ({len(changed)} tensors in all).")
 
     def _digests(self) -> dict[str, str]:
-        return {name: tensor_digest(p) for name, p in self.model.named_parameters() if p.requires_grad}
+        return {name: tensor_digest(gather(p)) for name, p in self.model.named_parameters() if p.requires_grad}
 
     def _check_trained(self, before: dict[str, str], steps: int, resumed: bool) -> None:
+        digests = {}
         for name, parameter in self.model.named_parameters():
-            if parameter.requires_grad and not torch.isfinite(parameter).all():
-                raise TrainingError(f"{name} is not finite after training: it diverged. Lower learning_rate.")
-        unmoved = [name for name, digest in self._digests().items() if before[name] == digest]
+            if parameter.requires_grad:
+                value = gather(parameter)
+                if not torch.isfinite(value).all():
+                    raise TrainingError(f"{name} is not finite after training: it diverged. Lower learning_rate.")
+                digests[name] = tensor_digest(value)
+        unmoved = [name for name, digest in digests.items() if before[name] == digest]
         if unmoved and steps and not resumed:
             logger.warning(
                 f"{len(unmoved)} of {len(before)} trained tensors did not change in {steps} steps, the first is "

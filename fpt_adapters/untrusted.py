@@ -96,7 +96,8 @@ def _check(name: str, value: Any, place: str) -> None:
     if name in LOADS_MORE and value:
         raise ValueError(
             f"{place} has {name}={short(value)}, which loads or replaces more than a model's own weights: a backbone "
-            "is a text or image model of transformers itself, not quantised. Leave it out, or choose another base."
+            "is a text or image model of transformers itself, not quantised (from_backbone(quantization_config=...) "
+            "does that on loading). Leave it out, or choose another base."
         )
     if name == "model_type" and (value == "fpt" or str(value).startswith("timm")):
         raise ValueError(f"{place} has model_type={short(value)}, which is no backbone: name another model's.")

@@ -114,6 +114,15 @@ def load_script(path: Path) -> ModuleType:
     return sys.modules[path.stem]
 
 
+# What `activation_checkpointing` is called in TrainingArguments, and in a model's method that switches it on.
+CHECKPOINTING = "activation_checkpointing" if TRANSFORMERS >= Version("5.23") else "gradient_checkpointing"
+
+
+def checkpoint_activations(model, reentrant=False):
+    """Switch activation checkpointing on."""
+    getattr(model, f"{CHECKPOINTING}_enable")({"use_reentrant": reentrant})
+
+
 def tiny_config(model_type: str, **changes) -> PreTrainedConfig:
     """The configuration of a tiny backbone."""
     return AutoConfig.for_model(model_type, **(TINY_BACKBONES[model_type] | changes))

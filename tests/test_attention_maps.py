@@ -151,7 +151,7 @@ def test_an_error_leaves_the_model_as_it_was(make_model):
     before = state(model)
     with pytest.raises(ValueError, match="at most 10"):
         attention_maps(model, batch(tokens=11))
-    assert state(model) == before and before[1] == ["sdpa"]
+    assert state(model) == before and before[1] == ["fpt"]
 
 
 @pytest.mark.parametrize("examples", [0, (2, 3)])
@@ -203,7 +203,7 @@ def test_what_is_no_map_is_refused(attentions, message, make_model, monkeypatch)
     monkeypatch.setattr(model, "encode", encode)
     with pytest.raises(ValueError, match=message):
         attention_maps(model, batch())
-    assert model.backbone.config._attn_implementation == "sdpa"
+    assert model.backbone.config._attn_implementation == "fpt"
 
 
 def test_mass_by_hand():

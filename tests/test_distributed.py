@@ -1,6 +1,7 @@
 """Two processes, started by `accelerate launch` over gloo, train as one process with the whole batch does."""
 
 import json
+import math
 import os
 import socket
 import subprocess
@@ -25,10 +26,14 @@ def free_port():
         return sock.getsockname()[1]
 
 
-def launch(script, *arguments):
-    """Run a script in two processes of this machine."""
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
-    command += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
+def launch(script, *arguments, config=None):
+    """Run a script in two processes of this machine; `config`: an accelerate configuration that says so."""
+    command = [sys.executable, "-m", "accelerate.commands.launch"]
+    if config is None:
+        command += ["--multi_gpu", "--num_processes", "2", "--num_machines", "1"]
+        command += ["--mixed_precision", "no", "--dynamo_backend", "no"]
+    else:
+        command += ["--config_file", str(config)]
     command += ["--main_process_ip", "127.0.0.1", "--main_process_port", str(free_port())]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "HF_HUB_OFFLINE": "1"}
     environment["PYTHONPATH"] = str(ROOT)
@@ -79,6 +84,31 @@ def test_no_pass_is_spent_on_finding_unused_parameters(runs):
     assert two["wrapper"] == "DistributedDataParallel" and two["finds_unused"] is False
 
 
+def elements(traffic, name):
+    """How many elements each call of a gloo operation took."""
+    return [sum(math.prod(shape) for shape in shapes) for called, shapes in traffic if called == f"gloo:{name}"]
+
+
+def test_only_gradients_of_what_trains_cross_between_processes(runs):
+    traffic = record(runs[1])["traffic"]
+    trained = sum(tensor.numel() for tensor in load_file(runs[1] / "rank0" / "model.safetensors").values())
+    assert elements(traffic, "all_reduce") == [trained] * 12  # one sum a step, of all gradients
+    broadcast = elements(traffic, "broadcast")
+    assert broadcast.count(trained) == 1 and sum(broadcast) < trained + 100  # no frozen weight at the start, no buffer
+    gathered = elements(traffic, "all_gather")
+    assert max(gathered) < trained / 2 and sum(gathered) < trained  # counts of labels, checksums
+    assert {name for name, _ in traffic} == {"gloo:all_reduce", "gloo:broadcast", "gloo:all_gather"}
+
+
+def test_one_process_sends_nothing(runs):
+    assert record(runs[0])["traffic"] == []
+
+
+def test_processes_with_different_bases_do_not_train(runs):
+    for rank in (0, 1):
+        assert "those of process 1 are not those of process 0" in record(runs[1], rank)["other base"]
+
+
 def test_only_the_first_process_writes(runs):
     assert "checkpoint-12/model.safetensors" in files(runs[1] / "rank0")
     others = [name for name in files(runs[1] / "rank1") if not name.endswith("rng_state_1.pth")]
@@ -109,7 +139,8 @@ def test_the_run_script_gives_the_same_in_two_processes(saved_base, tmp_path):
     flags += ["--logging_steps", "1", "--optim", "sgd", "--learning_rate", "0.3", "--max_train_samples", "64"]
     one, two = tmp_path / "one", tmp_path / "two"
     load_script(RUN_FPT).main([*flags, "--per_device_train_batch_size", "16", "--output_dir", str(one)])
-    launch(RUN_FPT, *flags, "--per_device_train_batch_size", "8", "--output_dir", two)
+    config = ROOT / "examples" / "accelerate" / "cpu.yaml"
+    launch(RUN_FPT, *flags, "--per_device_train_batch_size", "8", "--output_dir", two, config=config)
     results = [json.loads((folder / "all_results.json").read_text()) for folder in (one, two)]
     assert results[0].keys() == results[1].keys()
     for name in ("eval_accuracy", "eval_floor", "test_accuracy", "test_floor"):

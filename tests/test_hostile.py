@@ -168,7 +168,7 @@ def test_no_nested_configuration_chooses_a_kernel(hostile, refused, values, plac
 def test_which_attention_runs_is_up_to_the_caller(hostile, load):
     folder = hostile(nested={"attn_implementation": "eager"}, attn_implementation="eager")
     for loader in (FPTForSequenceClassification, AutoModelForSequenceClassification):
-        assert load(folder, loader).fpt.backbone.config._attn_implementation == "sdpa"
+        assert load(folder, loader).fpt.backbone.config._attn_implementation == "fpt"
         model = load(folder, loader, attn_implementation="eager")
         assert model.fpt.backbone.config._attn_implementation == "eager"
     for config_class in (FPTConfig, AutoConfig):

@@ -14,8 +14,13 @@ import fpt_adapters
 PACKAGE = Path(fpt_adapters.__file__).parent
 ORDER = (
     "version",
+    "sharding",
+    "dropout",
+    "attention",
     "untrusted",
     "depth",
+    "quantization",
+    "quantized_layers",
     "configuration_lstm",
     "configuration_identity",
     "configuration_fpt",
@@ -24,6 +29,8 @@ ORDER = (
     "image_backbones",
     "backbones",
     "limits",
+    "precision",
+    "placing",
     "building",
     "freezing",
     "inputs",
@@ -40,15 +47,20 @@ ORDER = (
     "repository",
     "loading",
     "saved_backbone",
+    "checkpointing",
     "pretrained",
     "modeling_fpt",
     "attention_maps",
     "cached_features",
     "metrics",
+    "streams",
+    "stream_batches",
     "tasks",
     "pictures",
+    "distributing",
     "publishing",
     "caching",
+    "streaming",
     "training",
     "finding",
 )
@@ -108,9 +120,10 @@ def test_a_module_imports_only_from_earlier_ones(path):
 
 def test_the_imports_are_seen():
     """The test above would pass for a package whose imports it cannot read."""
-    assert own_imports(PACKAGE / "freezing.py") == {"backbones"}
+    assert own_imports(PACKAGE / "freezing.py") == {"backbones", "quantized_layers", "sharding"}
     base_configurations = {"configuration_identity", "configuration_lstm"}
-    assert own_imports(PACKAGE / "configuration_fpt.py") == {"depth", "untrusted"} | base_configurations
+    rules = {"depth", "quantization", "untrusted"}
+    assert own_imports(PACKAGE / "configuration_fpt.py") == rules | base_configurations
     assert {"backbones", "configuration_fpt", "heads", "inputs"} <= own_imports(PACKAGE / "modeling_fpt.py")
     assert {"metrics", "pretrained"} <= own_imports(PACKAGE / "tasks" / "task.py")
     assert {"tasks.bits", "tasks.task"} <= own_imports(PACKAGE / "tasks" / "__init__.py")
@@ -148,11 +161,23 @@ def test_public_names_are_listed_once_and_in_order():
     assert len(set(fpt_adapters.__all__)) == len(fpt_adapters.__all__)
     imported = {
         alias.asname or alias.name
-        for node in ast.parse((PACKAGE / "__init__.py").read_text(encoding="utf-8")).body
+        for node in ast.walk(ast.parse((PACKAGE / "__init__.py").read_text(encoding="utf-8")))
         if isinstance(node, ast.ImportFrom) and node.level
         for alias in node.names
     }
     assert set(fpt_adapters.__all__) == imported
+    assert set(fpt_adapters.__all__) <= set(dir(fpt_adapters))
+
+
+def test_a_model_needs_no_trainer():
+    code = "import sys, fpt_adapters; assert not {'datasets', 'pandas', 'transformers.trainer'} & set(sys.modules)"
+    code += "; fpt_adapters.FPTTrainer; assert 'transformers.trainer' in sys.modules"
+    subprocess.run([sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": str(PACKAGE.parent)}, check=True)
+
+
+def test_an_unknown_name_is_no_attribute():
+    with pytest.raises(AttributeError, match="has no attribute 'FPTTrianer'"):
+        fpt_adapters.FPTTrianer  # noqa: B018
 
 
 def test_every_module_is_described():

@@ -40,9 +40,9 @@ FIXED_SEED = 0  # of what must be the same rows in every run
 
 @dataclass(frozen=True)
 class Source:
-    """One file or Hub split: its rows, and what messages call it."""
+    """One file or Hub split: its rows, held or streamed, and what messages call it."""
 
-    data: datasets.Dataset
+    data: datasets.Dataset | datasets.IterableDataset
     name: str
 
     def where(self, row: int) -> str:
@@ -113,9 +113,9 @@ class FileArguments:
         Raises ValueError for files, columns and labels that do not fit.
         """
         sources = self._sources()
-        column = find_column(sources["train"], self.label_column, LABEL_COLUMNS, _is_class_label, "label_column")
+        column = find_column(sources["train"], self.label_column, LABEL_COLUMNS, is_class_label, "label_column")
         for source in sources.values():
-            find_column(source, column, (), _is_class_label, "label_column")
+            find_column(source, column, (), is_class_label, "label_column")
         names = LabelNames.of_column(sources["train"].data, column, sources["train"].name, num_labels)
         labels = {split: names.read(source.data, column, source.name) for split, source in sources.items()}
         rows = self._rows({split: len(source.data) for split, source in sources.items()}, seed, sources["train"].name)
@@ -124,11 +124,9 @@ class FileArguments:
             rows, labels = self._without_rare(rows, labels, kept)
         sizes = split_sizes({split: len(rows[split]) for split in SPLITS}, max_samples)
         parts = {}
-        for number, split in enumerate(SPLITS):
+        for split in SPLITS:
             origin = split if split in sources else "train"
-            chosen = rows[split]
-            if sizes[split] < len(chosen):
-                chosen = np.sort(chosen[draw_order(len(chosen), seed, SAMPLES + number)[: sizes[split]]])
+            chosen = keep_some(rows[split], sizes[split], seed, split)
             parts[split] = Part(sources[origin], chosen, labels[origin][chosen])
         return parts, tuple(itertools.compress(names.names, kept)) if self.min_label_examples > 1 else names.names
 
@@ -163,7 +161,7 @@ class FileArguments:
                 f"train_file fixes the labels and is needed for evaluation too, but only {given} came: "
                 "write --train_file with the rows that the model was trained on."
             )
-        return {split: _read_file(path, split) for split, path in files.items()}
+        return {split: read_file(path, split) for split, path in files.items()}
 
     def _files(self) -> dict[str, str | None]:
         return {"train": self.train_file, "validation": self.validation_file, "test": self.test_file}
@@ -175,7 +173,7 @@ class FileArguments:
             loaded = datasets.load_dataset(self.dataset_name, self.dataset_config_name, revision=self.dataset_revision)
         except (OSError, ValueError, RuntimeError, DatasetsError) as error:
             raise ValueError(
-                f"data set {self.dataset_name!r} could not be loaded from the Hub ({_first_line(error)}): "
+                f"data set {self.dataset_name!r} could not be loaded from the Hub ({first_line(error)}): "
                 "write --train_file and --test_file to read local copies."
             ) from error
         sources = {}
@@ -229,6 +227,13 @@ def draw_order(count: int, seed: int, purpose: int) -> np.ndarray:
     return np.argsort(generator.random_raw(count), kind="stable")
 
 
+def keep_some(rows: np.ndarray, size: int, seed: int, split: str) -> np.ndarray:
+    """Keep `size` of the `rows` of a split, drawn with `seed`, in their order."""
+    if size >= len(rows):
+        return rows
+    return np.sort(rows[draw_order(len(rows), seed, SAMPLES + SPLITS.index(split))[:size]])
+
+
 def find_column(
     source: Source,
     given: str | None,
@@ -269,7 +274,8 @@ def label_fields(names: Sequence[str]) -> dict[str, dict]:
     return {"id2label": dict(enumerate(names)), "label2id": {name: number for number, name in enumerate(names)}}
 
 
-def _read_file(path: str, split: str) -> Source:
+def read_file(path: str, split: str) -> Source:
+    """Read the rows of a split from a file. Raises ValueError for one that cannot be read, or has none."""
     flag, ending = f"{split}_file", Path(path).suffix.lower()
     if not Path(path).is_file():
         raise ValueError(f"{flag} is a file, but {path!r} is not there: write --{flag} with its path.")
@@ -283,16 +289,18 @@ def _read_file(path: str, split: str) -> Source:
         builder.download_and_prepare()
     except (OSError, ValueError, DatasetsError) as error:
         cause = error.__cause__ if error.__cause__ is not None else error
-        raise ValueError(f"{flag} {path!r} cannot be read as {READERS[ending]}: {_first_line(cause)}") from error
+        raise ValueError(f"{flag} {path!r} cannot be read as {READERS[ending]}: {first_line(cause)}") from error
     if builder.info.splits["rows"].num_examples == 0:  # which `as_dataset` cannot return
         raise ValueError(f"{source_name} has no rows: a split needs at least one.")
     return Source(builder.as_dataset(split="rows"), source_name)
 
 
-def _is_class_label(feature: datasets.features.features.FeatureType) -> bool:
+def is_class_label(feature: datasets.features.features.FeatureType) -> bool:
+    """Whether a column holds classes and their names."""
     return isinstance(feature, datasets.ClassLabel)
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, or its kind."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__

@@ -18,10 +18,13 @@ from torch.utils.data import Dataset
 from ..image_processing_fpt import FPTImageProcessor
 from ..metrics import majority_floor
 from ..modeling_fpt import FPTForImageClassification
+from ..streams import ExampleStream
 from .augmentation import Augmentation
 from .draws import split_sizes
-from .files import FIXED_SEED, SAMPLES, FileArguments, draw_order, find_column, label_fields, split_labels
+from .files import FIXED_SEED, SAMPLES, FileArguments, Part, draw_order, find_column, label_fields, split_labels
+from .image_rows import ImageReader
 from .pixels import PixelFormat
+from .streaming import open_stream
 from .task import SPLITS, Task, TaskData
 
 IMAGE_COLUMNS = ("image", "img", "pixels", "pixel_values")
@@ -124,14 +127,17 @@ class ImageTask(Task):
         """Put the splits together; `images` has pixels, rows and labels for each (see `ImageSplit`)."""
         augmentations = {"train": self.train_augmentation}
         splits = {name: ImageSplit(*images[name], self, augmentations.get(name), seed) for name in SPLITS}
-        config = {
+        return TaskData(**splits, config=self.model_fields(names))
+
+    def model_fields(self, names: Sequence[str]) -> dict[str, Any]:
+        """The config fields of a model of these images, whose classes have `names`."""
+        return {
             "input_type": "images",
             "image_size": self.image_size,
             "num_channels": self.num_channels,
             "patch_size": self.patch_size,
             **label_fields(names),
         }
-        return TaskData(**splits, config=config)
 
 
 @dataclass
@@ -150,20 +156,56 @@ class FileImageTask(FileArguments, ImageTask):
         Only the rows that `max_samples` leaves are decoded, and no row twice: splits held out of one file share its
         pixels. Raises ValueError for files, columns, labels and images that do not fit.
         """
-        pixel_format = PixelFormat(self.image_size, self.image_size, self.num_channels, self.to_grey)
         parts, names = self.read_parts(seed, max_samples, self.num_labels)
-        sources = {id(part.source): part.source for part in parts.values()}
         column = find_column(parts["train"].source, self.image_column, IMAGE_COLUMNS, _is_image, "image_column")
-        for source in sources.values():
-            find_column(source, column, (), _is_image, "image_column")
+        return self.task_data(self._read_images(parts, column), names, seed)
+
+    def stream(
+        self,
+        seed: int = 0,
+        max_samples: dict[str, int] | None = None,
+        *,
+        buffer_size: int | None = 10_000,
+        label_names: Sequence[str] | None = None,
+    ) -> TaskData:
+        """Stream the training images, and read the others; see `Task.stream` and `open_stream`."""
+        streamed = open_stream(self, seed, max_samples, self.num_labels, label_names)
+        source, names = streamed.train, streamed.names
+        column = find_column(source, self.image_column, IMAGE_COLUMNS, _is_image, "image_column")
+        to_example = ImageReader(
+            source.name,
+            column,
+            streamed.label_column,
+            names,
+            self.pixel_format,
+            self.processor().scale_and_shift(),
+            self.train_augmentation,
+            seed,
+        )
+        rows = source.data.select_columns([column, streamed.label_column])
+        train = ExampleStream(rows, to_example, buffer_size=buffer_size, seed=seed, held_out=streamed.held_out)
+        images = self._read_images(streamed.parts, column)
+        splits = {split: ImageSplit(*images[split], self) for split in images}
+        return TaskData(train=train, **splits, config=self.model_fields(names.names))
+
+    @property
+    def pixel_format(self) -> PixelFormat:
+        """What each image looks like."""
+        return PixelFormat(self.image_size, self.image_size, self.num_channels, self.to_grey)
+
+    def _read_images(
+        self, parts: dict[str, Part], column: str
+    ) -> dict[str, tuple[torch.Tensor, np.ndarray, np.ndarray]]:
+        """Read pixels, rows and labels of each part; parts of one source share its pixels."""
         images = {}
-        for source in sources.values():
+        for source in {id(part.source): part.source for part in parts.values()}.values():
+            find_column(source, column, (), _is_image, "image_column")
             mine = {split: part for split, part in parts.items() if part.source is source}
             rows = np.unique(np.concatenate([part.rows for part in mine.values()]))
-            pixels = pixel_format.read(source, column, rows)
+            pixels = self.pixel_format.read(source, column, rows)
             for split, part in mine.items():
                 images[split] = (pixels, np.searchsorted(rows, part.rows), part.labels)
-        return self.task_data(images, names, seed)
+        return images
 
 
 def _is_image(feature: datasets.features.features.FeatureType) -> bool:

@@ -1,12 +1,17 @@
 """Class labels of a column: their names, taken from the training rows, and their numbers in every split."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from functools import cached_property
+from typing import Any, Literal
 
 import datasets
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+
+INTEGERS = tuple(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64))  # types of `datasets`
+STRINGS = ("string", "large_string")
 
 
 @dataclass(frozen=True)
@@ -33,12 +38,49 @@ class LabelNames:
             names, origin = tuple(str(number) for number in range(count)), "number"
         else:
             names, origin = tuple(sorted(pc.unique(values).to_pylist())), "string"
-        if num_labels is not None and (len(names) > num_labels if origin == "string" else len(names) != num_labels):
-            raise ValueError(
-                f"the task has {num_labels} classes, but column {column!r} of {source} has {len(names)}: give the "
-                "column that holds this task's labels with --label_column."
-            )
+        _check_count(names, origin, column, source, num_labels)
         return cls(names, origin)
+
+    @classmethod
+    def of_stream(
+        cls, feature: Any, column: str, source: str, num_labels: int | None, given: Sequence[str] | None
+    ) -> "LabelNames":
+        """Take the names without reading the rows of `source`: a `ClassLabel` column's own, else the `given` ones.
+
+        Whole numbers need no names where `num_labels` is known. Raises ValueError for names that are given in vain,
+        missing, double or not `num_labels` many, and for a column of another type.
+        """
+        if isinstance(feature, datasets.ClassLabel):
+            names, origin = tuple(feature.names), "feature"
+            if given is not None and tuple(given) != names:
+                raise ValueError(f"column {column!r} of {source} names its classes itself: leave the label names out.")
+        elif isinstance(feature, datasets.Value) and feature.dtype in (*INTEGERS, *STRINGS):
+            origin = "number" if feature.dtype in INTEGERS else "string"
+            numbered = num_labels if origin == "number" else None
+            names = _names_from_outside(given, numbered, f"column {column!r} of {source} ({feature.dtype})")
+        else:
+            raise ValueError(
+                f"labels are whole numbers or strings, but column {column!r} of {source} has {feature}: name the "
+                "label's column with --label_column."
+            )
+        _check_count(names, origin, column, source, num_labels)
+        return cls(names, origin)
+
+    def number(self, value: int | str | None, where: str) -> int:
+        """The number of a class that a row, named `where`, gives. Raises ValueError for one that is not here."""
+        if isinstance(value, int) and self.origin != "string":
+            if 0 <= value < len(self.names):
+                return value
+        elif isinstance(value, str) and value in self._numbers:
+            return self._numbers[value]
+        raise ValueError(
+            f"label {value!r} in {where} is not among the {len(self.names)} classes, {_few(self.names)}: drop the "
+            "row, or name the label's column with --label_column."
+        )
+
+    @cached_property
+    def _numbers(self) -> dict[str, int]:
+        return {name: number for number, name in enumerate(self.names)}
 
     def read(self, data: datasets.Dataset, column: str, source: str) -> np.ndarray:
         """Read a column as class numbers: int64, (rows,).
@@ -90,6 +132,27 @@ def _values(data: datasets.Dataset, column: str, source: str) -> pa.Array:
             f"({values.type}) in column {column!r}: name the label's column with --label_column."
         )
     return values.cast(pa.string()) if pa.types.is_large_string(values.type) else values
+
+
+def _names_from_outside(given: Sequence[str] | None, numbered: int | None, column: str) -> tuple[str, ...]:
+    """The `given` names, else the numbers of so many classes. `column` is what messages call the labels."""
+    if given is None and numbered is None:
+        raise ValueError(
+            f"a stream cannot be searched for its classes, and {column} does not name them: write --label_names_file, "
+            "a text file with one name a line."
+        )
+    names = tuple(map(str, range(numbered))) if given is None else tuple(given)
+    if len(set(names)) < len(names):
+        raise ValueError(f"the classes of {column} need different names, but one comes twice: check the label names.")
+    return names
+
+
+def _check_count(names: tuple[str, ...], origin: str, column: str, source: str, num_labels: int | None) -> None:
+    if num_labels is not None and (len(names) > num_labels if origin == "string" else len(names) != num_labels):
+        raise ValueError(
+            f"the task has {num_labels} classes, but column {column!r} of {source} has {len(names)}: give the "
+            "column that holds this task's labels with --label_column."
+        )
 
 
 def _check_range(numbers: np.ndarray, count: int, column: str, source: str) -> None:

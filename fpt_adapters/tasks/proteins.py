@@ -15,8 +15,11 @@ from transformers import PreTrainedTokenizerFast
 
 from ..metrics import majority_floor
 from ..modeling_fpt import FPTForSequenceClassification
+from ..streams import ExampleStream, Place
 from .draws import check_at_least
-from .files import FileArguments, Part, find_column, label_fields, split_labels
+from .files import FileArguments, Part, Source, find_column, label_fields, split_labels
+from .labels import LabelNames
+from .streaming import open_stream
 from .task import SPLITS, Task, TaskData
 from .vocabulary import fixed_tokenizer
 
@@ -86,14 +89,37 @@ class RemoteHomology(FileArguments, Task):
             parts["train"].source, self.sequence_column, SEQUENCE_COLUMNS, _is_text, "sequence_column"
         )
         splits = {split: ProteinSplit(self._ids(parts[split], column, split), parts[split].labels) for split in SPLITS}
-        config = {
+        return TaskData(**splits, config=self._model_fields(names))
+
+    def stream(
+        self,
+        seed: int = 0,
+        max_samples: dict[str, int] | None = None,
+        *,
+        buffer_size: int | None = 10_000,
+        label_names: Sequence[str] | None = None,
+    ) -> TaskData:
+        """Stream the training sequences, and read the others; see `Task.stream` and `open_stream`."""
+        streamed = open_stream(self, seed, max_samples, None, label_names)
+        source, names, labels = streamed.train, streamed.names, streamed.label_column
+        column = find_column(source, self.sequence_column, SEQUENCE_COLUMNS, _is_text, "sequence_column")
+        _check_text(source, column)
+        to_example = SequenceReader(source.name, column, labels, names, self.max_length)
+        rows = source.data.select_columns([column, labels])
+        train = ExampleStream(rows, to_example, buffer_size=buffer_size, seed=seed, held_out=streamed.held_out)
+        splits = {
+            split: ProteinSplit(self._ids(part, column, split), part.labels) for split, part in streamed.parts.items()
+        }
+        return TaskData(train=train, **splits, config=self._model_fields(names.names))
+
+    def _model_fields(self, names: Sequence[str]) -> dict[str, Any]:
+        return {
             "input_type": "tokens",
             "sequence_length": self.max_length,
             "vocab_size": VOCAB_SIZE,
             "pad_token_id": PAD_ID,
             **label_fields(names),
         }
-        return TaskData(**splits, config=config)
 
     def floor(self, split: Dataset) -> float:
         """The share of the largest class in `split`."""
@@ -127,11 +153,7 @@ class RemoteHomology(FileArguments, Task):
         """Encode a part's sequences: a list of uint8 (length,)."""
         source = part.source
         find_column(source, column, (), _is_text, "sequence_column")
-        if not _is_text(source.data.features[column]):
-            raise ValueError(
-                f"sequences are strings, but column {column!r} of {source.name} has {source.data.features[column]}: "
-                "name the column with --sequence_column."
-            )
+        _check_text(source, column)
         sequences = source.data.select_columns([column]).with_format("arrow")[:].column(0).take(part.rows).to_pylist()
         ids = [
             _encode(sequence, source.where(row), column) for sequence, row in zip(sequences, part.rows, strict=True)
@@ -143,6 +165,31 @@ class RemoteHomology(FileArguments, Task):
                 *(cut, len(ids), split, self.max_length, max(map(len, ids))),
             )
         return [row[: self.max_length] for row in ids]
+
+
+@dataclass(frozen=True)
+class SequenceReader:
+    """Makes examples of streamed rows, as `ProteinSplit` has them."""
+
+    source: str
+    column: str
+    label_column: str
+    names: LabelNames
+    max_length: int
+
+    def __call__(self, row: dict[str, Any], place: Place) -> dict[str, Any]:
+        """Make an example. Raises ValueError, naming the row, for a wrong sequence or label."""
+        where = place.describe(self.source)
+        ids = _encode(row[self.column], where, self.column)[: self.max_length].astype(np.int64)
+        return {"input_ids": torch.from_numpy(ids), "labels": self.names.number(row[self.label_column], where)}
+
+
+def _check_text(source: Source, column: str) -> None:
+    if not _is_text(source.data.features[column]):
+        raise ValueError(
+            f"sequences are strings, but column {column!r} of {source.name} has {source.data.features[column]}: "
+            "name the column with --sequence_column."
+        )
 
 
 def _encode(sequence: str | None, where: str, column: str) -> np.ndarray:

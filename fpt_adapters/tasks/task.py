@@ -18,7 +18,7 @@ SPLITS = ("train", "validation", "test")
 
 @dataclass
 class TaskData:
-    """The loaded splits (map-style; torch or `datasets`) and the `FPTConfig` fields that they fix.
+    """The loaded splits (map-style, but for a streamed `train`) and the `FPTConfig` fields that they fix.
 
     Every split yields dictionaries of model inputs (see `Task.collate`). `test` is for the final figure alone:
     whatever is chosen (a step, a learning rate) is chosen on `validation`.
@@ -50,6 +50,24 @@ class Task(ABC):
         `max_samples` maps a split's name to the number of examples to keep, drawn with `seed`.
         Raises ValueError in one or two lines for data that cannot be trained on.
         """
+
+    def stream(
+        self,
+        seed: int = 0,
+        max_samples: dict[str, int] | None = None,
+        *,
+        buffer_size: int | None = 10_000,
+        label_names: Sequence[str] | None = None,
+    ) -> TaskData:
+        """As `load`, but the training split is an `ExampleStream`, which is read as it trains and never held.
+
+        Its rows are shuffled by a buffer of `buffer_size` (None: not at all). `label_names` are the classes, in the
+        order of their numbers, where the data does not name them. Raises ValueError for a task that reads no files.
+        """
+        raise ValueError(
+            f"{self.name} makes its examples itself and reads no files: there is nothing to stream, so leave "
+            "--streaming out."
+        )
 
     @abstractmethod
     def floor(self, split: Dataset) -> float:

@@ -10,7 +10,8 @@ import sys
 from pathlib import Path
 
 import torch
-from transformers import GPT2Config, TrainingArguments, set_seed
+from torch.profiler import profile
+from transformers import OpenAIGPTConfig, TrainingArguments, set_seed
 
 from fpt_adapters import FPTForImageClassification, FPTTrainer
 from fpt_adapters.tasks import TASKS
@@ -22,7 +23,7 @@ def main(folder: Path, batch_size: int) -> None:
     data = task.load(0, {"train": 128, "validation": 50, "test": 50})
     set_seed(0)
     model = FPTForImageClassification.from_backbone(
-        GPT2Config(n_embd=32, n_layer=2, n_head=2, n_positions=64, vocab_size=100, bos_token_id=1, eos_token_id=1),
+        OpenAIGPTConfig(n_embd=32, n_layer=2, n_head=2, n_positions=64, vocab_size=100),  # unlike GPT-2, with buffers
         backbone_init="random",
         backbone_dropout=0.0,
         input_dropout=0.0,
@@ -54,7 +55,8 @@ def main(folder: Path, batch_size: int) -> None:
         compute_metrics=task.compute_metrics,
         preprocess_logits_for_metrics=task.preprocess_logits_for_metrics,
     )
-    trainer.train()
+    with profile(record_shapes=True) as profiled:
+        trainer.train()
     trainer.save_model()
     record = {
         "processes": args.world_size,
@@ -62,10 +64,25 @@ def main(folder: Path, batch_size: int) -> None:
         "wrapper": type(trainer.model_wrapped).__name__,
         "finds_unused": getattr(trainer.model_wrapped, "find_unused_parameters", None),
         "metrics": trainer.evaluate(),
+        "traffic": [(e.name, e.input_shapes) for e in profiled.events() if e.name.startswith("gloo:")],
     }
+    if args.world_size > 1:
+        record["other base"] = refusal_of_another_base(trainer)
     Path(args.output_dir).mkdir(parents=True, exist_ok=True)
     (Path(args.output_dir) / "record.json").write_text(json.dumps(record))
     trainer.accelerator.end_training()  # gloo's threads, where they outlive Python, abort a finished process
+
+
+def refusal_of_another_base(trainer: FPTTrainer) -> str:
+    """What training says where the second process has another frozen weight."""
+    if trainer.args.process_index == 1:
+        with torch.no_grad():
+            trainer.model.fpt.backbone.tokens_embed.weight[7, 7] += 1
+    try:
+        trainer.train()
+    except ValueError as error:
+        return str(error)
+    return "nothing was refused"
 
 
 if __name__ == "__main__":

@@ -1,0 +1,265 @@
+"""One contestant of `compare.py`, in its own process: trains a step for each line "go" that it reads.
+
+    python benchmarks/compare_worker.py NAME BASE PRECISION BATCH STARTED [GOAL LEARNING_RATE]
+
+With a goal it trains, without turns, until that accuracy. Every answer is a line of JSON after "@".
+"""
+
+import json
+import os
+import resource
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from contestants import CONTESTANTS, Contestant, Problem, checkpoint_bytes, load, run, save
+from torch import Tensor
+from torch.utils.data import Dataset
+from transformers import AutoConfig, AutoModel, TrainerCallback, TrainingArguments, set_seed
+from transformers.utils import logging
+
+SPEED = Problem(tokens=64, numbers=48, classes=10)
+BATCH, LOADS, MATMUL_SECONDS = 16, 5, 0.3
+GOALS = {
+    "bit-xor": (Problem(10, 1, 2, per_token=True), 0.99, 25, 1500),
+    "digits": (Problem(16, 4, 10), 0.95, 25, 1500),
+}
+MAIN = os.environ.get("RANK", "0") == "0"
+
+
+class Examples(Dataset):
+    """Tensors with the same first axis, as dictionaries."""
+
+    def __init__(self, **tensors: Tensor):
+        self.tensors = tensors
+
+    def __len__(self) -> int:
+        return len(self.tensors["labels"])
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        return {name: tensor[index] for name, tensor in self.tensors.items()}
+
+
+def say(**facts: Any) -> None:
+    """Answer, from one process of several."""
+    if MAIN:
+        print("@" + json.dumps(facts), flush=True)
+
+
+def synchronize() -> None:
+    """Wait for a GPU's queue."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+class Turns(TrainerCallback):
+    """Waits for the turn before each step, and says how long the last took, the fetch of the next batch included."""
+
+    def __init__(self, started: float, facts: dict[str, Any]):
+        self.started, self.facts, self.clock = started, facts, None
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        """The time of a step ends where the next begins."""
+        synchronize()
+        if self.clock is not None and "first_step_seconds" not in self.facts:
+            self.facts["first_step_seconds"] = time.time() - self.started
+            say(**self.facts)
+        elif self.clock is not None:
+            say(seconds=time.perf_counter() - self.clock)
+        if self.clock is not None and MAIN and sys.stdin.readline().strip() == "stop":
+            control.should_training_stop = True
+        self.clock = time.perf_counter()
+
+
+class UntilAccurate(TrainerCallback):
+    """Scores every few steps, outside the clock, and stops at the accuracy or after the most steps."""
+
+    def __init__(self, held_out: Dataset, accuracy: float, every: int, most: int):
+        self.held_out, self.accuracy, self.every, self.most = held_out, accuracy, every, most
+        self.seconds, self.reached, self.clock = 0.0, False, time.perf_counter()
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        """Start the clock."""
+        self.clock = time.perf_counter()
+
+    def on_step_end(self, args, state, control, model=None, **kwargs):
+        """Stop the clock; score."""
+        self.seconds += time.perf_counter() - self.clock
+        self.steps = state.global_step
+        if self.steps % self.every == 0:
+            self.reached = score(model, self.held_out) >= self.accuracy
+            control.should_training_stop = self.reached or self.steps >= self.most
+
+
+@torch.no_grad()
+def score(model: torch.nn.Module, held_out: Examples) -> float:
+    """Accuracy on all examples, in eval mode."""
+    model.eval()
+    device = next(model.parameters()).device
+    logits = model(input_values=held_out.tensors["input_values"].to(device))["logits"]
+    model.train()
+    labels = held_out.tensors["labels"].to(device).view(logits.shape[:-1])
+    return (logits.argmax(-1) == labels).float().mean().item()
+
+
+def arguments_for(folder: str, batch: int, bf16: bool, rate: float = 1e-3) -> TrainingArguments:
+    """What all contestants train with: Trainer's defaults, but no logs, no checkpoints, constant learning rate."""
+    return TrainingArguments(
+        output_dir=folder,
+        per_device_train_batch_size=batch,
+        learning_rate=rate,
+        lr_scheduler_type="constant",
+        max_steps=10**6,
+        bf16=bf16,
+        use_cpu=not torch.cuda.is_available(),
+        logging_strategy="no",
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        ddp_find_unused_parameters=False,
+    )
+
+
+def peak_bytes() -> int:
+    """The highest memory so far: allocated on the GPU, or resident."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def step_flops(base: str, problem: Problem, batch: int, frozen: bool) -> float:
+    """Floating-point operations of one step's matrix products, dropout and norms not counted.
+
+    A layer has 4 d^2 weights in its attention and 2 d f in its feed-forward; each costs 2 a token in the forward pass,
+    2 for the gradient of its input and 2 for its own. Scores and their use cost 4 d a pair of tokens, and twice that
+    in the backward pass.
+    """
+    config = AutoConfig.from_pretrained(base)
+    width, inner = config.hidden_size, getattr(config, "intermediate_size", 4 * config.hidden_size)
+    weights = config.num_hidden_layers * (4 * width**2 + 2 * width * inner)
+    tokens = batch * problem.tokens
+    return tokens * ((4 if frozen else 6) * weights + 12 * config.num_hidden_layers * problem.tokens * width)
+
+
+def matmul(base: str, bf16: bool, batch: int) -> None:
+    """Say, at each turn, the FLOP/s of this backbone's own matrix products."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    dtype = torch.bfloat16 if bf16 else torch.float32
+    width, tokens = AutoConfig.from_pretrained(base).hidden_size, batch * SPEED.tokens
+    inputs = torch.randn(tokens, width, device=device, dtype=dtype)
+    weight = torch.randn(4 * width, width, device=device, dtype=dtype)
+    say()
+    while sys.stdin.readline().strip() == "go":
+        done, start = 0, time.perf_counter()
+        while time.perf_counter() - start < MATMUL_SECONDS:
+            torch.nn.functional.linear(inputs, weight)
+            synchronize()
+            done += 1
+        seconds = time.perf_counter() - start
+        say(seconds=seconds, rate=done * 2 * tokens * 4 * width**2 / seconds)
+    say()
+
+
+def saved_and_loaded(contestant: Contestant, model: torch.nn.Module, base: str, folder: Path) -> dict[str, Any]:
+    """Bytes and seconds of the checkpoint, and of a load beside that of the base alone."""
+    facts = {"save_seconds": save(contestant, model, folder), "checkpoint_bytes": checkpoint_bytes(folder)}
+    both, alone = [], []
+    for _ in range(LOADS):
+        both.append(load(contestant, base, SPEED, folder))
+        start = time.perf_counter()
+        AutoModel.from_pretrained(base)
+        alone.append(time.perf_counter() - start)
+    median = statistics.median(both)
+    return facts | {"load_seconds": median, "load_ratio": median / statistics.median(alone)}
+
+
+def take_turns(contestant: Contestant, base: str, bf16: bool, batch: int, started: float, folder: str) -> None:
+    """Train by turns; then say what was measured besides."""
+    model = contestant.build(base, SPEED, bf16)
+    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    facts = {
+        "batch": batch,
+        "flops": step_flops(base, SPEED, batch, contestant.frozen),
+        "trained_parameters": trained,
+    }
+    inputs = torch.randn(64 * batch, SPEED.tokens, SPEED.numbers)
+    examples = Examples(input_values=inputs, labels=torch.randint(SPEED.classes, (len(inputs),)))
+    turns = Turns(started, facts)
+    run(contestant, model, examples, arguments_for(folder, batch, bf16), turns)
+    peak = peak_bytes()
+    if MAIN:
+        say(peak_bytes=peak, **saved_and_loaded(contestant, model, base, Path(folder) / "saved"))
+
+
+def examples_of(goal: str) -> tuple[Examples, Examples]:
+    """Training and validation examples of a task, all at once; images as rows of patches."""
+    from fpt_adapters.tasks import TASKS
+
+    task = TASKS[goal]()
+    if goal == "bit-xor":
+        task.train_examples = 16 * GOALS[goal][3]
+    data = task.load(0)
+    splits = []
+    for split in (data.train, data.validation):
+        batch = task.collate([split[i] for i in range(len(split))])
+        if "pixel_values" in batch:  # (examples, channels, 8, 8) -> (examples, 16, 4)
+            batch["input_values"] = torch.nn.functional.unfold(batch.pop("pixel_values"), 2, stride=2).transpose(1, 2)
+        splits.append(Examples(**batch))
+    return splits[0], splits[1]
+
+
+def reach(contestant: Contestant, base: str, goal: str, rate: float, folder: str) -> None:
+    """Train until accurate; say steps and seconds."""
+    problem, accuracy, every, most = GOALS[goal]
+    train, held_out = examples_of(goal)
+    set_seed(0)
+    model = contestant.build(base, problem, False)
+    until = UntilAccurate(held_out, accuracy, every, most)
+    run(contestant, model, train, arguments_for(folder, BATCH, False, rate), until)
+    say(steps=until.steps, seconds=until.seconds, reached=until.reached)
+
+
+def batch_that_fills(base: str) -> int:
+    """Sequences in a step: 16 on a CPU; on a GPU the power of two at which full fine-tuning takes half its memory."""
+    if not torch.cuda.is_available():
+        return BATCH
+    peaks = []
+    for batch in (8, 16):
+        torch.cuda.reset_peak_memory_stats()
+        model = CONTESTANTS["full"].build(base, SPEED, False).cuda()
+        model(torch.randn(batch, SPEED.tokens, SPEED.numbers).cuda(), torch.zeros(batch).long().cuda())[
+            "loss"
+        ].backward()
+        peaks.append(torch.cuda.max_memory_allocated())
+        del model
+    each = (peaks[1] - peaks[0]) / 8
+    room = (torch.cuda.get_device_properties(0).total_memory / 2 - peaks[0]) / each
+    return max(BATCH, 2 ** int(max(room, 1)).bit_length() // 2)
+
+
+def main(name: str, base: str, precision: str, batch: int, started: float, goal: str = "", rate: float = 0.0) -> None:
+    """Do what the arguments ask for."""
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    if torch.cuda.is_available():
+        torch.set_float32_matmul_precision("high")  # TF32
+    set_seed(0)
+    batch = batch or batch_that_fills(base)
+    if name == "matmul":
+        matmul(base, precision == "bf16", batch)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        if goal:
+            reach(CONTESTANTS[name], base, goal, rate, folder)
+        else:
+            take_turns(CONTESTANTS[name], base, precision == "bf16", batch, started, folder)
+
+
+if __name__ == "__main__":
+    _, name, base, precision, batch, started, *goal = sys.argv
+    main(name, base, precision, int(batch), float(started), *goal[:1], *map(float, goal[1:]))

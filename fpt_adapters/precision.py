@@ -1,0 +1,28 @@
+"""Which of a backbone's weights stay in fp32, whatever dtype the frozen ones are kept in."""
+
+import torch
+from transformers import PreTrainedModel
+
+from .backbones import norm_parameters, position_parameters
+
+
+def cast_frozen(backbone: PreTrainedModel, dtype: torch.dtype | None) -> None:
+    """Cast all parameters but norms and positions to `dtype` (None: leave them as they are)."""
+    kept = fp32_names(backbone)
+    for name, parameter in backbone.named_parameters():
+        if dtype is not None and name not in kept:
+            parameter.data = parameter.data.to(dtype)
+
+
+def take_fp32(backbone: PreTrainedModel, stored: PreTrainedModel) -> None:
+    """Give norms and positions the values that they have in `stored`, in fp32."""
+    parameters, values = dict(backbone.named_parameters()), dict(stored.named_parameters())
+    for name in fp32_names(backbone):
+        place = parameters[name]
+        place.data = values[name].data.to(place.device, torch.float32)
+
+
+def fp32_names(backbone: PreTrainedModel) -> set[str]:
+    """Names of norms and positions: they are small, they are what trains, and autocast computes norms in fp32."""
+    kept = {id(one) for one in [*norm_parameters(backbone, qk_norms=True), *position_parameters(backbone)]}
+    return {name for name, parameter in backbone.named_parameters() if id(parameter) in kept}

@@ -1,0 +1,126 @@
+"""The attention chosen by device and length: which one runs, and that both give the same."""
+
+import pytest
+import torch
+from conftest import TINY_BACKBONES, tiny_config
+from transformers import AttentionInterface, AutoModel
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+from fpt_adapters import FPTModel, attention
+from fpt_adapters.attention import attention_forward
+
+OWN = [name for name in TINY_BACKBONES if name not in ("longformer", "openai-gpt", "t5")]  # the rest have their own
+
+
+class Layer(torch.nn.Module):
+    """What an attention function is told about the layer that calls it."""
+
+    def __init__(self, is_causal=False, groups=1):
+        super().__init__()
+        self.is_causal, self.num_key_value_groups = is_causal, groups
+
+
+def projections(groups=1, tokens=9, requires_grad=False):
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(2, 4, tokens, 8), (2, 4 // groups, tokens, 8), (2, 4 // groups, tokens, 8)]
+    return [torch.randn(shape, generator=generator).requires_grad_(requires_grad) for shape in shapes]
+
+
+def masks():
+    padded = torch.ones(2, 1, 9, 9, dtype=torch.bool)
+    padded[1, ..., 6:] = False
+    return {
+        "none": None,
+        "padding": padded,
+        "causal": torch.ones(9, 9, dtype=torch.bool).tril()[None, None],
+        "added": torch.randn(2, 4, 9, 9, generator=torch.Generator().manual_seed(1)),
+    }
+
+
+@pytest.mark.parametrize("groups", [1, 2, 4])
+@pytest.mark.parametrize("is_causal", [True, False])
+@pytest.mark.parametrize("mask", masks())
+@pytest.mark.parametrize("scaling", [None, 0.5])
+def test_gives_what_sdpa_gives(groups, is_causal, mask, scaling):
+    layer, own, other = (
+        Layer(is_causal, groups),
+        projections(groups, requires_grad=True),
+        projections(groups, requires_grad=True),
+    )
+    out, weights = attention_forward(layer, *own, masks()[mask], scaling=scaling)
+    expected, _ = sdpa_attention_forward(layer, *other, masks()[mask], scaling=scaling)
+    assert weights is None and out.shape == (2, 9, 4, 8)
+    torch.testing.assert_close(out, expected)
+    out.square().sum().backward()
+    expected.square().sum().backward()
+    for one, two in zip(own, other, strict=True):
+        torch.testing.assert_close(one.grad, two.grad)
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """How often transformers' sdpa was asked."""
+    counted = []
+
+    def counting(*args, **kwargs):
+        counted.append(args[1].shape)
+        return sdpa_attention_forward(*args, **kwargs)
+
+    monkeypatch.setattr(attention, "sdpa_attention_forward", counting)
+    return counted
+
+
+def test_longer_sequences_go_to_sdpa(calls, monkeypatch):
+    monkeypatch.setattr(attention, "LONGEST", 9)
+    attention_forward(Layer(), *projections(tokens=9), None)
+    assert not calls
+    attention_forward(Layer(), *projections(tokens=10), None)
+    assert len(calls) == 1
+
+
+def test_another_device_goes_to_sdpa(calls):
+    query, key, value = (tensor.to("meta") for tensor in projections())
+    attention_forward(Layer(), query, key, value, None)
+    assert len(calls) == 1
+
+
+def test_a_position_bias_goes_to_sdpa(calls):
+    attention_forward(Layer(), *projections(), None, position_bias=torch.zeros(1, 4, 9, 9))
+    assert len(calls) == 1
+
+
+def test_dropout_drops_whole_shares():
+    torch.manual_seed(0)
+    query, key, _ = projections()
+    value = torch.eye(9)[:, :].expand(2, 4, 9, 9).clone()  # so that the output is the shares
+    whole, _ = attention_forward(Layer(), query, key, value, None)
+    dropped, _ = attention_forward(Layer(), query, key, value, None, dropout=0.5)
+    kept = dropped != 0
+    assert 0.4 < kept.float().mean() < 0.6
+    torch.testing.assert_close(dropped[kept], 2 * whole[kept])
+
+
+@pytest.mark.parametrize("model_type", OWN)
+def test_is_the_backbones_unless_another_is_named(make_model, model_type):
+    assert make_model(model_type, FPTModel).backbone.config._attn_implementation == attention.NAME
+    named = make_model(model_type, FPTModel, attn_implementation="sdpa")
+    assert named.backbone.config._attn_implementation == "sdpa"
+
+
+@pytest.mark.parametrize("model_type", OWN)
+@pytest.mark.parametrize("padded", [False, True])
+def test_the_models_agree(make_model, model_type, padded):
+    own = make_model(model_type, FPTModel).eval()
+    other = make_model(model_type, FPTModel, attn_implementation="sdpa").eval()
+    inputs = {"input_values": torch.randn(3, 5, 3, generator=torch.Generator().manual_seed(2))}
+    if padded:
+        inputs["attention_mask"] = torch.tensor([[1] * 5, [1, 1, 1, 0, 0], [1, 0, 0, 0, 0]])
+    real = inputs.get("attention_mask", torch.ones(3, 5)).bool()
+    one, two = own(**inputs).last_hidden_state, other(**inputs).last_hidden_state
+    torch.testing.assert_close(one[real], two[real], rtol=1e-4, atol=1e-5)
+
+
+def test_transformers_knows_it():
+    assert attention.NAME in AttentionInterface().valid_keys()
+    model = AutoModel.from_config(tiny_config("bert"), attn_implementation=attention.NAME)
+    assert model.config._attn_implementation == attention.NAME

@@ -1,0 +1,76 @@
+"""Half-precision frozen weights: half the memory, the same delta, and norms and positions as they are stored."""
+
+import pytest
+import torch
+from conftest import IMAGE_BACKBONES, tiny_config
+from safetensors.torch import load_file
+from transformers import AutoModel
+
+from fpt_adapters import FPTForSequenceClassification
+from fpt_adapters.precision import fp32_names
+
+IMAGES = [name for name in IMAGE_BACKBONES if name == "vit"]
+FIELDS = {"input_type": "values", "input_size": 3, "sequence_length": 10, "num_labels": 4}
+HALVES = pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+FAMILIES = pytest.mark.parametrize("model_type", ["gpt2", "bert", "t5", "qwen3", *IMAGES])
+
+
+@pytest.fixture
+def base_of(tmp_path):
+    """A saved base of which no value fits into 16 bits."""
+
+    def base(model_type):
+        torch.manual_seed(0)
+        model = AutoModel.from_config(tiny_config(model_type))
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(torch.randn(parameter.shape), alpha=0.01)
+        model.save_pretrained(tmp_path / model_type)
+        return tmp_path / model_type
+
+    return base
+
+
+def build(base, dtype=None, **changes):
+    torch.manual_seed(0)
+    return FPTForSequenceClassification.from_backbone(base, dtype=dtype, **FIELDS | changes)
+
+
+@HALVES
+@FAMILIES
+def test_norms_and_positions_keep_their_stored_values(base_of, model_type, dtype):
+    base = base_of(model_type)
+    for trainable in (["input", "output", "norm"], ["output"]):
+        half, whole = build(base, dtype, trainable=trainable), build(base, trainable=trainable)
+        kept = {f"fpt.backbone.{name}" for name in fp32_names(half.fpt.backbone)}
+        assert kept and kept < {name for name, _ in half.named_parameters()}
+        values = dict(whole.named_parameters())
+        for name, parameter in half.named_parameters():
+            if name in kept or not name.startswith("fpt.backbone."):
+                assert torch.equal(parameter, values[name]) and parameter.dtype == torch.float32, name
+            else:
+                assert torch.equal(parameter, values[name].to(parameter.dtype)), name
+                assert parameter.dtype == getattr(torch, dtype) and not torch.equal(parameter.float(), values[name])
+
+
+@HALVES
+def test_rotary_frequencies_keep_their_precision(base_of, dtype):
+    base = base_of("qwen3")
+    buffers = [dict(build(base, one).named_buffers()) for one in (dtype, None)]
+    assert any("inv_freq" in name for name in buffers[0])
+    for name, buffer in buffers[0].items():
+        assert torch.equal(buffer, buffers[1][name]) and buffer.dtype == buffers[1][name].dtype, name
+
+
+@HALVES
+@FAMILIES
+def test_the_delta_is_the_same_and_the_memory_half(base_of, tmp_path, model_type, dtype):
+    base = base_of(model_type)
+    half, whole = build(base, dtype), build(base)
+    half.save_pretrained(tmp_path / "half")
+    whole.save_pretrained(tmp_path / "whole")
+    deltas = [load_file(tmp_path / name / "model.safetensors") for name in ("half", "whole")]
+    assert deltas[0].keys() == deltas[1].keys()
+    assert all(torch.equal(tensor, deltas[1][name]) for name, tensor in deltas[0].items())
+    frozen = [sum(p.nbytes for p in model.parameters() if not p.requires_grad) for model in (half, whole)]
+    assert frozen[0] < 0.51 * frozen[1]  # norms of queries and keys do not train here, and stay fp32
