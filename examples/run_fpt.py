@@ -90,7 +90,7 @@ def main(arguments: list[str]) -> dict[str, float]:
         trainer.create_model_card()
     if args.push_to_hub:
         trainer.push_to_hub()
-    trainer.accelerator.end_training()  # gloo's threads, where they outlive Python, abort a finished process
+    trainer.end()
     return results
 
 

@@ -128,6 +128,16 @@ class DistributedTrainer(Trainer):
         if self.args.push_to_hub and not _internal_call:
             self.push_to_hub(commit_message="Model save", revision=self.args.hub_revision)
 
+    def end(self) -> None:
+        """Leave the other processes, when all is trained, scored and saved; the last call of a script.
+
+        The wrapped model goes first: freed after its process group, it would free the group's threads while they wait
+        for Python, and Python for them. A group that is not left aborts some finished processes (gloo).
+        """
+        self.model_wrapped = self.model
+        self.accelerator.free_memory()
+        self.accelerator.end_training()
+
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         """Trainer also saves a sharded model here (there is no public hook): leave the base out."""
         with self._without_base() if self._shards else contextlib.nullcontext():

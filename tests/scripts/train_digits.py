@@ -70,7 +70,7 @@ def main(folder: Path, batch_size: int) -> None:
         record["other base"] = refusal_of_another_base(trainer)
     Path(args.output_dir).mkdir(parents=True, exist_ok=True)
     (Path(args.output_dir) / "record.json").write_text(json.dumps(record))
-    trainer.accelerator.end_training()  # gloo's threads, where they outlive Python, abort a finished process
+    trainer.end()
 
 
 def refusal_of_another_base(trainer: FPTTrainer) -> str:

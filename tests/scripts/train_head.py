@@ -22,7 +22,7 @@ def main(folder: Path) -> None:
     trainers, records = zip(*(train(folder, cached) for cached in (True, False)), strict=True)
     trainer = trainers[-1]
     (folder / f"record{trainer.args.process_index}.json").write_text(json.dumps(records))
-    trainer.accelerator.end_training()  # gloo's threads, where they outlive Python, abort a finished process
+    trainer.end()
 
 
 def train(folder: Path, cached: bool) -> tuple[FPTTrainer, dict]:
