@@ -5,6 +5,7 @@
 Each process writes what it saw, by stream and run, into rankN.json.
 """
 
+import gc
 import hashlib
 import json
 import sys
@@ -90,7 +91,8 @@ def main(folder: Path) -> None:
         record[name] = {"whole": whole, "again": again}
     rank = TrainingArguments(str(folder), use_cpu=True).process_index
     (folder / f"rank{rank}.json").write_text(json.dumps(record))
-    torch.distributed.destroy_process_group()  # gloo's threads, where they outlive Python, abort a finished process
+    gc.collect()  # the wrapped models go before their process group
+    torch.distributed.destroy_process_group()
 
 
 if __name__ == "__main__":
