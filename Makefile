@@ -43,11 +43,12 @@ format: install ## Mend style and formatting
 	$(RUN) -m ruff check --fix .
 	$(RUN) -m ruff format .
 
-bench: install ## Measure step, load and cached-epoch times, delta size, memory of a stream (see benchmarks/)
+bench: install ## Measure step, load and cached-epoch times, delta size, streams, bytes between processes
 	HF_HUB_OFFLINE=1 $(RUN) benchmarks/step_time.py
 	HF_HUB_OFFLINE=1 $(RUN) benchmarks/delta.py
 	HF_HUB_OFFLINE=1 $(RUN) benchmarks/cached_features.py
 	HF_HUB_OFFLINE=1 $(RUN) benchmarks/streaming.py
+	HF_HUB_OFFLINE=1 $(RUN) benchmarks/communication.py
 
 cards: install ## Train the deltas of model_cards/ again: make cards MNIST=folder SCOP=folder
 	$(RUN) model_cards/train.py $(if $(MNIST),--mnist $(MNIST)) $(if $(SCOP),--scop $(SCOP))

@@ -165,7 +165,7 @@ class DistributedTrainer(Trainer):
             raise ValueError(
                 "All processes must have the same frozen weights, but those of process "
                 f"{[d != digests[0] for d in digests].index(True)} are not those of process 0: give all the same "
-                "base, and let none of them change it before training."
+                "base, and the same seed before the model is built (transformers.set_seed)."
             )
         statistics = running_statistics(self.model)
         frozen = [name for name, parameter in self.model.named_parameters() if not parameter.requires_grad]

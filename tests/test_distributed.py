@@ -106,7 +106,7 @@ def test_one_process_sends_nothing(runs):
 
 def test_processes_with_different_bases_do_not_train(runs):
     for rank in (0, 1):
-        assert "those of process 1 are not those of process 0" in record(runs[1], rank)["other base"]
+        assert "those of process 1 are not those of process 0" in record(runs[1], rank)["refusal"]
 
 
 def test_only_the_first_process_writes(runs):

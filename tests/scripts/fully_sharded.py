@@ -4,6 +4,7 @@ torchrun --nproc-per-node 2 fully_sharded.py FOLDER
 """
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -67,6 +68,7 @@ def main(folder: Path) -> None:
     model.save_pretrained(folder / "saved", rank == 0, state_dict=get_model_state_dict(model, options=options))
     (folder / f"rank{rank}.json").write_text(json.dumps(record))
     dist.destroy_process_group()
+    os._exit(0)  # the mesh keeps gloo's threads, which would abort a process that finishes before them
 
 
 if __name__ == "__main__":
