@@ -174,15 +174,7 @@ def rows(results: list[Result]) -> list[dict[str, Any]]:
         }
         if result.precision == rate.precision:
             row["share_of_matmul_rate"] = facts["flops"] / result.median / statistics.median(rate.rates)
-        names = (
-            "trained_parameters",
-            "checkpoint_bytes",
-            "save_seconds",
-            "load_seconds",
-            "load_ratio",
-            "first_step_seconds",
-        )
-        made.append(row | {name: facts[name] for name in names})
+        made.append(row | {name: facts[name] for name in FACTS})
     return made
 
 

@@ -18,6 +18,7 @@ import transformers
 from hub import StandInHub
 from packaging.version import Version
 from transformers import AutoConfig, AutoModel, GPT2Config, PreTrainedConfig
+from transformers.utils import logging
 
 import fpt_adapters
 
@@ -179,3 +180,14 @@ def hub(saved_base):
 def home(tmp_path_factory):
     """The folder below which every client works."""
     return tmp_path_factory.mktemp("clients")
+
+
+@pytest.fixture
+def warned(caplog):
+    """The records of transformers' and the library's warnings, which conftest's verbosity would hide."""
+    level = logging.get_verbosity()
+    logging.set_verbosity_warning()
+    logging.enable_propagation()
+    yield caplog
+    logging.disable_propagation()
+    logging.set_verbosity(level)

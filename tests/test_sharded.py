@@ -14,7 +14,6 @@ from safetensors.torch import load_file
 from test_distributed import ROOT, launch
 from transformers import AutoConfig, TrainingArguments
 from transformers.integrations import deepspeed
-from transformers.utils import logging
 
 from fpt_adapters import FPTForImageClassification, FPTForSequenceClassification, FPTTrainer, LSTMConfig
 
@@ -273,17 +272,6 @@ def test_a_base_is_loaded_whole_for_zero3_too(saved_base):
     finally:
         deepspeed.unset_hf_deepspeed_config()
     assert model.config.base_model_fingerprint == fingerprint
-
-
-@pytest.fixture
-def warned(caplog):
-    """The records of the library's warnings, which conftest's verbosity would hide."""
-    level = logging.get_verbosity()
-    logging.set_verbosity_warning()
-    logging.enable_propagation()
-    yield caplog
-    logging.disable_propagation()
-    logging.set_verbosity(level)
 
 
 @pytest.mark.parametrize("several", [True, False])

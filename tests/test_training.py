@@ -12,7 +12,6 @@ from conftest import TRANSFORMER_GROUPS
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transformers import Trainer, TrainerCallback, TrainingArguments
-from transformers.utils import logging
 
 from fpt_adapters import (
     DeltaError,
@@ -93,17 +92,6 @@ def stop_after(last):
         control.should_training_stop = step == last
 
     return AfterStep(stop)
-
-
-@pytest.fixture
-def warned(caplog):
-    """The records of transformers' and the library's warnings, which conftest's verbosity would hide."""
-    level = logging.get_verbosity()
-    logging.set_verbosity_warning()
-    logging.enable_propagation()
-    yield caplog
-    logging.disable_propagation()
-    logging.set_verbosity(level)
 
 
 # What moves
