@@ -11,7 +11,7 @@ from accelerate import Accelerator
 from datasets import Dataset as HubDataset
 from safetensors.torch import load_file
 from test_distributed import launch
-from test_training import AfterStep, arguments, assert_same, copied, losses, sequences, stop_after, warned  # noqa: F401
+from test_training import AfterStep, arguments, assert_same, copied, losses, sequences, stop_after
 from torch.utils.data import Dataset, Subset
 from transformers import ConvBertConfig
 
@@ -371,7 +371,7 @@ def centre(examples):
     return batch | {"input_values": batch["input_values"] - batch["input_values"].mean(0)}
 
 
-def refused(trainer, message, warned):  # noqa: F811
+def refused(trainer, message, warned):
     """Train, and see that the backbone ran in every step and that one warning said why."""
     assert train_and_count(trainer) == 5 * 8  # all later steps
     messages = [record.getMessage() for record in warned.records if record.name.startswith("fpt_adapters")]
@@ -394,7 +394,7 @@ SETTINGS = [
 
 
 @pytest.mark.parametrize(("fields", "changes", "message"), SETTINGS)
-def test_settings_stand_in_the_way(fields, changes, message, make_model, tmp_path, warned):  # noqa: F811
+def test_settings_stand_in_the_way(fields, changes, message, make_model, tmp_path, warned):
     data = sentences(16) if "train_sampling_strategy" in changes else sequences(16)
     kind = TOKENS if "train_sampling_strategy" in changes else {}
     model = make_model("gpt2", **(HEAD_ALONE | fields | kind))
@@ -402,7 +402,7 @@ def test_settings_stand_in_the_way(fields, changes, message, make_model, tmp_pat
     refused(trainer, message, warned)
 
 
-def test_a_layer_that_is_dropped_stands_in_the_way(make_model, tmp_path, warned):  # noqa: F811
+def test_a_layer_that_is_dropped_stands_in_the_way(make_model, tmp_path, warned):
     model = make_model("opt", **HEAD_ALONE)
     for module in model.modules():
         if hasattr(module, "layerdrop"):
@@ -420,14 +420,14 @@ def test_a_layer_that_is_dropped_stands_in_the_way(make_model, tmp_path, warned)
         (None, centre, "an example depends on those it is batched with"),
     ],
 )
-def test_data_that_changes_stands_in_the_way(by_epoch, collator, message, make_model, tmp_path, warned):  # noqa: F811
+def test_data_that_changes_stands_in_the_way(by_epoch, collator, message, make_model, tmp_path, warned):
     data = sequences(16) if by_epoch is None else Subset(Noisy(sequences(20), by_epoch), range(16))
     model = make_model("gpt2", **HEAD_ALONE)
     refused(FPTTrainer(model, epochs(tmp_path), train_dataset=data, data_collator=collator), message, warned)
 
 
 @pytest.mark.parametrize("collator", [pad_without_mask, pad_left])
-def test_padding_that_moves_results_stands_in_the_way(collator, make_model, tmp_path, warned):  # noqa: F811
+def test_padding_that_moves_results_stands_in_the_way(collator, make_model, tmp_path, warned):
     trainer = FPTTrainer(
         make_model("gpt2", **HEAD_ALONE, **TOKENS),
         epochs(tmp_path),
@@ -437,7 +437,7 @@ def test_padding_that_moves_results_stands_in_the_way(collator, make_model, tmp_
     refused(trainer, "(if that is padding: give a mask)", warned)
 
 
-def test_a_backbone_that_looks_behind_the_mask_stands_in_the_way(tmp_path, warned):  # noqa: F811
+def test_a_backbone_that_looks_behind_the_mask_stands_in_the_way(tmp_path, warned):
     config = ConvBertConfig(
         vocab_size=20,
         hidden_size=32,
@@ -470,7 +470,7 @@ def test_a_pad_id_is_a_mask(make_model, tmp_path):
     assert_same_training(make)
 
 
-def test_too_many_bytes_stand_in_the_way(make_model, tmp_path, warned):  # noqa: F811
+def test_too_many_bytes_stand_in_the_way(make_model, tmp_path, warned):
     trainer = FPTTrainer(
         make_model("gpt2", FPTForTokenClassification, **HEAD_ALONE),
         epochs(tmp_path),
@@ -500,7 +500,7 @@ def test_examples_that_do_not_come_are_told(make_model):
     ("trainable", "changes"),
     [(("output",), {"num_train_epochs": 1}), (("output",), {"max_steps": 2}), (("norm", "output"), {})],
 )
-def test_what_would_not_pay_or_trains_more_is_left_alone(trainable, changes, make_model, tmp_path, warned):  # noqa: F811
+def test_what_would_not_pay_or_trains_more_is_left_alone(trainable, changes, make_model, tmp_path, warned):
     model = make_model("gpt2", **(HEAD_ALONE | {"trainable": trainable}))
     seen = count_examples(model)
     FPTTrainer(model, epochs(tmp_path, **changes), train_dataset=sequences(16)).train()

@@ -10,7 +10,7 @@ import torch
 from conftest import load_script
 from test_distributed import launch
 from test_streams import ROWS, source
-from test_training import arguments, assert_same, copied, losses, stop_after, warned  # noqa: F401
+from test_training import arguments, assert_same, copied, losses, stop_after
 from torch.utils.data import IterableDataset
 
 from fpt_adapters import FPTTrainer
@@ -82,7 +82,7 @@ DROPOUT = {"backbone_dropout": 0.2, "input_dropout": 0.1}
         (a_datasets_stream, {"dataloader_num_workers": 1, "dataloader_drop_last": True}),
     ],
 )
-def test_a_resumed_run_sees_what_the_whole_one_saw(make, changes, make_model, tmp_path, warned):  # noqa: F811
+def test_a_resumed_run_sees_what_the_whole_one_saw(make, changes, make_model, tmp_path, warned):
     whole = Recorder(make_model("gpt2", **DROPOUT), streamed(tmp_path / "whole", **changes), train_dataset=make())
     whole.train()
     for step in (3, 9):  # within the first epoch, and in the second
@@ -99,7 +99,7 @@ def test_a_resumed_run_sees_what_the_whole_one_saw(make, changes, make_model, tm
     assert [record for record in warned.records if record.name.startswith("fpt_adapters")] == []
 
 
-def test_without_its_state_a_stream_is_read_again(make_model, tmp_path, warned):  # noqa: F811
+def test_without_its_state_a_stream_is_read_again(make_model, tmp_path, warned):
     first = Recorder(make_model("gpt2"), streamed(tmp_path), train_dataset=examples(), callbacks=[stop_after(3)])
     first.train()
     (tmp_path / "checkpoint-3" / "stream_state_0.json").unlink()
