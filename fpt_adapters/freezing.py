@@ -6,7 +6,7 @@ recurrent, the rest is feed-forward. What lies outside the layers (token embeddi
 input, is `other` and never trains.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -79,34 +79,32 @@ def _with_last_attention(groups: dict[str, str], lists: tuple[str, ...]) -> dict
     return {name: "last_attention" if layers.get(name, -1) == last else group for name, group in groups.items()}
 
 
-def apply_policy(model: nn.Module, groups: dict[str, str], trainable: Iterable[str]) -> None:
-    """Set `requires_grad` of every parameter of `model`; what trains becomes fp32 (bf16 cannot hold small steps).
+def apply_policy(
+    parameters: Mapping[str, nn.Parameter], groups: Mapping[str, str], trainable: Iterable[str], whose: str
+) -> None:
+    """Set `requires_grad` of every parameter; what trains becomes fp32 (bf16 cannot hold small steps).
 
-    `groups` maps each name of `model.named_parameters()` to its group. Raises ValueError for a group of `trainable`
-    that this model has no parameter of, or whose weights are quantised.
+    `groups` maps each name of `parameters` to its group; `whose` they are goes into the message. Raises ValueError for
+    a group of `trainable` that there is no parameter of, or whose weights are quantised.
     """
     trainable = list(trainable)
-    quantized = {groups[name] for name, parameter in model.named_parameters() if is_quantized(parameter)}
+    quantized = {groups[name] for name, parameter in parameters.items() if is_quantized(parameter)}
+    present = set(groups.values())
     for group in trainable:
         if group in quantized:
             raise ValueError(
                 f"trainable has {group!r}, whose weights are quantised here and cannot train: leave {group!r} out, or "
                 "leave quantization_config out."
             )
-        if group not in groups.values():
+        if group not in present:
             raise ValueError(
-                f"trainable has {group!r}, but {_describe(model)} has no {group} parameters: leave {group!r} out, "
+                f"trainable has {group!r}, but {whose} has no {group} parameters: leave {group!r} out, "
                 "or choose another backbone."
             )
-    for name, parameter in model.named_parameters():
+    for name, parameter in parameters.items():
         parameter.requires_grad_(groups[name] in trainable)
         if parameter.requires_grad and parameter.dtype != torch.float32:
             parameter.data = parameter.data.float()
-
-
-def _describe(model: nn.Module) -> str:
-    backbones = [type(m).__name__ for name, m in model.named_modules() if name.rpartition(".")[2] == "backbone"]
-    return f"the backbone {backbones[0]}" if backbones else type(model).__name__
 
 
 def count_by_group(model: nn.Module, groups: dict[str, str]) -> list[GroupCount]:

@@ -8,14 +8,18 @@ from .backbones import norm_parameters, position_parameters
 
 def cast_frozen(backbone: PreTrainedModel, dtype: torch.dtype | None) -> None:
     """Cast all parameters but norms and positions to `dtype` (None: leave them as they are)."""
+    if dtype is None or all(parameter.dtype == dtype for parameter in backbone.parameters()):
+        return
     kept = fp32_names(backbone)
     for name, parameter in backbone.named_parameters():
-        if dtype is not None and name not in kept:
+        if name not in kept:
             parameter.data = parameter.data.to(dtype)
 
 
 def take_fp32(backbone: PreTrainedModel, stored: PreTrainedModel) -> None:
     """Give norms and positions the values that they have in `stored`, in fp32."""
+    if all(parameter.dtype == torch.float32 for parameter in backbone.parameters()):
+        return
     parameters, values = dict(backbone.named_parameters()), dict(stored.named_parameters())
     for name in fp32_names(backbone):
         place = parameters[name]

@@ -69,10 +69,12 @@ class FPTPreTrainedModel(PreTrainedModel):
         """Called at the end of the outermost constructor, once all parameters exist."""
         self.main_input_name = self.fpt_model.input_projection.input_name
         trainable = [group for group in self.config.trainable if not (self.headless and group == "output")]
-        apply_policy(self, self.parameter_groups(), trainable)
+        parameters = dict(self.named_parameters())
+        whose = f"the backbone {type(self.fpt_model.backbone).__name__}"
+        apply_policy(parameters, self.parameter_groups(), trainable, whose)
         buffers = running_statistics(self)
         self._base_buffer_digests = {name: tensor_digest(buffer) for name, buffer in buffers.items()}
-        self._ignore_on_save(self._delta_names())
+        self._ignore_on_save(self._delta_parameters(parameters))
 
     def _ignore_on_save(self, saved: Collection[str]) -> None:
         """Tell Trainer which keys a checkpoint lacks on purpose, so that its resume neither warns nor hides others."""
@@ -275,12 +277,12 @@ class FPTPreTrainedModel(PreTrainedModel):
     def _join_devices(self) -> None:
         """Put the new modules beside the backbone's inputs and outputs, and tell Trainer of several devices."""
         backbone, prefix = self.fpt_model.backbone, self._prefix + "backbone."
-        device = device_of(backbone)
-        for name, parameter in self.named_parameters():
+        parameters, device = dict(self.named_parameters()), device_of(backbone)
+        for name, parameter in parameters.items():
             if not name.startswith(prefix):
                 parameter.data = parameter.data.to(device)
-        if len({parameter.device for parameter in self.parameters()}) > 1:
-            self.hf_device_map = {name: parameter.device for name, parameter in self.named_parameters()}
+        if len({parameter.device for parameter in parameters.values()}) > 1:
+            self.hf_device_map = {name: parameter.device for name, parameter in parameters.items()}
 
     def _load_delta(self, tensors: dict[str, Tensor], file: Path) -> None:
         prefix = self.base_model_prefix + "."
@@ -289,15 +291,15 @@ class FPTPreTrainedModel(PreTrainedModel):
         elif not self.headless and not any(name.startswith(prefix) for name in tensors):
             raise DeltaError(f"{file} holds an FPTModel without a head: load it with AutoModel.")
         parameters, buffers = dict(self.named_parameters()), running_statistics(self)
-        check_delta(tensors, {name: parameters[name] for name in self._delta_names()}, buffers, file)
+        check_delta(tensors, self._delta_parameters(parameters), buffers, file)
         overlay(self, tensors)
 
     # Saving
 
-    def _delta_names(self) -> list[str]:
+    def _delta_parameters(self, parameters: dict[str, nn.Parameter]) -> dict[str, Tensor]:
+        """Of this model's `parameters` those that a checkpoint holds: what trains, and all outside the backbone."""
         backbone = self._prefix + "backbone."
-        named = self.named_parameters()
-        return [name for name, parameter in named if parameter.requires_grad or not name.startswith(backbone)]
+        return {name: one for name, one in parameters.items() if one.requires_grad or not name.startswith(backbone)}
 
     def delta_tensors(self, state_dict: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
         """What a checkpoint holds: all that the base cannot give back.
@@ -306,8 +308,7 @@ class FPTPreTrainedModel(PreTrainedModel):
         not train, and buffers that training changed. Values come from `state_dict` where given (Trainer passes
         gathered ones). Raises KeyError if one lacks there.
         """
-        parameters = dict(self.named_parameters())
-        tensors: dict[str, Tensor] = {name: parameters[name] for name in self._delta_names()}
+        tensors = self._delta_parameters(dict(self.named_parameters()))
         for name, buffer in running_statistics(self).items():
             if tensor_digest(buffer) != self._base_buffer_digests[name]:
                 tensors[name] = buffer
