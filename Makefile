@@ -44,7 +44,7 @@ format: install ## Mend style and formatting
 	$(RUN) -m ruff format .
 
 bench: install ## Measure step, load and cached-epoch times, delta size, streams, bytes between processes
-	HF_HUB_OFFLINE=1 $(RUN) benchmarks/step_time.py
+	HF_HUB_OFFLINE=1 $(RUN) benchmarks/curves.py
 	HF_HUB_OFFLINE=1 $(RUN) benchmarks/delta.py
 	HF_HUB_OFFLINE=1 $(RUN) benchmarks/cached_features.py
 	HF_HUB_OFFLINE=1 $(RUN) benchmarks/streaming.py

@@ -1,9 +1,12 @@
-"""The attention that runs in a backbone where the user names none: chosen at each call, by device and length.
+"""The attention that runs in a backbone where the user names none: chosen at each call, by what was measured.
 
-On a CPU, `scaled_dot_product_attention` is slow in its backward pass and draws its dropout slowly; at short lengths
-plain matrix products are faster. On other devices, at longer lengths and for what only it can do, transformers' "sdpa"
-runs. `benchmarks/attention.py` measures where the one overtakes the other.
+On a CPU, `scaled_dot_product_attention` has no fast way with dropout, and a slow one in bf16. Plain matrix products
+are faster there, if made in pieces whose scores stay in the processor's caches. Without dropout, longer sequences go
+to transformers' "sdpa", and so do other devices, and what only it can do. `benchmarks/attention.py` measures where
+the one overtakes the other.
 """
+
+import math
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +17,8 @@ from transformers.masking_utils import sdpa_mask
 from .dropout import dropout as drop
 
 NAME = "fpt"
-LONGEST = 512  # tokens, up to which plain products are the faster on a CPU
+LONGEST = {torch.float32: 32, torch.bfloat16: 512}  # tokens, up to which plain products are faster without dropout
+SCORES = 2**20  # of a query and a key: so many are computed at once
 
 
 def attention_forward(
@@ -34,23 +38,34 @@ def attention_forward(
     (batch, 1, tokens, tokens), True where a token is seen, or None where all are, or all up to its own (`is_causal`).
     """
     tokens = query.shape[2]
-    plain = query.device.type == "cpu" and tokens == key.shape[2] <= LONGEST and not torch.compiler.is_compiling()
-    if not plain or any(kwargs.get(name) is not None for name in ("position_bias", "cache", "softcap")):
+    plain = query.device.type == "cpu" and tokens == key.shape[2] and not torch.compiler.is_compiling()
+    faster = dropout > 0 or tokens <= LONGEST.get(query.dtype, 0)
+    if not (plain and faster) or any(kwargs.get(name) is not None for name in ("position_bias", "cache", "softcap")):
         return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, is_causal, **kwargs)
     groups = getattr(module, "num_key_value_groups", 1)
     key, value = repeat_kv(key, groups), repeat_kv(value, groups)
     if attention_mask is None and tokens > 1 and (module.is_causal if is_causal is None else is_causal):
         attention_mask = torch.ones(tokens, tokens, dtype=torch.bool).tril()
-    scores = query @ key.transpose(2, 3) * (query.shape[3] ** -0.5 if scaling is None else scaling)
-    if attention_mask is not None:  # (batch, heads, tokens, tokens)
+    if attention_mask is not None:
+        attention_mask = attention_mask.expand(*query.shape[:2], -1, -1)
+    scaling = query.shape[3] ** -0.5 if scaling is None else scaling
+    return _attend(query, key, value, attention_mask, dropout, scaling).transpose(1, 2).contiguous(), None
+
+
+def _attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout: float, scaling: float) -> Tensor:
+    """Query, key and value (batch, heads, tokens, size), mask (batch, heads, tokens, tokens) -> as the query."""
+    batch, heads, tokens, _ = query.shape
+    pieces = math.ceil(batch * heads * tokens**2 / SCORES)
+    if pieces > 1 and batch * heads > 1:
+        dim = 0 if batch > 1 else 1
+        masks = [None] * pieces if mask is None else mask.chunk(pieces, dim)
+        parts = zip(query.chunk(pieces, dim), key.chunk(pieces, dim), value.chunk(pieces, dim), masks, strict=False)
+        return torch.cat([_attend(*part, dropout, scaling) for part in parts], dim)
+    scores = query @ key.transpose(2, 3) * scaling  # (batch, heads, tokens, tokens)
+    if mask is not None:
         hidden = torch.finfo(scores.dtype).min
-        scores = (
-            scores.masked_fill(~attention_mask, hidden)
-            if attention_mask.dtype == torch.bool
-            else scores + attention_mask
-        )
-    shares = drop(scores.softmax(dim=-1), dropout)
-    return (shares @ value).transpose(1, 2).contiguous(), None
+        scores = scores.masked_fill(~mask, hidden) if mask.dtype == torch.bool else scores + mask
+    return drop(scores.softmax(dim=-1), dropout) @ value
 
 
 AttentionInterface.register(NAME, attention_forward)

@@ -1,4 +1,4 @@
-"""The attention chosen by device and length: which one runs, and that both give the same."""
+"""The attention chosen by device, precision, dropout and length: which one runs, and that both give the same."""
 
 import pytest
 import torch
@@ -70,12 +70,43 @@ def calls(monkeypatch):
     return counted
 
 
-def test_longer_sequences_go_to_sdpa(calls, monkeypatch):
-    monkeypatch.setattr(attention, "LONGEST", 9)
-    attention_forward(Layer(), *projections(tokens=9), None)
-    assert not calls
-    attention_forward(Layer(), *projections(tokens=10), None)
-    assert len(calls) == 1
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("mask", masks())
+@pytest.mark.parametrize("pieces", [2, 3, 8, 20])
+def test_pieces_give_what_the_whole_gives(groups, mask, pieces, monkeypatch):
+    layer, own, other = (
+        Layer(groups=groups),
+        projections(groups, requires_grad=True),
+        projections(groups, requires_grad=True),
+    )
+    whole, _ = attention_forward(layer, *own, masks()[mask])
+    whole.square().sum().backward()
+    monkeypatch.setattr(attention, "SCORES", 2 * 4 * 9 * 9 // pieces)
+    cut, _ = attention_forward(layer, *other, masks()[mask])
+    cut.square().sum().backward()
+    torch.testing.assert_close(cut, whole)
+    for one, two in zip(own, other, strict=True):
+        torch.testing.assert_close(two.grad, one.grad)
+
+
+def test_no_piece_is_larger_than_said(monkeypatch):
+    sizes = []
+    monkeypatch.setattr(attention, "drop", lambda shares, p: sizes.append(shares.numel()) or shares)
+    for scores in (2 * 4 * 81, 4 * 81, 2 * 81, 81, 80):
+        sizes.clear()
+        monkeypatch.setattr(attention, "SCORES", scores)
+        attention_forward(Layer(), *projections(), None)
+        assert sum(sizes) == 2 * 4 * 81 and max(sizes) == max(scores, 81)
+
+
+@pytest.mark.parametrize(("dtype", "longest"), attention.LONGEST.items())
+def test_without_dropout_longer_sequences_go_to_sdpa(calls, dtype, longest):
+    for tokens in (longest, longest + 1):
+        inputs = [tensor.to(dtype) for tensor in projections(tokens=tokens)]
+        attention_forward(Layer(), *inputs, None)
+        assert len(calls) == (tokens > longest)
+        attention_forward(Layer(), *inputs, None, dropout=0.1)
+        assert len(calls) == (tokens > longest)
 
 
 def test_another_device_goes_to_sdpa(calls):
