@@ -28,7 +28,7 @@ from tqdm import tqdm
 from transformers import BertConfig, PreTrainedConfig, TrainerCallback, TrainingArguments
 from transformers.utils import logging
 
-from fpt_adapters import FPTForSequenceClassification, FPTTrainer
+from fpt_adapters import PAPER_GROUPS, FPTForSequenceClassification, FPTTrainer
 
 MINILM = Shape("bert", 6, 384, 1536, 12, 12, 1000, 1024)
 VARIANTS = ("full fine-tuning, fp32", "FPT, fp32", "FPT, bf16")
@@ -59,11 +59,11 @@ class Point:
 
 
 CURVES = {
-    "tokens, 4 sequences": [Point(n, batch=4, tokens=n) for n in (64, 128, 256, 512, 1024)],
-    "sequences of 64 tokens": [Point(n, batch=n) for n in (1, 2, 4, 8, 16, 32, 64)],
-    "layers, 16 x 64 tokens": [Point(n, layers=n) for n in (1, 2, 3, 6, 12)],
+    "length": ("tokens, 4 sequences", [Point(n, batch=4, tokens=n) for n in (64, 128, 256, 512, 1024)]),
+    "batch": ("sequences of 64 tokens", [Point(n, batch=n) for n in (1, 2, 4, 8, 16, 32, 64)]),
+    "depth": ("layers, 16 x 64 tokens", [Point(n, layers=n) for n in (1, 2, 3, 6, 12)]),
+    "processes": ("processes, 16 x 64 tokens each", [Point(n) for n in (1, 2, 4)]),
 }
-PROCESSES = (1, 2, 4)
 
 
 def base_config(layers: int) -> PreTrainedConfig:
@@ -80,8 +80,10 @@ def base_config(layers: int) -> PreTrainedConfig:
 
 def build(point: Point, variant: str) -> FPTForSequenceClassification:
     """The model of a variant, in training mode."""
-    model = FPTForSequenceClassification.from_backbone(
+    everything = [*PAPER_GROUPS, "attention", "feedforward"]  # that an input reaches
+    return FPTForSequenceClassification.from_backbone(
         base_config(point.layers),
+        trainable=everything if variant == VARIANTS[0] else list(PAPER_GROUPS),
         backbone_init="random",
         dtype="bfloat16" if variant.endswith("bf16") else "float32",
         input_type="values",
@@ -89,7 +91,6 @@ def build(point: Point, variant: str) -> FPTForSequenceClassification:
         sequence_length=point.tokens,
         num_labels=point.step.labels,
     )
-    return model.requires_grad_(True) if variant == VARIANTS[0] else model
 
 
 def stepper(point: Point, variant: str, device: str) -> Callable[[], None]:
@@ -150,6 +151,8 @@ def work(variant: str, rounds: int) -> None:
             per_device_train_batch_size=point.batch,
             max_steps=rounds + WARM_UP + 1,
             bf16=variant.endswith("bf16"),
+            use_cpu=not torch.cuda.is_available(),
+            dataloader_pin_memory=torch.cuda.is_available(),
             report_to="none",
             disable_tqdm=True,
             save_strategy="no",
@@ -173,13 +176,11 @@ def start(variant: str, processes: int, rounds: int) -> list[float]:
     return json.loads(line.removeprefix(MARK))
 
 
-def measure_processes(rounds: int) -> list[Point]:
-    """A curve over the number of processes, each with its own batch."""
-    points = [Point(count) for count in PROCESSES]
+def measure_processes(points: list[Point], rounds: int) -> None:
+    """Fill in the seconds of all points of the curve over processes, each with its own batch."""
     for point in tqdm(points, desc="processes"):
         for variant in VARIANTS:
             point.seconds[variant] = start(variant, point.at, rounds)
-    return points
 
 
 def table(name: str, points: list[Point]) -> str:
@@ -202,8 +203,8 @@ def draw(curves: dict[str, list[Point]], file: Path) -> None:
     """Medians as dots with their spread, and as lines what the products alone would take."""
     from matplotlib import pyplot as plt
 
-    figure, grid = plt.subplots(1, len(curves), figsize=(4.2 * len(curves), 4), layout="constrained")
-    for axis, (name, points) in zip(grid, curves.items(), strict=True):
+    figure, grid = plt.subplots(1, len(curves), figsize=(4.2 * len(curves), 4), layout="constrained", squeeze=False)
+    for axis, (name, points) in zip(grid[0], curves.items(), strict=True):
         places = [point.at for point in points]
         for number, variant in enumerate(VARIANTS):
             medians = [statistics.median(point.seconds[variant]) for point in points]
@@ -218,7 +219,7 @@ def draw(curves: dict[str, list[Point]], file: Path) -> None:
         axis.set_xticks(places, [f"{place:,}" for place in places])
         axis.minorticks_off()
         axis.grid(alpha=0.3)
-    grid[0].legend()
+    grid[0, 0].legend()
     figure.savefig(file, dpi=150)
 
 
@@ -226,6 +227,7 @@ def main() -> None:
     """Measure all curves, or (in a process of its own) train as one of several."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5, help="timed steps of each point")
+    parser.add_argument("--curves", nargs="+", default=list(CURVES), choices=list(CURVES))
     parser.add_argument("--output_dir", type=Path, default=Path("outputs/curves"))
     parser.add_argument("--work", choices=VARIANTS, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -236,13 +238,17 @@ def main() -> None:
     arguments.output_dir.mkdir(parents=True, exist_ok=True)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     print(f"torch {torch.__version__}, {device}, {torch.get_num_threads()} threads, {os.cpu_count()} cores")
-    curves = dict(CURVES)
-    for name, points in curves.items():
-        measure(name, points, arguments.rounds, device)
-    curves["processes, 16 x 64 tokens each"] = measure_processes(arguments.rounds)
-    text = "\n\n".join(table(name, points) for name, points in curves.items())
-    print(f"\n{text}")
-    (arguments.output_dir / "curves.md").write_text(text + "\n")
+    curves, tables = {}, []
+    for chosen in arguments.curves:
+        name, points = CURVES[chosen]
+        if chosen == "processes":
+            measure_processes(points, arguments.rounds)
+        else:
+            measure(name, points, arguments.rounds, device)
+        curves[name] = points
+        tables.append(table(name, points))
+        print(f"\n{tables[-1]}", flush=True)
+    (arguments.output_dir / "curves.md").write_text("\n\n".join(tables) + "\n")
     draw(curves, arguments.output_dir / "curves.png")
 
 

@@ -20,6 +20,7 @@ from transformers import (
 from transformers import __version__ as VERSION
 from transformers.utils import CONFIG_NAME, cached_file
 
+from .activations import replace_gelu
 from .attention import choose_attention
 from .backbones import embedding_width, frozen_dtype, is_causal, position_parameters
 from .configuration_fpt import FPTConfig
@@ -154,6 +155,7 @@ def build_backbone(
     if attn_implementation is None:
         choose_attention(backbone)
     replace_dropout(backbone)
+    replace_gelu(backbone)
     return backbone.requires_grad_(False).eval(), digest
 
 

@@ -16,6 +16,7 @@ ORDER = (
     "version",
     "sharding",
     "dropout",
+    "activations",
     "attention",
     "untrusted",
     "depth",
