@@ -126,12 +126,12 @@ def kept_bytes(shape: Shape, width: int = 2) -> int:
     if shape.family == "llama":  # two RMS norms: input, and the normalised that the weight multiplies; gated SiLU
         return attention + 2 * (2 * 4 * hidden + 4) + 3 * width * inner
     norms = 2 * (4 * hidden + 8)  # two layer norms: input, mean and deviation
-    return attention + norms + (4 if shape.family == "gpt2" else 1) * width * inner  # GPT-2's GELU is four steps
+    return attention + norms + width * inner
 
 
 def working_bytes(shape: Shape, width: int = 2) -> int:
     """What is alive besides for one token while a layer runs backward: gradients of its widest products."""
-    return 4 * shape.hidden + (4 if shape.family == "gpt2" else 3) * width * shape.inner
+    return 4 * shape.hidden + 3 * width * shape.inner
 
 
 def activation_bytes(shape: Shape, step: Step, width: int = 2, gpus: int = 1) -> float:

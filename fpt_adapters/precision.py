@@ -11,9 +11,8 @@ def cast_frozen(backbone: PreTrainedModel, dtype: torch.dtype | None) -> None:
     if dtype is None or all(parameter.dtype == dtype for parameter in backbone.parameters()):
         return
     kept = fp32_names(backbone)
-    for name, parameter in backbone.named_parameters():
-        if name not in kept:
-            parameter.data = parameter.data.to(dtype)
+    for name, parameter in backbone.named_parameters():  # copied, or the whole mapped file would stay in memory
+        parameter.data = parameter.data.clone() if name in kept else parameter.data.to(dtype)
 
 
 def take_fp32(backbone: PreTrainedModel, stored: PreTrainedModel) -> None:

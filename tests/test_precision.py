@@ -1,5 +1,8 @@
 """Half-precision frozen weights: half the memory, the same delta, and norms and positions as they are stored."""
 
+import gc
+from pathlib import Path
+
 import pytest
 import torch
 from conftest import IMAGE_BACKBONES, tiny_config
@@ -10,6 +13,7 @@ from fpt_adapters import FPTForSequenceClassification
 from fpt_adapters.precision import fp32_names
 
 IMAGES = [name for name in IMAGE_BACKBONES if name == "vit"]
+MAPS = Path("/proc/self/maps")
 FIELDS = {"input_type": "values", "input_size": 3, "sequence_length": 10, "num_labels": 4}
 HALVES = pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 FAMILIES = pytest.mark.parametrize("model_type", ["gpt2", "bert", "t5", "qwen3", *IMAGES])
@@ -74,3 +78,17 @@ def test_the_delta_is_the_same_and_the_memory_half(base_of, tmp_path, model_type
     assert all(torch.equal(tensor, deltas[1][name]) for name, tensor in deltas[0].items())
     frozen = [sum(p.nbytes for p in model.parameters() if not p.requires_grad) for model in (half, whole)]
     assert frozen[0] < 0.51 * frozen[1]  # norms of queries and keys do not train here, and stay fp32
+
+
+@pytest.mark.skipif(not MAPS.exists(), reason="needs Linux, which lists the files that are mapped")
+@HALVES
+def test_the_stored_weights_do_not_stay_in_memory(base_of, dtype):
+    base = base_of("gpt2")
+    file = str(base / "model.safetensors")
+    whole = build(base)
+    assert file in MAPS.read_text()
+    del whole
+    gc.collect()
+    half = build(base, dtype)
+    gc.collect()
+    assert half.config.dtype == getattr(torch, dtype) and file not in MAPS.read_text()
