@@ -17,7 +17,7 @@ import torch
 import transformers
 from hub import StandInHub
 from packaging.version import Version
-from transformers import AutoConfig, AutoModel, GPT2Config, PreTrainedConfig
+from transformers import AutoConfig, AutoModel, GPT2Config, PreTrainedConfig, TrainingArguments
 from transformers.utils import logging
 
 import fpt_adapters
@@ -148,6 +148,43 @@ def make_model(_models):
         return copy.deepcopy(_models[key])
 
     return make
+
+
+def saved_once(tmp_path_factory, config_of, seed: int):
+    """A function from a family to the folder of a tiny base of `config_of(family)`, saved when first asked for."""
+    made = {}
+
+    def base(model_type: str) -> Path:
+        if model_type not in made:
+            made[model_type] = tmp_path_factory.mktemp("bases") / model_type
+            torch.manual_seed(seed)
+            AutoModel.from_config(config_of(model_type)).save_pretrained(made[model_type])
+        return made[model_type]
+
+    return base
+
+
+def labelled_examples() -> list[dict]:
+    """Eight sequences of 10 x 3 numbers in four classes."""
+    generator = torch.Generator().manual_seed(1)
+    return [{"input_values": torch.randn(10, 3, generator=generator), "labels": number % 4} for number in range(8)]
+
+
+def trained_by(trainer_class, model, folder, **changes) -> dict[str, torch.Tensor]:
+    """What trains in `model`, after three steps on `labelled_examples`; `changes`: of the training arguments."""
+    arguments = TrainingArguments(
+        os.fspath(folder),
+        max_steps=3,
+        learning_rate=1e-2,
+        use_cpu=True,
+        report_to="none",
+        disable_tqdm=True,
+        save_strategy="no",
+        dataloader_pin_memory=False,
+        **changes,
+    )
+    trainer_class(model, arguments, train_dataset=labelled_examples()).train()
+    return {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,7 @@ import os
 
 import pytest
 import torch
-from conftest import CHECKPOINTING, IMAGE_BACKBONES, TINY_BACKBONES, checkpoint_activations
+from conftest import CHECKPOINTING, IMAGE_BACKBONES, TINY_BACKBONES, checkpoint_activations, trained_by
 from torch.autograd.graph import saved_tensors_hooks
 from transformers import Trainer, TrainingArguments
 from transformers.modeling_layers import GradientCheckpointingLayer
@@ -87,26 +87,12 @@ def test_gradients_agree_whatever_trains(make_model, model_type, trainable, reen
 @pytest.mark.parametrize("trainer_class", [FPTTrainer, Trainer])
 @pytest.mark.parametrize("model_type", ["gpt2", *list(IMAGE_BACKBONES)[:1]])
 def test_trainer_learns_the_same(make_model, tmp_path, model_type, trainer_class):
-    generator = torch.Generator().manual_seed(1)
-    data = [{"input_values": torch.randn(10, 3, generator=generator), "labels": number % 4} for number in range(8)]
     states = []
     for on in (False, True):
         model = make_model(model_type)
-        arguments = TrainingArguments(
-            os.fspath(tmp_path / str(on)),
-            max_steps=3,
-            learning_rate=1e-2,
-            use_cpu=True,
-            report_to="none",
-            disable_tqdm=True,
-            save_strategy="no",
-            dataloader_pin_memory=False,
-            **{CHECKPOINTING: on},
-        )
-        trainer_class(model, arguments, train_dataset=data).train()
+        states.append(trained_by(trainer_class, model, tmp_path / str(on), **{CHECKPOINTING: on}))
         layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
         assert {layer.gradient_checkpointing for layer in layers} == {on}
-        states.append({name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad})
     for name, value in states[0].items():
         torch.testing.assert_close(value, states[1][name], rtol=1e-5, atol=1e-6, msg=name)
 

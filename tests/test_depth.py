@@ -4,8 +4,8 @@ import json
 
 import pytest
 import torch
-from conftest import TINY_BACKBONES, tiny_config
-from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, Qwen3Config
+from conftest import TINY_BACKBONES, saved_once, tiny_config
+from transformers import AutoConfig, AutoModelForSequenceClassification, Qwen3Config
 
 from fpt_adapters import DeltaError, FPTConfig, FPTForSequenceClassification, FPTModel
 from fpt_adapters.building import build_backbone, check_same_architecture, fingerprint
@@ -30,16 +30,7 @@ def three_layers(model_type):
 @pytest.fixture(scope="session")
 def bases(tmp_path_factory):
     """bases(model_type): the folder of a checkpoint of three layers."""
-    made = {}
-
-    def make(model_type):
-        if model_type not in made:
-            made[model_type] = tmp_path_factory.mktemp("depth") / model_type
-            torch.manual_seed(3)
-            AutoModel.from_config(three_layers(model_type)).save_pretrained(made[model_type])
-        return made[model_type]
-
-    return make
+    return saved_once(tmp_path_factory, three_layers, seed=3)
 
 
 def build(base, layers, init="pretrained", **fields):

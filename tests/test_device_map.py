@@ -7,7 +7,7 @@ import os
 
 import pytest
 import torch
-from conftest import IMAGE_BACKBONES, tiny_config
+from conftest import IMAGE_BACKBONES, tiny_config, trained_by
 from torch import nn
 from transformers import AutoModel, AutoModelForSequenceClassification, Trainer, TrainingArguments
 
@@ -55,26 +55,6 @@ def build(base, device_map=None, **changes):
 @torch.no_grad()
 def outputs(model):
     return model.eval()(input_values=INPUTS)[0]
-
-
-def examples():
-    generator = torch.Generator().manual_seed(1)
-    return [{"input_values": torch.randn(10, 3, generator=generator), "labels": number % 4} for number in range(8)]
-
-
-def trained_by(trainer_class, model, folder):
-    arguments = TrainingArguments(
-        os.fspath(folder),
-        max_steps=3,
-        learning_rate=1e-2,
-        use_cpu=True,
-        report_to="none",
-        disable_tqdm=True,
-        save_strategy="no",
-        dataloader_pin_memory=False,
-    )
-    trainer_class(model, arguments, train_dataset=examples()).train()
-    return {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
 
 
 def assert_same(first, second):

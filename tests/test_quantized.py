@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import IMAGE_BACKBONES, load_script, tiny_config
+from conftest import IMAGE_BACKBONES, load_script, saved_once, tiny_config
 from safetensors.torch import load_file
 from torch import nn
 from transformers import (
@@ -43,16 +43,7 @@ INPUTS = torch.randn(3, 10, 3, generator=torch.Generator().manual_seed(0))
 @pytest.fixture(scope="session")
 def base_of(tmp_path_factory):
     """A saved tiny base of a family, made once: base_of("bert")."""
-    made = {}
-
-    def base(model_type):
-        if model_type not in made:
-            made[model_type] = tmp_path_factory.mktemp("bases") / model_type
-            torch.manual_seed(1)
-            AutoModel.from_config(tiny_config(model_type)).save_pretrained(made[model_type])
-        return made[model_type]
-
-    return base
+    return saved_once(tmp_path_factory, tiny_config, seed=1)
 
 
 def build(base, settings=None, model_class=FPTForSequenceClassification, **changes):
