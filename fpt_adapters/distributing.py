@@ -5,6 +5,7 @@ import functools
 import hashlib
 import json
 import os
+import weakref
 from collections.abc import Collection, Iterator
 
 from accelerate.utils import gather_object, str_to_bool
@@ -93,6 +94,8 @@ class DistributedTrainer(Trainer):
     Raises ValueError for FSDP1, and for FSDP on a CPU, where Trainer would run DDP and not say so.
     """
 
+    _living: weakref.WeakSet["DistributedTrainer"] = weakref.WeakSet()
+
     def __init__(self, model: FPTPreTrainedModel, args=None, **kwargs):
         if args is not None and args.ddp_find_unused_parameters is None:
             args.ddp_find_unused_parameters = False  # every trained parameter takes part in every step
@@ -100,6 +103,7 @@ class DistributedTrainer(Trainer):
         self._refuse_silent_ddp()
         self._refuse_fsdp1()
         self._warn_of_lone_process()
+        self._living.add(self)
 
     @property
     def _shards(self) -> bool:
@@ -131,11 +135,13 @@ class DistributedTrainer(Trainer):
     def end(self) -> None:
         """Leave the other processes, when all is trained, scored and saved; the last call of a script.
 
-        The wrapped model goes first: freed after its process group, it would free the group's threads while they wait
-        for Python, and Python for them. A group that is not left aborts some finished processes (gloo).
+        The wrapped models go first, other Trainers' too: freed after its process group, one would free the group's
+        threads while they wait for Python, and Python for them. A group that is not left aborts some finished
+        processes (gloo).
         """
-        self.model_wrapped = self.model
-        self.accelerator.free_memory()
+        for trainer in list(self._living):
+            trainer.model_wrapped = trainer.model
+            trainer.accelerator.free_memory()
         self.accelerator.end_training()
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:

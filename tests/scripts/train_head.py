@@ -8,6 +8,7 @@ Neither 61 nor 25 examples divide evenly among two processes.
 
 import json
 import sys
+import weakref
 from pathlib import Path
 
 import torch
@@ -21,8 +22,11 @@ def main(folder: Path) -> None:
     torch.set_num_threads(1)
     trainers, records = zip(*(train(folder, cached) for cached in (True, False)), strict=True)
     trainer = trainers[-1]
-    (folder / f"record{trainer.args.process_index}.json").write_text(json.dumps(records))
+    wrapped = [weakref.ref(trainer.model_wrapped) for trainer in trainers]
+    rank = trainer.args.process_index
     trainer.end()
+    record = {"runs": records, "wrapped": sum(reference() is not None for reference in wrapped)}
+    (folder / f"record{rank}.json").write_text(json.dumps(record))
 
 
 def train(folder: Path, cached: bool) -> tuple[FPTTrainer, dict]:
