@@ -1,14 +1,11 @@
 """peft adapters on the frozen layers: LoRA and its kin inside the backbone, trained and saved with the rest.
 
-peft draws the adapter's weights, wraps the linear layers and computes; a delta keeps peft's own settings and the
-adapter's weights. The settings may have been written by a stranger: they name a method out of a closed list and each
-adapted layer by its path, so that no pattern of his is matched, and no file, module or base of his is looked up.
+peft wraps the linear layers, draws the adapter's weights and computes; this module tells it where, and finds what it
+made. It is imported where there is an adapter alone, because importing peft takes long.
 """
 
 import dataclasses
-import math
-import re
-from collections.abc import Iterator
+import warnings
 from typing import Any
 
 from peft import PeftConfig, inject_adapter_in_model
@@ -18,30 +15,13 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from .untrusted import MAX_LAYERS, short
+from .adapter_settings import METHODS, checked_settings
+from .untrusted import short
 
 NAME = "default"  # of the one adapter that a delta has, as peft names it
-# Methods that wrap linear layers one by one, leave the base's weights as they are, and ask nothing of the training.
-METHODS = (
-    "boft",
-    "c3a",
-    "delora",
-    "fourierft",
-    "gralora",
-    "hira",
-    "hra",
-    "ia3",
-    "loha",
-    "lokr",
-    "lora",
-    "miss",
-    "oft",
-    "randlora",
-    "road",
-    "waveft",
-)
-# What peft writes into a configuration and a delta says itself, or has resolved into the list of layers.
-NO_SETTINGS = (
+BASE_LAYER = "base_layer"  # where peft keeps what it wraps
+# What peft itself writes into a configuration, or what choosing the layers leaves behind.
+RESOLVED = (
     "auto_mapping",
     "base_model_name_or_path",
     "exclude_modules",
@@ -55,48 +35,76 @@ NO_SETTINGS = (
     "runtime_config",
     "task_type",
 )
-INSTEAD = {
-    "modules_to_save": "what trains beside the adapter is said by trainable",
-    "trainable_token_indices": "what trains beside the adapter is said by trainable",
-    "bias": "the backbone's biases stay frozen",
-}
-LAYERS = ("target_modules", "feedforward_modules")
-MAX_ADAPTED = 64 * MAX_LAYERS
-MAX_NUMBER = 2**20
-PATH = re.compile(r"\w+(\.\w+)*")
 
 
-def settings_of(given: PeftConfig | dict[str, Any] | str) -> dict[str, Any]:
-    """The settings of a peft configuration, of one as a dict (adapter_config.json), or of a method's name.
+def peft_config_of(given: PeftConfig | dict[str, Any] | str) -> PeftConfig:
+    """A peft configuration of one, of its settings as adapter_config.json or a delta has them, or of a method's name.
 
-    `peft_type`, and what differs from peft's defaults. Raises ValueError for a method that is none of `METHODS`, and
-    for a name that the method does not have.
+    Raises ValueError for a method that is none of `METHODS`, and for a setting that it does not have.
     """
-    if isinstance(given, str):
-        given = {"peft_type": given}
-    values = given.to_dict() if isinstance(given, PeftConfig) else dict(given)
-    kind = str(getattr(values.get("peft_type"), "value", values.get("peft_type"))).lower()
-    if kind not in METHODS:
+    if isinstance(given, PeftConfig):
+        given = given.to_dict()
+    values = {"peft_type": given} if isinstance(given, str) else dict(given)
+    method = values.pop("peft_type", None)
+    method = str(getattr(method, "value", method)).lower()
+    if method not in METHODS:
+        checked_settings({"peft_type": method})  # which says what can be written
+    config_class = PEFT_TYPE_TO_CONFIG_MAPPING[method.upper()]
+    known = sorted(field.name for field in dataclasses.fields(config_class) if field.init)
+    unknown = [name for name in values if name not in known]
+    if unknown:
+        raise ValueError(f"peft's {method} has no setting {unknown[0]!s:.60}; it has {', '.join(known)}.")
+    return config_class(**values)
+
+
+def add_adapter(backbone: PreTrainedModel, config: PeftConfig) -> dict[str, Any]:
+    """Wrap the layers of `backbone` that `config` names. Returns the settings that wrap the same layers again.
+
+    Where no layers are named, peft's own for the family are taken. Raises ValueError for layers that are not there, or
+    are no linear ones of peft's, and for a method that changes the base's own weights.
+    """
+    config = peft_config_of(config)
+    family = backbone.config.model_type
+    if hasattr(config, "fan_in_fan_out"):
+        config.fan_in_fan_out = any(isinstance(module, Conv1D) for module in backbone.modules())
+    try:
+        inject_adapter_in_model(config, backbone, NAME)
+    except (ValueError, TypeError, NotImplementedError) as error:
+        linear = sorted({name.rpartition(".")[2] for name, module in backbone.named_modules() if _is_linear(module)})
         raise ValueError(
-            f"An adapter on frozen layers is one of {', '.join(METHODS)}; got {short(kind)}: other methods of peft "
-            "change the base, share weights between layers, or need a training loop of their own."
-        )
-    defaults = _defaults(kind)
-    for name in values:
-        if name not in defaults:
-            raise ValueError(f"{kind} has no setting {name!s:.60}; peft's are {', '.join(sorted(defaults))}.")
+            f"peft cannot put {config.peft_type.value.lower()} on this {family}: {error} Its linear layers are "
+            f"{', '.join(linear) or 'none'}; name some in target_modules."
+        ) from error
+    layers = {name: module for name, module in backbone.named_modules() if isinstance(module, BaseTunerLayer)}
+    settings = _settings_of(config) | {"target_modules": sorted(layers)}
+    if getattr(config, "feedforward_modules", None):
+        settings["feedforward_modules"] = sorted(name for name, layer in layers.items() if layer.is_feedforward)
+    return checked_settings(settings)
+
+
+def _is_linear(module: nn.Module) -> bool:
+    return isinstance(module, (nn.Linear, Conv1D))
+
+
+def _settings_of(config: PeftConfig) -> dict[str, Any]:
+    """What differs from peft's defaults."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # some methods have none for what must be named
+        plain = type(config)()
     differing = {
-        name: sorted(value) if isinstance(value, set) else value
-        for name, value in values.items()
-        if name not in NO_SETTINGS and value != defaults[name]
+        field.name: getattr(config, field.name)
+        for field in dataclasses.fields(config)
+        if field.name not in RESOLVED and getattr(config, field.name) != getattr(plain, field.name)
     }
-    for name in differing:
-        if name in INSTEAD:
-            raise ValueError(f"{kind} is given {name}={short(differing[name])}, but {INSTEAD[name]}: leave it out.")
-    return {"peft_type": kind} | dict(sorted(differing.items()))
+    return {"peft_type": config.peft_type.value.lower()} | differing
 
 
-def _defaults(kind: str) -> dict[str, Any]:
-    """Names and default values of a method's settings."""
-    config_class = PEFT_TYPE_TO_CONFIG_MAPPING[kind.upper()]
-    return {field.name: getattr(config_class(), field.name) for field in dataclasses.fields(config_class)}
+def adapter_parameters(backbone: nn.Module) -> list[nn.Parameter]:
+    """The weights that peft put beside those of the layers it wraps."""
+    return [
+        parameter
+        for layer in backbone.modules()
+        if isinstance(layer, BaseTunerLayer)
+        for name, parameter in layer.named_parameters()
+        if not name.startswith(BASE_LAYER + ".")
+    ]

@@ -1,0 +1,101 @@
+"""What a delta says of the peft adapter on its frozen layers: a method, its numbers, and the layers by name.
+
+A stranger may have written it. So the method is one of a closed list, layers are named by their paths, and no pattern
+is matched, no file, class or other model looked up by what stands there. peft itself need not be installed to read it.
+"""
+
+import math
+import re
+from typing import Any
+
+from .untrusted import MAX_LAYERS, short
+
+# peft's methods that wrap linear layers one by one, leave the base's weights as they are, and need nothing of the
+# training loop.
+METHODS = (
+    "c3a",
+    "delora",
+    "fourierft",
+    "gralora",
+    "hira",
+    "hra",
+    "ia3",
+    "loha",
+    "lokr",
+    "lora",
+    "miss",
+    "oft",
+    "randlora",
+    "road",
+    "waveft",
+)
+LAYER_FIELDS = ("feedforward_modules", "target_modules")
+PATTERN_FIELDS = ("alpha_pattern", "rank_pattern")  # a number for layers whose path ends like this
+# Settings that take weights, data or classes from elsewhere, or train what `trainable` should name.
+ELSEWHERE = (
+    "auto_mapping",
+    "base_model_name_or_path",
+    "bias",
+    "corda_config",
+    "eva_config",
+    "exclude_modules",
+    "layer_replication",
+    "layers_pattern",
+    "layers_to_transform",
+    "loftq_config",
+    "lora_ga_config",
+    "megatron_config",
+    "megatron_core",
+    "modules_to_save",
+    "revision",
+    "target_parameters",
+    "trainable_token_indices",
+)
+PATH = re.compile(r"\w+(\.\w+)*", re.ASCII)
+WORD = re.compile(r"[\w-]{1,40}", re.ASCII)
+MOST = 2**20  # of any number: ranks, blocks and frequencies are far smaller, seeds too
+MOST_LAYERS = 64 * MAX_LAYERS
+
+
+def checked_settings(values: dict[str, Any]) -> dict[str, Any]:
+    """`values`, sorted by name, if they are the settings of one method: `peft_type` and what differs from its defaults.
+
+    Raises ValueError for another method, for what takes anything from elsewhere, and for values that are no truth
+    value, number, word, list of layers, or (patterns) dict of layers and numbers.
+    """
+    method = values.get("peft_type")
+    if method not in METHODS:
+        raise ValueError(
+            f"An adapter on frozen layers is one of {', '.join(METHODS)}; got {short(method)}: peft's other methods "
+            "change the base, share weights between layers, wrap no linear layers, or need a training loop of their "
+            "own."
+        )
+    for name, value in values.items():
+        if name in ELSEWHERE:
+            raise ValueError(
+                f"The settings of {method} have {name}={short(value)}: layers are named by target_modules, what else "
+                "trains by trainable, and nothing is taken from elsewhere: leave it out."
+            )
+        if name in LAYER_FIELDS:
+            _check_layers(name, value)
+        elif name in PATTERN_FIELDS:
+            _check_layers(name, list(value) if isinstance(value, dict) else value)
+            for number in value.values():
+                _check_value(name, number)
+        else:
+            _check_value(name, value)
+    return {"peft_type": method} | {name: values[name] for name in sorted(values) if name != "peft_type"}
+
+
+def _check_layers(name: str, value: Any) -> None:
+    paths = isinstance(value, list) and all(isinstance(path, str) and PATH.fullmatch(path) for path in value)
+    if not paths or len(value) > MOST_LAYERS:
+        raise ValueError(f"{name} names layers by their paths or the ends of them, no patterns; got {short(value)}.")
+
+
+def _check_value(name: str, value: Any) -> None:
+    number = isinstance(value, (int, float)) and math.isfinite(value) and abs(value) <= MOST
+    if value is not None and not number and not (isinstance(value, str) and WORD.fullmatch(value)):
+        raise ValueError(
+            f"{name!s:.60} is a number up to {MOST}, a truth value or a word; got {short(value)}: leave it out."
+        )
