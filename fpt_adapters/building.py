@@ -56,9 +56,18 @@ UNSTORED = 2**28  # bytes beside that: a pooler, masks and rotary tables
 
 
 def build_from_config(
-    config: FPTConfig, source: str | None, dtype, attn_implementation, hub_kwargs, device_map: DeviceMap | None = None
+    config: FPTConfig,
+    source: str | None,
+    dtype,
+    attn_implementation,
+    hub_kwargs,
+    device_map: DeviceMap | None = None,
+    peft_config=None,
 ) -> PreTrainedModel:
-    """Build the backbone and write what was found of it (fingerprint, scheme, dtype, defaults) into `config`."""
+    """Build the backbone and write what was found of it (fingerprint, scheme, dtype, defaults) into `config`.
+
+    `peft_config`: the adapter to put on it, in any form that `from_backbone` takes (None: the config's, if it has one).
+    """
     dtype = config.dtype if dtype in (None, "auto") else DTYPES.get(dtype, dtype)
     if dtype is not None and dtype not in DTYPES.values():
         raise ValueError(f"dtype is one of {', '.join(DTYPES)}; got {dtype!r}.")
@@ -80,6 +89,12 @@ def build_from_config(
         quantization=config.base_quantization,
         device_map=device_map,
     )
+    peft_config = config.peft_config if peft_config is None else peft_config
+    if peft_config is not None:
+        from .adapters import add_adapter  # importing peft takes long
+
+        config.peft_config = add_adapter(backbone, peft_config)
+        config.check()
     config.backbone_init_scheme = scheme
     config.dtype = frozen_dtype(backbone) if config.base_quantization is None else backbone.config.dtype
     new = config.token_size + config.num_tokens + config.labels_per_token * (config.num_labels or 1)

@@ -15,10 +15,11 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 from transformers import AutoConfig, PreTrainedConfig
 
+from .adapter_settings import checked_settings
 from .configuration_identity import IdentityConfig  # noqa: F401  registers itself with AutoConfig
 from .configuration_lstm import LSTMConfig  # noqa: F401
 from .depth import first_layers
-from .quantization import checked_settings
+from .quantization import checked_settings as checked_quantization
 from .untrusted import (
     MAX_LABELS,
     MAX_LAYERS,
@@ -31,7 +32,18 @@ from .untrusted import (
 )
 
 # `last_attention` is what of `attention` lies in the last layer; a model has the group where `trainable` names it.
-PARAMETER_GROUPS = ("input", "output", "norm", "position", "attention", "feedforward", "recurrent", "last_attention")
+# `adapter` is what peft put beside frozen layers; it trains where there is one.
+PARAMETER_GROUPS = (
+    "input",
+    "output",
+    "norm",
+    "position",
+    "attention",
+    "feedforward",
+    "recurrent",
+    "last_attention",
+    "adapter",
+)
 PAPER_GROUPS = ("input", "output", "norm", "position")
 
 # What each kind of input must declare; all other input fields stay None.
@@ -133,6 +145,7 @@ class FPTConfig(PreTrainedConfig):
     trainable: list[str] | tuple[str, ...] = PAPER_GROUPS  # parameter groups with requires_grad
     train_qk_norms: bool = False  # whether norms of queries and keys (Qwen3, OLMo2) count as `norm`
     positions: Literal["auto", "backbone", "new", "none"] = "auto"  # auto: the backbone's table, else a new one
+    peft_config: dict | None = None  # settings of the peft adapter on frozen layers (adapter_settings.py); None: none
 
     # The head.
     pooling: Literal["auto", "last", "mean", "first"] = "auto"  # auto: last for a causal backbone, else mean
@@ -251,7 +264,15 @@ class FPTConfig(PreTrainedConfig):
                 "trainable names 'attention', all layers', or 'last_attention', the last one's alone; got both: "
                 "leave one out."
             )
-        self.trainable = [group for group in PARAMETER_GROUPS if group in self.trainable]
+        if self.peft_config is not None:
+            self.peft_config = checked_settings(self.peft_config)
+        elif "adapter" in self.trainable:
+            raise ValueError(
+                "trainable has 'adapter', but there is none: write peft_config, such as {'peft_type': 'lora'}, or leave "
+                "'adapter' out."
+            )
+        trained = {*self.trainable, *(["adapter"] if self.peft_config is not None else [])}
+        self.trainable = [group for group in PARAMETER_GROUPS if group in trained]
         if self.positions == "none" and "position" in self.trainable:
             raise ValueError(
                 "positions='none' leaves no position to train, but trainable has 'position': "
@@ -273,7 +294,7 @@ class FPTConfig(PreTrainedConfig):
             if value is not None and not re.fullmatch(form, value):
                 raise ValueError(f"{name} is a hash, of the form {form}; got {short(value)}.")
         if self.base_quantization is not None:
-            self.base_quantization = checked_settings(self.base_quantization)
+            self.base_quantization = checked_quantization(self.base_quantization)
         _check_within("backbone_init_seed", self.backbone_init_seed, 0, MAX_SEED)
         if self.backbone_layers is not None:
             _check_within("backbone_layers", self.backbone_layers, 1, MAX_LAYERS)

@@ -32,14 +32,20 @@ class GroupCount:
 
 
 def backbone_groups(
-    backbone: PreTrainedModel, own_positions: bool, qk_norms: bool, last_attention: bool = False
+    backbone: PreTrainedModel,
+    own_positions: bool,
+    qk_norms: bool,
+    last_attention: bool = False,
+    adapter: Iterable[nn.Parameter] = (),
 ) -> dict[str, str]:
     """Group of each of the backbone's parameters, by name; a parameter with several names appears once.
 
     `own_positions`: whether the backbone's learned positions are the model's `position` group (or `other`);
     `qk_norms`: whether norms of queries and keys are `norm` (or `attention`); `last_attention`: whether the last
-    layer's attention is a group of its own. Where layers share their weights (ALBERT), it is that of all of them.
+    layer's attention is a group of its own; `adapter`: the parameters that peft added. Where layers share their weights
+    (ALBERT), the last layer's are those of all of them.
     """
+    added = {id(parameter) for parameter in adapter}
     norms = {id(parameter) for parameter in norm_parameters(backbone, qk_norms)}
     positions = {id(parameter) for parameter in position_parameters(backbone)}
     unused = {id(parameter) for parameter in unused_parameters(backbone)}
@@ -51,6 +57,8 @@ def backbone_groups(
     recurrent = tuple(name + "." for name, module in modules if isinstance(module, nn.RNNBase))
 
     def group(name: str, parameter: nn.Parameter) -> str:
+        if id(parameter) in added:
+            return "adapter"
         if id(parameter) in norms:
             return "norm"
         if id(parameter) in positions:

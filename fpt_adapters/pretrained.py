@@ -8,7 +8,7 @@ import os
 import tempfile
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from huggingface_hub import CommitInfo
@@ -41,6 +41,9 @@ from .remote_code import AUTO_MAP, runs_from_repo, write_code
 from .repository import Origin, check_shareable, repository_files, upload, write_repository
 from .saved_backbone import write_backbone
 from .sharding import refuse_sharded, written_class
+
+if TYPE_CHECKING:
+    from peft import PeftConfig
 
 # What transformers' Auto classes and Trainer pass to every `from_pretrained`, and which has no meaning for a delta.
 IGNORED_LOADING_KEYS = ("_from_auto", "_from_pipeline", "adapter_kwargs", "code_revision", "trust_remote_code")
@@ -114,8 +117,9 @@ class FPTPreTrainedModel(PreTrainedModel):
         """Group of every parameter by name: one of `PARAMETER_GROUPS`, or other."""
         prefix = self._prefix
         own_positions = self.config.positions == "backbone"
+        backbone, qk_norms = self.fpt_model.backbone, self.config.train_qk_norms
         last_attention = "last_attention" in self.config.trainable
-        groups = backbone_groups(self.fpt_model.backbone, own_positions, self.config.train_qk_norms, last_attention)
+        groups = backbone_groups(backbone, own_positions, qk_norms, last_attention, self._adapter_parameters())
         groups = {f"{prefix}backbone.{name}": group for name, group in groups.items()}
         for name, _ in self.named_parameters():
             if name.startswith(f"{prefix}input_projection."):
@@ -125,6 +129,13 @@ class FPTPreTrainedModel(PreTrainedModel):
             elif name not in groups:
                 groups[name] = "output"
         return groups
+
+    def _adapter_parameters(self) -> list[nn.Parameter]:
+        if self.config.peft_config is None:
+            return []
+        from .adapters import adapter_parameters  # importing peft takes long
+
+        return adapter_parameters(self.fpt_model.backbone)
 
     def count_parameters(self) -> list[GroupCount]:
         """Tensors, parameters and share of the whole for each group, and whether it trains."""
@@ -162,6 +173,7 @@ class FPTPreTrainedModel(PreTrainedModel):
         attn_implementation: str | None = None,
         quantization_config: BitsAndBytesConfig | dict[str, Any] | None = None,
         device_map: DeviceMap | None = None,
+        peft_config: "PeftConfig | dict[str, Any] | str | None" = None,
         **fields,
     ):
         """Build an untrained model on a backbone.
@@ -175,6 +187,8 @@ class FPTPreTrainedModel(PreTrainedModel):
         `quantization_config`: quantise the frozen linear layers to 8 or 4 bits as they are loaded; bitsandbytes only.
         `device_map`: where the backbone goes as it is loaded, for one that a single device cannot hold: "auto", a
         device, or a dict of module names; not to disk, and not to CPU and accelerators at once.
+        `peft_config`: an adapter on frozen layers, trained and saved with the rest: a peft configuration, its settings
+        as a dict, or a method's name, such as "lora"; where it names no layers, peft's own for the family.
 
         Raises ValueError for a backbone that cannot serve or an input that does not fit, TypeError for an unknown
         field, OSError where the backbone cannot be found, ImportError to quantise without bitsandbytes.
@@ -208,7 +222,7 @@ class FPTPreTrainedModel(PreTrainedModel):
                 f"A configuration holds no weights for backbone_init={config.backbone_init!r}: give from_backbone a "
                 "Hub id or a folder, or write backbone_init='random'."
             )
-        backbone = build_from_config(config, source, dtype, attn_implementation, hub_kwargs, device_map)
+        backbone = build_from_config(config, source, dtype, attn_implementation, hub_kwargs, device_map, peft_config)
         model = cls(config, backbone)
         model._join_devices()
         return model
