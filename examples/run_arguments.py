@@ -7,6 +7,8 @@ import os
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 import torch
 import yaml
@@ -69,6 +71,25 @@ class ModelArguments:
     device_map: str | None = field(
         default=None, metadata={"help": "auto: spread one backbone over all devices; or a device."}
     )
+    peft: str | None = field(
+        default=None,
+        metadata={
+            "help": "An adapter on the frozen layers, trained beside the groups: a method of peft's, such as lora; its "
+            'settings as JSON: \'{"peft_type": "lora", "r": 4}\'; or the path of a peft config file.'
+        },
+    )
+
+    @property
+    def peft_config(self) -> dict[str, Any] | str | None:
+        """What --peft asks for. Raises ValueError for JSON that is none, OSError for a file that cannot be read."""
+        if self.peft is None or not self.peft.startswith("{") and not os.path.exists(self.peft):
+            return self.peft
+        path = os.path.join(self.peft, "adapter_config.json") if os.path.isdir(self.peft) else self.peft
+        text = self.peft if self.peft.startswith("{") else Path(path).read_text(encoding="utf-8")
+        try:
+            return json.loads(text)
+        except ValueError as error:
+            raise ValueError(f"--peft {self.peft!r} is no JSON: {error}.") from error
 
     @property
     def quantization_config(self) -> BitsAndBytesConfig | None:

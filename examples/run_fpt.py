@@ -228,6 +228,7 @@ def build_model(task: Task, data: TaskData, model_args: ModelArguments):
         train_qk_norms=model_args.train_qk_norms,
         positions=model_args.positions,
         pooling=model_args.pooling,
+        peft_config=model_args.peft_config,
         **data.config,
     )
 
@@ -272,6 +273,8 @@ def check_same_task(config: FPTConfig, wanted: dict) -> None:
 def check_no_other_policy(config: FPTConfig, model_args: ModelArguments) -> None:
     """Refuse flags that a saved delta has settled otherwise."""
     defaults = ModelArguments(model_name_or_path="")
+    if model_args.peft is not None:
+        raise ValueError(f"--peft {model_args.peft!r} came, but the delta says itself what adapter it has: leave it out.")
     for flag in SETTLED_FLAGS:
         given, settled = getattr(model_args, flag), getattr(config, "input_dropout" if flag == "dropout" else flag)
         if given != getattr(defaults, flag) and given != settled:
