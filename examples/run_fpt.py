@@ -274,7 +274,9 @@ def check_no_other_policy(config: FPTConfig, model_args: ModelArguments) -> None
     """Refuse flags that a saved delta has settled otherwise."""
     defaults = ModelArguments(model_name_or_path="")
     if model_args.peft is not None:
-        raise ValueError(f"--peft {model_args.peft!r} came, but the delta says itself what adapter it has: leave it out.")
+        raise ValueError(
+            f"--peft {model_args.peft!r} came, but the delta says itself what adapter it has: leave it out."
+        )
     for flag in SETTLED_FLAGS:
         given, settled = getattr(model_args, flag), getattr(config, "input_dropout" if flag == "dropout" else flag)
         if given != getattr(defaults, flag) and given != settled:

@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from .adapter_settings import METHODS, checked_settings
+from .fingerprints import fingerprint_of
 from .untrusted import short
 
 NAME = "default"  # of the one adapter that a delta has, as peft names it
@@ -63,8 +64,9 @@ def add_adapter(backbone: PreTrainedModel, config: PeftConfig) -> dict[str, Any]
     Where no layers are named, peft's own for the family are taken. Raises ValueError for layers that are not there, or
     are no linear ones of peft's, and for a method that changes the base's own weights.
     """
-    config = peft_config_of(config)
-    family = backbone.config.model_type
+    config, family = peft_config_of(config), backbone.config.model_type
+    stored = list(backbone.named_parameters())
+    digest = fingerprint_of(stored)
     if hasattr(config, "fan_in_fan_out"):
         config.fan_in_fan_out = any(isinstance(module, Conv1D) for module in backbone.modules())
     try:
@@ -76,10 +78,25 @@ def add_adapter(backbone: PreTrainedModel, config: PeftConfig) -> dict[str, Any]
             f"{', '.join(linear) or 'none'}; name some in target_modules."
         ) from error
     layers = {name: module for name, module in backbone.named_modules() if isinstance(module, BaseTunerLayer)}
+    outside = [name for name in layers if not _in_repeated_layers(name, backbone)]
+    if outside:
+        raise ValueError(
+            f"An adapter goes on layers of attention or feed-forward; {outside[0]} is none: leave it out."
+        )
+    if fingerprint_of(stored) != digest:
+        raise ValueError(
+            f"The adapter's settings change the base's own weights, which a delta does not hold: "
+            f"{short(_settings_of(config))}. Take a start that leaves them alone, such as init_lora_weights=True."
+        )
     settings = _settings_of(config) | {"target_modules": sorted(layers)}
     if getattr(config, "feedforward_modules", None):
         settings["feedforward_modules"] = sorted(name for name, layer in layers.items() if layer.is_feedforward)
     return checked_settings(settings)
+
+
+def _in_repeated_layers(name: str, backbone: nn.Module) -> bool:
+    lists = [path for path, module in backbone.named_modules() if isinstance(module, nn.ModuleList)]
+    return any(name.startswith(path + ".") for path in lists)
 
 
 def _is_linear(module: nn.Module) -> bool:

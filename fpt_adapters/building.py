@@ -1,7 +1,6 @@
-"""Building a backbone: pretrained, random or statistics-only weights, and the fingerprint that tells them apart."""
+"""Building a backbone: pretrained, random or statistics-only weights."""
 
 import copy
-import hashlib
 import inspect
 import math
 from pathlib import Path
@@ -26,6 +25,7 @@ from .backbones import embedding_width, frozen_dtype, is_causal, position_parame
 from .configuration_fpt import FPTConfig
 from .depth import first_layers
 from .dropout import replace_dropout
+from .fingerprints import fingerprint
 from .image_backbones import IMAGE_FAMILIES, ImageEncoder
 from .limits import MEMORY, no_larger_than
 from .modeling_identity import IdentityModel  # noqa: F401  registers itself with AutoModel
@@ -50,7 +50,6 @@ DROPOUT_FIELDS = (
     "mlp_dropout",
     "resid_pdrop",
 )
-SAMPLED = 1024  # elements that `fingerprint` reads of a tensor
 BUILT_PER_STORED = 4  # tied weights are stored once and built twice, and half precision may be asked for as fp32
 UNSTORED = 2**28  # bytes beside that: a pooler, masks and rotary tables
 
@@ -294,25 +293,3 @@ def _refuse_undrivable(model_class: type, config: PreTrainedConfig) -> None:
             "so projected inputs cannot enter it. Choose a text model such as GPT-2 or BERT, or of image models "
             f"{', '.join(IMAGE_FAMILIES)}."
         )
-
-
-@torch.no_grad()
-def fingerprint(backbone: nn.Module) -> str:
-    """A hash that tells one set of weights from another: names, shapes, dtypes and, of each tensor, a sample.
-
-    Tensors of up to 1024 elements are read whole, of larger ones the 1024 in the middle: one page or two, because
-    reading every byte would take longer than loading the model does. Fine-tuning of any kind moves sampled elements
-    too. It is no defence against somebody who edits others.
-
-    Raises ValueError for weights that are not in memory (offloaded to disk).
-    """
-    digest = hashlib.sha256()
-    for name, tensor in backbone.named_parameters():
-        if tensor.device.type == "meta":
-            raise ValueError(f"The backbone's weights must be in memory, but {name} is offloaded: load it whole.")
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        flat = tensor.reshape(-1)
-        if flat.numel() > SAMPLED:
-            flat = flat.narrow(0, (flat.numel() - SAMPLED) // 2, SAMPLED)
-        digest.update(flat.cpu().view(torch.uint8).numpy())
-    return "sampled-sha256:" + digest.hexdigest()[:32]

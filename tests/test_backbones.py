@@ -37,7 +37,8 @@ from fpt_adapters import (
     FPTModel,
     format_table,
 )
-from fpt_adapters.building import build_backbone, fingerprint
+from fpt_adapters.building import build_backbone
+from fpt_adapters.fingerprints import fingerprint
 from fpt_adapters.modeling_identity import IdentityConfig
 from fpt_adapters.modeling_lstm import LSTMConfig
 

@@ -8,7 +8,8 @@ from conftest import TINY_BACKBONES, saved_once, tiny_config
 from transformers import AutoConfig, AutoModelForSequenceClassification, Qwen3Config
 
 from fpt_adapters import DeltaError, FPTConfig, FPTForSequenceClassification, FPTModel
-from fpt_adapters.building import build_backbone, check_same_architecture, fingerprint
+from fpt_adapters.building import build_backbone, check_same_architecture
+from fpt_adapters.fingerprints import fingerprint
 from fpt_adapters.configuration_identity import IdentityConfig
 from fpt_adapters.depth import first_layers
 from fpt_adapters.modeling_lstm import LSTMConfig

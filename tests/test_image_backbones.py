@@ -16,7 +16,7 @@ from transformers import (
 
 from fpt_adapters import FPTForImageClassification, FPTForSequenceClassification, FPTModel, FPTTrainer
 from fpt_adapters.backbones import run_backbone
-from fpt_adapters.building import fingerprint
+from fpt_adapters.fingerprints import fingerprint
 from fpt_adapters.image_backbones import IMAGE_FAMILIES, ImageEncoder
 
 TYPES = list(IMAGE_BACKBONES)

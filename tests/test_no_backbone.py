@@ -16,7 +16,7 @@ from fpt_adapters import (
     IdentityConfig,
     IdentityModel,
 )
-from fpt_adapters.building import fingerprint
+from fpt_adapters.fingerprints import fingerprint
 
 WIDTH = 16
 CONTROL = {"trainable": ["input", "output"], "positions": "none", "pooling": "mean"}
