@@ -82,7 +82,7 @@ class ModelArguments:
     @property
     def peft_config(self) -> dict[str, Any] | str | None:
         """What --peft asks for. Raises ValueError for JSON that is none, OSError for a file that cannot be read."""
-        if self.peft is None or not self.peft.startswith("{") and not os.path.exists(self.peft):
+        if self.peft is None or (not self.peft.startswith("{") and not os.path.exists(self.peft)):
             return self.peft
         path = os.path.join(self.peft, "adapter_config.json") if os.path.isdir(self.peft) else self.peft
         text = self.peft if self.peft.startswith("{") else Path(path).read_text(encoding="utf-8")

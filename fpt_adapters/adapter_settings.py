@@ -73,13 +73,13 @@ def checked_settings(values: dict[str, Any]) -> dict[str, Any]:
     for name, value in values.items():
         if name in ELSEWHERE:
             raise ValueError(
-                f"The settings of {method} have {name}={short(value)}: layers are named by target_modules, what else "
-                "trains by trainable, and nothing is taken from elsewhere: leave it out."
+                f"The settings of {method} have {name}={short(value)}: layers are named by target_modules, what "
+                "else trains by trainable, and nothing is taken from elsewhere: leave it out."
             )
         if name in LAYER_FIELDS:
             _check_layers(name, value)
-        elif name in PATTERN_FIELDS:
-            _check_layers(name, list(value) if isinstance(value, dict) else value)
+        elif name in PATTERN_FIELDS and isinstance(value, dict):
+            _check_layers(name, list(value))
             for number in value.values():
                 _check_value(name, number)
         else:

@@ -1,4 +1,4 @@
-"""peft adapters on the frozen layers: every method trains, is saved with the delta, and comes back through AutoModel."""
+"""peft adapters on the frozen layers: every method trains, is saved in the delta, and comes back by AutoModel."""
 
 import json
 
@@ -8,7 +8,7 @@ import torch
 from conftest import tiny_config
 from transformers import AutoModelForSequenceClassification
 
-from fpt_adapters import FPTConfig, FPTForSequenceClassification
+from fpt_adapters import FPTConfig, FPTForSequenceClassification, IdentityConfig, LSTMConfig
 from fpt_adapters.adapter_settings import METHODS, checked_settings
 from fpt_adapters.adapters import peft_config_of
 
@@ -68,7 +68,7 @@ def test_an_adapter_trains_beside_the_groups_and_comes_back(method, model_type, 
     model.save_pretrained(tmp_path)
     back = AutoModelForSequenceClassification.from_pretrained(tmp_path)
     assert torch.equal(back(input_values=values).logits, model(input_values=values).logits)
-    assert back.config.to_dict() == model.config.to_dict()
+    assert back.config.peft_config == model.config.peft_config
     saved = json.loads((tmp_path / "config.json").read_text())["peft_config"]
     layers = 2 * len(LAYERS[model_type])
     assert saved["peft_type"] == method and len(saved["target_modules"]) == layers
@@ -84,7 +84,9 @@ def test_an_adapter_trains_beside_the_groups_and_comes_back(method, model_type, 
         peft.LoraConfig(r=2, use_dora=True, lora_dropout=0.1),
         peft.LoraConfig(r=2, use_rslora=True, target_modules="all-linear"),
         peft.LoraConfig(r=2, target_modules=r".*\.1\..*(query|c_attn)"),
-        peft.LoraConfig(r=2, target_modules=["query", "c_attn"], layers_to_transform=[1]),
+        peft.LoraConfig(
+            r=2, target_modules=["query", "c_attn"], layers_to_transform=[1], layers_pattern=["layer", "h"]
+        ),
     ],
     ids=["name", "dict", "dora", "all-linear", "pattern", "layer"],
 )
@@ -125,10 +127,19 @@ def test_what_cannot_be_is_refused(given, messages):
         assert message in str(error.value)
 
 
-@pytest.mark.parametrize("model_type", ["fpt_lstm", "fpt_identity"])
-def test_a_backbone_without_linear_layers_is_refused(model_type):
+@pytest.mark.parametrize(
+    "base_config", [LSTMConfig(hidden_size=8, num_hidden_layers=2), IdentityConfig(hidden_size=8)]
+)
+def test_a_backbone_without_linear_layers_is_refused(base_config):
     with pytest.raises(ValueError, match="linear layers are"):
-        build({"peft_type": "lora", "target_modules": ["query"]}, model_type)
+        FPTForSequenceClassification.from_backbone(
+            base_config,
+            backbone_init="random",
+            trainable=["input", "output"],
+            positions="none",
+            peft_config={"peft_type": "lora", "target_modules": ["query"]},
+            **FIELDS,
+        )
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,9 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, Qwen3Co
 
 from fpt_adapters import DeltaError, FPTConfig, FPTForSequenceClassification, FPTModel
 from fpt_adapters.building import build_backbone, check_same_architecture
-from fpt_adapters.fingerprints import fingerprint
 from fpt_adapters.configuration_identity import IdentityConfig
 from fpt_adapters.depth import first_layers
+from fpt_adapters.fingerprints import fingerprint
 from fpt_adapters.modeling_lstm import LSTMConfig
 
 DEPTH, KEPT = 3, 2
