@@ -74,7 +74,7 @@ class ModelArguments:
     peft: str | None = field(
         default=None,
         metadata={
-            "help": "An adapter on the frozen layers, trained beside the groups: a method of peft's, such as lora; its "
+            "help": "An adapter on frozen layers, trained beside the groups: a method of peft's, such as lora; its "
             'settings as JSON: \'{"peft_type": "lora", "r": 4}\'; or the path of a peft config file.'
         },
     )

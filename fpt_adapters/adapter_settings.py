@@ -58,7 +58,7 @@ MOST_LAYERS = 64 * MAX_LAYERS
 
 
 def checked_settings(values: dict[str, Any]) -> dict[str, Any]:
-    """`values`, sorted by name, if they are the settings of one method: `peft_type` and what differs from its defaults.
+    """`values`, sorted by name, if they are settings of one method: `peft_type` and what differs from its defaults.
 
     Raises ValueError for another method, for what takes anything from elsewhere, and for values that are no truth
     value, number, word, list of layers, or (patterns) dict of layers and numbers.

@@ -11,6 +11,7 @@ from typing import Any
 from peft import PeftConfig, inject_adapter_in_model
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils import ModulesToSaveWrapper
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
@@ -86,9 +87,9 @@ def add_adapter(backbone: PreTrainedModel, config: PeftConfig) -> dict[str, Any]
     if fingerprint_of(stored) != digest:
         raise ValueError(
             f"The adapter's settings change the base's own weights, which a delta does not hold: "
-            f"{short(_settings_of(config))}. Take a start that leaves them alone, such as init_lora_weights=True."
+            f"{short(settings_of(config))}. Take a start that leaves them alone, such as init_lora_weights=True."
         )
-    settings = _settings_of(config) | {"target_modules": sorted(layers)}
+    settings = settings_of(config) | {"target_modules": sorted(layers)}
     if getattr(config, "feedforward_modules", None):
         settings["feedforward_modules"] = sorted(name for name, layer in layers.items() if layer.is_feedforward)
     return checked_settings(settings)
@@ -103,8 +104,8 @@ def _is_linear(module: nn.Module) -> bool:
     return isinstance(module, (nn.Linear, Conv1D))
 
 
-def _settings_of(config: PeftConfig) -> dict[str, Any]:
-    """What differs from peft's defaults."""
+def settings_of(config: PeftConfig) -> dict[str, Any]:
+    """A method and what differs from peft's defaults."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # some methods have none for what must be named
         plain = type(config)()
@@ -125,3 +126,21 @@ def adapter_parameters(backbone: nn.Module) -> list[nn.Parameter]:
         for name, parameter in layer.named_parameters()
         if not name.startswith(BASE_LAYER + ".")
     ]
+
+
+def strip(model: nn.Module) -> None:
+    """Take all adapters off, and the copies of modules; what they wrapped is put back."""
+    for path, module in list(model.named_modules(remove_duplicate=False)):
+        if isinstance(module, ModulesToSaveWrapper):
+            original = module.original_module
+        elif isinstance(module, BaseTunerLayer):
+            original = module.get_base_layer()
+        else:
+            continue
+        put(model, path, original)
+
+
+def put(model: nn.Module, path: str, module: nn.Module) -> None:
+    """Replace the module at a path."""
+    parent, _, name = path.rpartition(".")
+    setattr(model.get_submodule(parent), name, module)

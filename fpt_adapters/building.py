@@ -65,7 +65,7 @@ def build_from_config(
 ) -> PreTrainedModel:
     """Build the backbone and write what was found of it (fingerprint, scheme, dtype, defaults) into `config`.
 
-    `peft_config`: the adapter to put on it, in any form that `from_backbone` takes (None: the config's, if it has one).
+    `peft_config`: the adapter to put on it, in any form that `from_backbone` takes (None: the config's, if any).
     """
     dtype = config.dtype if dtype in (None, "auto") else DTYPES.get(dtype, dtype)
     if dtype is not None and dtype not in DTYPES.values():

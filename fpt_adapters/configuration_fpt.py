@@ -268,8 +268,8 @@ class FPTConfig(PreTrainedConfig):
             self.peft_config = checked_settings(self.peft_config)
         elif "adapter" in self.trainable:
             raise ValueError(
-                "trainable has 'adapter', but there is none: write peft_config, such as {'peft_type': 'lora'}, or leave "
-                "'adapter' out."
+                "trainable has 'adapter', but there is none: write peft_config, such as {'peft_type': 'lora'}, or "
+                "leave 'adapter' out."
             )
         trained = {*self.trainable, *(["adapter"] if self.peft_config is not None else [])}
         self.trainable = [group for group in PARAMETER_GROUPS if group in trained]

@@ -85,6 +85,25 @@ def write_delta(directory: str | os.PathLike, config: FPTConfig, tensors: dict[s
         shutil.rmtree(staging, ignore_errors=True)
 
 
+@contextlib.contextmanager
+def new_folder(directory: str | os.PathLike, what: str) -> Iterator[Path]:
+    """A folder to write into, which then becomes `directory`, made whole or not at all.
+
+    Raises ValueError, saying that `what` is saved there, where `directory` holds something or is a file.
+    """
+    directory = Path(directory)
+    if directory.is_file() or (directory.is_dir() and any(directory.iterdir())):
+        raise ValueError(f"{what} is saved into a new folder, but {directory} holds something: name another.")
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=STAGING_PREFIX, dir=directory.parent) as staging:
+        written = Path(staging) / directory.name
+        written.mkdir()
+        yield written
+        if directory.is_dir():
+            directory.rmdir()
+        written.rename(directory)
+
+
 def refuse_foreign(directory: Path) -> None:
     """Raise DeltaError where `directory` holds a checkpoint that is no delta, or is a file."""
     if directory.is_file():

@@ -42,8 +42,8 @@ def backbone_groups(
 
     `own_positions`: whether the backbone's learned positions are the model's `position` group (or `other`);
     `qk_norms`: whether norms of queries and keys are `norm` (or `attention`); `last_attention`: whether the last
-    layer's attention is a group of its own; `adapter`: the parameters that peft added. Where layers share their weights
-    (ALBERT), the last layer's are those of all of them.
+    layer's attention is a group of its own; `adapter`: the parameters that peft added. Where layers share their
+    weights (ALBERT), the last layer's are those of all of them.
     """
     added = {id(parameter) for parameter in adapter}
     norms = {id(parameter) for parameter in norm_parameters(backbone, qk_norms)}

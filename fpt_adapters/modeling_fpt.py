@@ -59,15 +59,16 @@ class FPTModel(FPTPreTrainedModel):
         width = embedding_width(backbone)
         cut_positions(backbone, config.num_tokens)
         self.input_projection = build_input(config, width)
-        self.position_embeddings = (
-            nn.Parameter(torch.zeros(config.num_tokens, width)) if config.positions == "new" else None
-        )
+        self.position_embeddings = None
+        if config.positions == "new":
+            zeros = torch.zeros(config.num_tokens, width)
+            self.position_embeddings = nn.Embedding.from_pretrained(zeros, freeze=False)
         self.backbone = backbone
         self.embedding_scale = embedding_scale(backbone)
         self.post_init()
         self._no_split_modules = layer_classes(backbone)  # a headed model takes it over in its own post_init
         if not headed:
-            self._apply_policy()
+            self.apply_policy()
 
     def encode(
         self,
@@ -86,7 +87,7 @@ class FPTModel(FPTPreTrainedModel):
             raise ValueError(f"input_type={self.config.input_type!r} takes {name}; got {', '.join(given) or 'none'}.")
         embeds, mask = self.input_projection(given[name], attention_mask)  # (batch, tokens, width)
         if self.position_embeddings is not None:
-            embeds = embeds + self.position_embeddings[: embeds.shape[1]]
+            embeds = embeds + self.position_embeddings(torch.arange(embeds.shape[1], device=embeds.device))
         if self.embedding_scale != 1.0:
             embeds = embeds * self.embedding_scale
         return run_backbone(self.backbone, embeds, mask, output_hidden_states, output_attentions), mask
@@ -135,7 +136,7 @@ class _FPTWithHead(FPTPreTrainedModel):
         else:
             self.head = nn.Linear(width, config.num_labels)  # PyTorch's default initialisation, as in the paper
         self.post_init()
-        self._apply_policy()
+        self.apply_policy()
 
     def head_inputs(
         self,

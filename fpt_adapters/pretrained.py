@@ -35,6 +35,7 @@ from .delta import (
 from .fetching import commit_of, fetch, saying_whose
 from .freezing import GroupCount, apply_policy, backbone_groups, count_by_group, format_table
 from .loading import load_base, resolve_commit
+from .peft_mixin import PeftMixin
 from .placing import DeviceMap
 from .quantization import settings_of
 from .remote_code import AUTO_MAP, runs_from_repo, write_code
@@ -50,7 +51,7 @@ IGNORED_LOADING_KEYS = ("_from_auto", "_from_pipeline", "adapter_kwargs", "code_
 HUB_KEYS = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token")
 
 
-class FPTPreTrainedModel(PreTrainedModel):
+class FPTPreTrainedModel(PeftMixin, PreTrainedModel):
     """What all models of this library share: building, the freezing policy, saving and loading the delta."""
 
     config: FPTConfig
@@ -62,19 +63,22 @@ class FPTPreTrainedModel(PreTrainedModel):
     processor: Any = None  # what makes this model's inputs of raw data; travels with it
     card: FPTCard | None = None  # what the model card says beyond what the model itself knows
     origin: Origin | None = None  # where the delta was loaded from
+    trained_groups: dict[str, str]  # of each parameter that the policy trains, by name
     _with_code: bool | None = None
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_flex_attn = True
     _supports_attention_backend = True
 
-    def _apply_policy(self) -> None:
-        """Called at the end of the outermost constructor, once all parameters exist."""
+    def apply_policy(self) -> None:
+        """Have the groups of `config.trainable` train, all else frozen; the outermost constructor ends with this."""
         self.main_input_name = self.fpt_model.input_projection.input_name
         trainable = [group for group in self.config.trainable if not (self.headless and group == "output")]
         parameters = dict(self.named_parameters())
         whose = f"the backbone {type(self.fpt_model.backbone).__name__}"
-        apply_policy(parameters, self.parameter_groups(), trainable, whose)
+        groups = self.parameter_groups()
+        apply_policy(parameters, groups, trainable, whose)
+        self.trained_groups = {name: groups[name] for name, parameter in parameters.items() if parameter.requires_grad}
         buffers = running_statistics(self)
         self._base_buffer_digests = {name: tensor_digest(buffer) for name, buffer in buffers.items()}
         self._ignore_on_save(self._delta_parameters(parameters))
@@ -106,6 +110,11 @@ class FPTPreTrainedModel(PreTrainedModel):
     def with_code(self, value: bool) -> None:
         self._with_code = value
 
+    @property
+    def backbone_prefix(self) -> str:
+        """What the names of the backbone's parameters begin with here."""
+        return self._prefix + "backbone."
+
     def get_input_embeddings(self) -> nn.Module:
         """The module that turns inputs into embeddings: the new token table, or the input projection."""
         projection = self.fpt_model.input_projection
@@ -120,22 +129,15 @@ class FPTPreTrainedModel(PreTrainedModel):
         backbone, qk_norms = self.fpt_model.backbone, self.config.train_qk_norms
         last_attention = "last_attention" in self.config.trainable
         groups = backbone_groups(backbone, own_positions, qk_norms, last_attention, self._adapter_parameters())
-        groups = {f"{prefix}backbone.{name}": group for name, group in groups.items()}
+        groups = {self.backbone_prefix + name: group for name, group in groups.items()}
         for name, _ in self.named_parameters():
             if name.startswith(f"{prefix}input_projection."):
                 groups[name] = "input"
-            elif name == f"{prefix}position_embeddings":
+            elif name == f"{prefix}position_embeddings.weight":
                 groups[name] = "position"
             elif name not in groups:
                 groups[name] = "output"
         return groups
-
-    def _adapter_parameters(self) -> list[nn.Parameter]:
-        if self.config.peft_config is None:
-            return []
-        from .adapters import adapter_parameters  # importing peft takes long
-
-        return adapter_parameters(self.fpt_model.backbone)
 
     def count_parameters(self) -> list[GroupCount]:
         """Tensors, parameters and share of the whole for each group, and whether it trains."""
@@ -291,7 +293,7 @@ class FPTPreTrainedModel(PreTrainedModel):
 
     def _join_devices(self) -> None:
         """Put the new modules beside the backbone's inputs and outputs, and tell Trainer of several devices."""
-        backbone, prefix = self.fpt_model.backbone, self._prefix + "backbone."
+        backbone, prefix = self.fpt_model.backbone, self.backbone_prefix
         parameters, device = dict(self.named_parameters()), device_of(backbone)
         for name, parameter in parameters.items():
             if not name.startswith(prefix):
@@ -312,17 +314,24 @@ class FPTPreTrainedModel(PreTrainedModel):
     # Saving
 
     def _delta_parameters(self, parameters: dict[str, nn.Parameter]) -> dict[str, Tensor]:
-        """Of this model's `parameters` those that a checkpoint holds: what trains, and all outside the backbone."""
-        backbone = self._prefix + "backbone."
-        return {name: one for name, one in parameters.items() if one.requires_grad or not name.startswith(backbone)}
+        """Of this model's `parameters` those that a checkpoint holds: what trains, and all that the base has not."""
+        own = self.backbone_prefix
+        adapter = {id(parameter) for parameter in self._adapter_parameters()}  # disabled, it does not train
+        return {
+            name: one
+            for name, one in parameters.items()
+            if one.requires_grad or not name.startswith(own) or id(one) in adapter
+        }
 
     def delta_tensors(self, state_dict: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
         """What a checkpoint holds: all that the base cannot give back.
 
         These are the trained parameters, the new modules' parameters (input, head, new positions) even where they do
         not train, and buffers that training changed. Values come from `state_dict` where given (Trainer passes
-        gathered ones). Raises KeyError if one lacks there.
+        gathered ones). Raises KeyError if one lacks there, ValueError where peft wraps the model or has merged an
+        adapter into its base.
         """
+        self._refuse_wrapped()
         tensors = self._delta_parameters(dict(self.named_parameters()))
         for name, buffer in running_statistics(self).items():
             if tensor_digest(buffer) != self._base_buffer_digests[name]:

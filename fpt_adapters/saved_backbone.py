@@ -6,8 +6,6 @@ what came of it is frozen under new deltas.
 
 import copy
 import os
-import tempfile
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -16,7 +14,7 @@ from transformers.utils import CONFIG_NAME
 
 from .backbones import POSITION_TABLES
 from .configuration_fpt import FPTConfig
-from .delta import STAGING_PREFIX
+from .delta import new_folder
 from .depth import first_layers
 from .quantized_layers import is_quantized
 from .sharding import refuse_sharded
@@ -26,19 +24,10 @@ POSITION_SEED = 0  # draws the rows of positions that the training did without
 
 def write_backbone(backbone: PreTrainedModel, config: FPTConfig, directory: str | os.PathLike) -> None:
     """Write the `backbone` of a model of `config` into `directory`: see `FPTPreTrainedModel.save_backbone`."""
-    directory = Path(directory)
-    if directory.is_file() or (directory.is_dir() and any(directory.iterdir())):
-        raise ValueError(f"A backbone is saved into a new folder, but {directory} holds something: name another.")
-    whole = _ordinary_model(backbone, config)
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=STAGING_PREFIX, dir=directory.parent) as staging:
-        written = Path(staging) / directory.name
-        whole.save_pretrained(written)
-        for file in written.glob("*.safetensors"):  # safetensors makes them private
-            file.chmod((written / CONFIG_NAME).stat().st_mode)
-        if directory.is_dir():
-            directory.rmdir()
-        written.rename(directory)
+    with new_folder(directory, "A backbone") as folder:
+        _ordinary_model(backbone, config).save_pretrained(folder)
+        for file in folder.glob("*.safetensors"):  # safetensors makes them private
+            file.chmod((folder / CONFIG_NAME).stat().st_mode)
 
 
 def _ordinary_model(backbone: PreTrainedModel, config: FPTConfig) -> PreTrainedModel:

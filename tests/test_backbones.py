@@ -293,8 +293,8 @@ def test_every_parameter_is_in_its_group(make_model, model_type):
         assert model.config.positions == "backbone"
         assert model.fpt.position_embeddings is None
     else:
-        assert members(model, "position") == {"fpt.position_embeddings"}
-        assert model.fpt.position_embeddings.shape == (10, EMBEDDING_WIDTHS.get(model_type, WIDTH))
+        assert members(model, "position") == {"fpt.position_embeddings.weight"}
+        assert model.fpt.position_embeddings.weight.shape == (10, EMBEDDING_WIDTHS.get(model_type, WIDTH))
         assert model.config.positions == "new"
     assert set(model.parameter_groups()) == {name for name, _ in model.named_parameters()}
 
@@ -359,7 +359,7 @@ def test_norms_of_queries_and_keys_train_by_choice(make_model):
 @pytest.mark.parametrize("model_type", FAMILIES)
 def test_new_positions_leave_the_backbones_own_frozen(make_model, model_type):
     model = make_model(model_type, positions="new")
-    assert members(model, "position") == {"fpt.position_embeddings"}
+    assert members(model, "position") == {"fpt.position_embeddings.weight"}
     if model_type in OWN_POSITIONS:
         assert OWN_POSITIONS[model_type][0] in members(model, "other")
 
@@ -418,10 +418,10 @@ def test_gemmas_scale_reaches_positions_and_inputs_alike(make_model):
     seen = []
     model.backbone.register_forward_pre_hook(lambda m, args, kwargs: seen.append(kwargs), with_kwargs=True)
     with torch.no_grad():
-        model.position_embeddings.normal_()
+        model.position_embeddings.weight.normal_()
         inputs = torch.randn(1, 4, 3)
         model(input_values=inputs)
-        expected = (model.input_projection(inputs)[0] + model.position_embeddings[:4]) * math.sqrt(WIDTH)
+        expected = (model.input_projection(inputs)[0] + model.position_embeddings.weight[:4]) * math.sqrt(WIDTH)
     torch.testing.assert_close(seen[0]["inputs_embeds"], expected)
     assert make_model("llama", FPTModel).embedding_scale == 1.0
 

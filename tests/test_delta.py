@@ -97,8 +97,8 @@ def test_exactly_the_trained_tensors_are_saved(saved):
         ({"trainable": ["input", "output"]}, INPUT | HEAD),
         ({"trainable": []}, INPUT | HEAD),
         ({"trainable": ["norm"]}, INPUT | HEAD | GPT2_NORMS),
-        ({"positions": "new"}, GPT2_DELTA - {"fpt.backbone.wpe.weight"} | {"fpt.position_embeddings"}),
-        ({"positions": "new", "trainable": ["output"]}, INPUT | HEAD | {"fpt.position_embeddings"}),
+        ({"positions": "new"}, GPT2_DELTA - {"fpt.backbone.wpe.weight"} | {"fpt.position_embeddings.weight"}),
+        ({"positions": "new", "trainable": ["output"]}, INPUT | HEAD | {"fpt.position_embeddings.weight"}),
         (
             {"input_type": "tokens", "input_size": None, "vocab_size": 9, "trainable": ["output"]},
             {"fpt.input_projection.embedding.weight"} | HEAD,

@@ -235,7 +235,7 @@ def test_its_parameters_are_in_their_groups():
     assert {name for name, group in groups.items() if group == "norm"} == {
         f"{layer}.norm.{kind}" for layer in layers for kind in ("weight", "bias")
     }
-    assert {name for name, group in groups.items() if group == "position"} == {"fpt.position_embeddings"}
+    assert {name for name, group in groups.items() if group == "position"} == {"fpt.position_embeddings.weight"}
     assert set(groups.values()) == set(WHOLE)
     rows = {row.group: (row.tensors, row.parameters, row.trained) for row in model.count_parameters()}
     assert rows["recurrent"] == (12, 3 * 8 * (WIDTH**2 + WIDTH), False)

@@ -448,11 +448,11 @@ def test_dropout_follows_the_input(make_model, input_type, probability):
 
 def test_new_positions_start_at_zero_and_are_added(make_model):
     model = make_model("llama", FPTModel).eval()
-    assert not model.position_embeddings.any()
+    assert not model.position_embeddings.weight.any()
     batch = {"input_values": torch.ones(1, 5, 3)}
     with torch.no_grad():
         before = model(**batch).last_hidden_state
-        model.position_embeddings[2] = 1.0
+        model.position_embeddings.weight[2] = 1.0
         after = model(**batch).last_hidden_state
     changed = (before - after).abs().amax(dim=-1)[0] > 1e-6
     assert changed.tolist() == [False, False, True, True, True]

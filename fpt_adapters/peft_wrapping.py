@@ -1,0 +1,113 @@
+"""peft's own calls on a whole model, `get_peft_model` and the like: what the policy trains stays trained and is saved.
+
+peft freezes all of a model that it wraps, and saves what it knows of. Here it is told of the modules that the policy
+trains: they become `modules_to_save` of whatever adapter comes. What would still lose them is refused, and undone.
+"""
+
+import copy
+
+import torch
+from peft import PeftConfig
+from peft.tuners.ln_tuning.layer import LNTuningLayer
+from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils import ModulesToSaveWrapper
+from peft.utils.other import set_additional_trainable_modules
+from torch import nn
+
+from .adapters import put, strip
+from .fingerprints import fingerprint_of
+from .peft_format import plain_parameters, trained_modules
+from .pretrained import FPTPreTrainedModel
+
+PLAIN_STARTS = (True, False, "gaussian", "orthogonal")  # of `init_lora_weights`: they leave the base's weights alone
+
+
+class Wrapping:
+    """What peft has on a model: its configurations by adapter name, and the modules that they train for the policy.
+
+    Raises ValueError, with the model as it was before, where what the policy trains cannot be kept. Adapters for
+    inference stay as they are.
+    """
+
+    def __init__(self, model: FPTPreTrainedModel, configs: dict[str, PeftConfig]):
+        self.configs = configs
+        try:
+            modules = _modules_of(model, configs)
+            for name, config in configs.items():
+                if not config.inference_mode:
+                    _save_modules(model, name, config, modules)
+        except ValueError:
+            strip(model)
+            model.apply_policy()
+            raise
+        self._hook = model.register_forward_pre_hook(lambda model, args: refuse_forgotten(model, modules))
+        self._digest = frozen_digest(model)
+
+    def end(self, model: FPTPreTrainedModel) -> None:
+        """Take what peft left behind off an unloaded model, and let the policy say again what trains."""
+        self._hook.remove()
+        for path, module in list(model.named_modules()):
+            if isinstance(module, ModulesToSaveWrapper):  # LN tuning's unloading leaves them in use
+                put(model, path, module.modules_to_save[module.active_adapters[0]])
+        starts = {getattr(config, "init_lora_weights", True) for config in self.configs.values()}
+        model.base_changed |= frozen_digest(model) != self._digest or not starts.issubset(PLAIN_STARTS)
+        model.apply_policy()
+
+
+def _modules_of(model: FPTPreTrainedModel, configs: dict[str, PeftConfig]) -> list[str]:
+    if model.config.peft_config is not None:
+        raise ValueError(
+            f"The model has an adapter that its delta saves ({model.config.peft_config['peft_type']}), beside which "
+            "peft would put a second: build it without peft_config, or call model.delete_adapter() first."
+        )
+    for config in configs.values():
+        if config.task_type is not None:
+            raise ValueError(
+                f"peft's model for task_type={str(config.task_type)!r} calls a language model's forward: write "
+                "task_type=None."
+            )
+    return list(trained_modules(model))
+
+
+def _save_modules(model: nn.Module, name: str, config: PeftConfig, modules: list[str]) -> None:
+    found = dict(model.named_modules())
+    wrapped = [path for path in modules if isinstance(found[path], BaseTunerLayer | ModulesToSaveWrapper)]
+    taken = [path for path in modules if _has_adapter(found[path]) and path not in wrapped]
+    taken += [path for path in wrapped if not isinstance(found[path], LNTuningLayer | ModulesToSaveWrapper)]
+    if taken:
+        raise ValueError(
+            f"The adapter goes on {taken[0]}, which the policy trains whole: leave it out of target_modules, or its "
+            "group out of trainable."
+        )
+    missing = [path for path in modules if path not in wrapped]
+    added = copy.copy(config)
+    added.modules_to_save, added.trainable_token_indices = missing, None
+    set_additional_trainable_modules(model, added, model.config.to_dict(), name)
+    tuned = [path for path in wrapped if isinstance(found[path], LNTuningLayer)]
+    config.modules_to_save = sorted({*(config.modules_to_save or ()), *modules}.difference(tuned)) or None
+
+
+def _has_adapter(module: nn.Module) -> bool:
+    return any(isinstance(inner, BaseTunerLayer) for inner in module.modules())
+
+
+def refuse_forgotten(model: FPTPreTrainedModel, modules: list[str]) -> None:
+    """Raise ValueError where an adapter that is being trained leaves a module of the policy frozen."""
+    if not (model.training and torch.is_grad_enabled()):
+        return
+    for path in modules:
+        module = model.get_submodule(path)
+        copies = module.modules_to_save if isinstance(module, ModulesToSaveWrapper) else module.ln_tuning_layers
+        forgetful = [name for name in module.active_adapters if name not in copies]
+        if forgetful or not (module.active_adapters or module.disable_adapters):
+            raise ValueError(
+                f"An adapter added later does not train {path}, which the policy trains: give its configuration "
+                f"modules_to_save={modules}."
+            )
+
+
+def frozen_digest(model: FPTPreTrainedModel) -> str:
+    """The fingerprint of the base's weights that the policy freezes, whatever peft wraps around them."""
+    named = plain_parameters(model).items()
+    frozen = {name: p for name, p in named if name not in model.trained_groups}
+    return fingerprint_of((name, p) for name, p in frozen.items() if name.startswith(model.backbone_prefix))
