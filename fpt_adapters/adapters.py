@@ -20,7 +20,7 @@ from .adapter_settings import METHODS, checked_settings
 from .fingerprints import fingerprint_of
 from .untrusted import short
 
-NAME = "default"  # of the one adapter that a delta has, as peft names it
+NAME = "fpt_delta"  # of the one adapter that a delta has: peft's own calls name theirs "default"
 BASE_LAYER = "base_layer"  # where peft keeps what it wraps
 # What peft itself writes into a configuration, or what choosing the layers leaves behind.
 RESOLVED = (
@@ -69,7 +69,7 @@ def add_adapter(backbone: PreTrainedModel, config: PeftConfig) -> dict[str, Any]
     stored = list(backbone.named_parameters())
     digest = fingerprint_of(stored)
     if hasattr(config, "fan_in_fan_out"):
-        config.fan_in_fan_out = any(isinstance(module, Conv1D) for module in backbone.modules())
+        config.fan_in_fan_out = on_conv1d(backbone)
     try:
         inject_adapter_in_model(config, backbone, NAME)
     except (ValueError, TypeError, NotImplementedError) as error:
@@ -93,6 +93,11 @@ def add_adapter(backbone: PreTrainedModel, config: PeftConfig) -> dict[str, Any]
     if getattr(config, "feedforward_modules", None):
         settings["feedforward_modules"] = sorted(name for name, layer in layers.items() if layer.is_feedforward)
     return checked_settings(settings)
+
+
+def on_conv1d(model: nn.Module) -> bool:
+    """Whether a model's linear layers are GPT-2's, whose weights lie transposed."""
+    return any(isinstance(module, Conv1D) for module in model.modules())
 
 
 def _in_repeated_layers(name: str, backbone: nn.Module) -> bool:
@@ -130,14 +135,17 @@ def adapter_parameters(backbone: nn.Module) -> list[nn.Parameter]:
 
 def strip(model: nn.Module) -> None:
     """Take all adapters off, and the copies of modules; what they wrapped is put back."""
+    done: list[str] = []
     for path, module in list(model.named_modules(remove_duplicate=False)):
+        if path.startswith(tuple(done)):
+            continue
         if isinstance(module, ModulesToSaveWrapper):
-            original = module.original_module
+            put(model, path, module.original_module)
         elif isinstance(module, BaseTunerLayer):
-            original = module.get_base_layer()
+            put(model, path, module.get_base_layer())
         else:
             continue
-        put(model, path, original)
+        done.append(path + ".")
 
 
 def put(model: nn.Module, path: str, module: nn.Module) -> None:

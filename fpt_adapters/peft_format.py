@@ -17,7 +17,7 @@ from peft.utils.constants import DUMMY_TARGET_MODULES
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from .adapters import BASE_LAYER, NAME, adapter_parameters, peft_config_of, settings_of
+from .adapters import BASE_LAYER, NAME, adapter_parameters, on_conv1d, peft_config_of, settings_of
 from .delta import DeltaError, new_folder
 from .fetching import fetch
 from .pretrained import FPTPreTrainedModel
@@ -81,6 +81,8 @@ def to_peft_config(model: FPTPreTrainedModel) -> PeftConfig:
     modules = trained_modules(model)
     if model.config.peft_config is not None:
         config = peft_config_of(model.config.peft_config)
+        if hasattr(config, "fan_in_fan_out"):
+            config.fan_in_fan_out = on_conv1d(model)
         paths = {field: getattr(config, field, None) for field in ("target_modules", "feedforward_modules")}
         for field, names in paths.items():
             if names:

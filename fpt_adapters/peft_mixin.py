@@ -23,7 +23,7 @@ class PeftMixin:
         """Put an adapter on frozen layers of attention or feed-forward, trained and saved beside the groups.
 
         `adapter_config`: as `peft_config` of `from_backbone`. Raises ValueError for a second adapter, another name
-        than "default", and what `from_backbone` refuses.
+        than "fpt_delta", and what `from_backbone` refuses.
         """
         from .adapters import NAME, add_adapter
 
@@ -37,7 +37,7 @@ class PeftMixin:
         self.config.check()
         self.apply_policy()
 
-    def delete_adapter(self, adapter_names: list[str] | str = "default") -> None:
+    def delete_adapter(self, adapter_names: list[str] | str = "fpt_delta") -> None:
         """Take the adapter inside the backbone off, unmerged. Raises ValueError where there is none of that name."""
         from .adapters import NAME, strip
 

@@ -14,7 +14,8 @@ from peft.utils import ModulesToSaveWrapper
 from peft.utils.other import set_additional_trainable_modules
 from torch import nn
 
-from .adapters import put, strip
+from .adapters import BASE_LAYER, NAME, add_adapter, put, strip
+from .delta import overlay
 from .fingerprints import fingerprint_of
 from .peft_format import plain_parameters, trained_modules
 from .pretrained import FPTPreTrainedModel
@@ -37,8 +38,7 @@ class Wrapping:
                 if not config.inference_mode:
                     _save_modules(model, name, config, modules)
         except ValueError:
-            strip(model)
-            model.apply_policy()
+            _undo(model)
             raise
         self._hook = model.register_forward_pre_hook(lambda model, args: refuse_forgotten(model, modules))
         self._digest = frozen_digest(model)
@@ -67,6 +67,19 @@ def _modules_of(model: FPTPreTrainedModel, configs: dict[str, PeftConfig]) -> li
                 "task_type=None."
             )
     return list(trained_modules(model))
+
+
+def _undo(model: FPTPreTrainedModel) -> None:
+    """Take off what peft has put on a model; an adapter of its delta comes back with its values."""
+    backbone, settings = model.fpt_model.backbone, model.config.peft_config
+    own = {name: p for name, p in backbone.named_parameters() if f".{NAME}" in name}
+    held = {name.replace(f".{BASE_LAYER}.", "."): p for name, p in own.items()}  # peft may have wrapped its layer
+    strip(model)
+    if settings:
+        with torch.random.fork_rng(devices=[]):
+            add_adapter(backbone, settings)
+        overlay(backbone, held)
+    model.apply_policy()
 
 
 def _save_modules(model: nn.Module, name: str, config: PeftConfig, modules: list[str]) -> None:
