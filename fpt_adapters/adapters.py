@@ -8,11 +8,12 @@ import dataclasses
 import warnings
 from typing import Any
 
+import torch
 from peft import PeftConfig, inject_adapter_in_model
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import ModulesToSaveWrapper
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
@@ -71,7 +72,11 @@ def add_adapter(backbone: PreTrainedModel, config: PeftConfig) -> dict[str, Any]
     if hasattr(config, "fan_in_fan_out"):
         config.fan_in_fan_out = on_conv1d(backbone)
     try:
-        inject_adapter_in_model(config, backbone, NAME)
+        with torch.random.fork_rng(
+            devices=[]
+        ):  # so that the new modules are those of the same seed without an adapter
+            torch.manual_seed(int(torch.randint(2**62, ())))
+            inject_adapter_in_model(config, backbone, NAME)
     except (ValueError, TypeError, NotImplementedError) as error:
         linear = sorted({name.rpartition(".")[2] for name, module in backbone.named_modules() if _is_linear(module)})
         raise ValueError(
@@ -131,6 +136,19 @@ def adapter_parameters(backbone: nn.Module) -> list[nn.Parameter]:
         for name, parameter in layer.named_parameters()
         if not name.startswith(BASE_LAYER + ".")
     ]
+
+
+def adapter_buffers(backbone: nn.Module) -> dict[str, Tensor]:
+    """What peft saves beside the weights, and makes again of its settings and the base: random projections, norms."""
+    layers = [name for name, module in backbone.named_modules() if isinstance(module, BaseTunerLayer)]
+    inside = tuple(f"{name}." for name in layers)
+    own = [
+        name
+        for name, _ in backbone.named_buffers(remove_duplicate=False)
+        if name.startswith(inside) and f".{BASE_LAYER}." not in name
+    ]
+    stored = backbone.state_dict() if own else {}
+    return {name: stored[name] for name in own if name in stored}
 
 
 def strip(model: nn.Module) -> None:

@@ -10,6 +10,7 @@ import os
 from collections.abc import Collection
 from typing import Any
 
+import torch
 from peft import LNTuningConfig, PeftConfig
 from peft.utils import CONFIG_NAME as ADAPTER_CONFIG_NAME
 from peft.utils import SAFETENSORS_WEIGHTS_NAME
@@ -17,7 +18,7 @@ from peft.utils.constants import DUMMY_TARGET_MODULES
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from .adapters import BASE_LAYER, NAME, adapter_parameters, on_conv1d, peft_config_of, settings_of
+from .adapters import BASE_LAYER, NAME, adapter_buffers, adapter_parameters, on_conv1d, peft_config_of, settings_of
 from .delta import DeltaError, new_folder
 from .fetching import fetch
 from .pretrained import FPTPreTrainedModel
@@ -103,8 +104,8 @@ def write_adapter(model: FPTPreTrainedModel, directory: str | os.PathLike) -> No
     groups, tuned = model.parameter_groups(), isinstance(config, LNTuningConfig)
     norms = {name.rpartition(".")[0] for name, group in groups.items() if group == "norm" and tuned}
     tensors = {
-        PREFIX + _peft_name(name, norms): tensor.detach().cpu().contiguous()
-        for name, tensor in model.delta_tensors().items()
+        PREFIX + _peft_name(name, norms): tensor.detach().cpu().contiguous().clone()  # some layers share theirs
+        for name, tensor in (model.delta_tensors() | _remade(model)).items()
     }
     config.inference_mode = True  # as peft writes it
     config.base_model_name_or_path = model.config.base_model
@@ -114,6 +115,13 @@ def write_adapter(model: FPTPreTrainedModel, directory: str | os.PathLike) -> No
         model.config.save_pretrained(folder)
         save_file(tensors, folder / SAFETENSORS_WEIGHTS_NAME, metadata={"format": "pt"})
         (folder / SAFETENSORS_WEIGHTS_NAME).chmod((folder / ADAPTER_CONFIG_NAME).stat().st_mode)
+
+
+def _remade(model: FPTPreTrainedModel) -> dict[str, Tensor]:
+    if model.config.peft_config is None:
+        return {}
+    buffers = adapter_buffers(model.fpt_model.backbone)
+    return {model.backbone_prefix + name: buffer for name, buffer in buffers.items()}
 
 
 def _peft_name(name: str, norms: Collection[str]) -> str:
@@ -129,15 +137,22 @@ def _without_name(name: str) -> str:
 def read_adapter(model: FPTPreTrainedModel, source: str | os.PathLike, **hub_kwargs: Any) -> dict[str, Tensor]:
     """The tensors of a peft adapter, under their names in `model`, which gets the adapter inside the backbone first.
 
-    Names and shapes are not checked here. Raises DeltaError for an adapter with other settings than the model's, or of
-    another base; ValueError for one that cannot be added; OSError where a file cannot be found.
+    Names and shapes are not checked here. Raises DeltaError for an adapter with other settings than the model's, or
+    whose random projections are others; ValueError for one that cannot be added; OSError where a file cannot be found.
     """
     settings = json.loads(fetch(source, ADAPTER_CONFIG_NAME, **hub_kwargs).read_text(encoding="utf-8"))
     tensors = load_file(fetch(source, SAFETENSORS_WEIGHTS_NAME, **hub_kwargs))
     _match_adapter(model, settings, source)
-    ours = {_without_name(name): name for name in model.delta_tensors()}
+    remade = _remade(model)
+    ours = {_without_name(name): name for name in (*model.delta_tensors(), *remade)}
     named = {key.removeprefix(PREFIX).replace(f".{LN_TUNING}.", "."): tensor for key, tensor in tensors.items()}
-    return {ours.get(name, name): tensor for name, tensor in named.items()}
+    named = {ours.get(name, name): tensor for name, tensor in named.items()}
+    for name, buffer in remade.items():
+        if not torch.equal(named.pop(name, buffer).to(buffer.device), buffer):
+            raise DeltaError(
+                f"{source} has another {name} than this base and its settings give: give it its own base."
+            )
+    return named
 
 
 def _match_adapter(model: FPTPreTrainedModel, settings: dict[str, Any], source: str | os.PathLike) -> None:
@@ -148,6 +163,8 @@ def _match_adapter(model: FPTPreTrainedModel, settings: dict[str, Any], source: 
     else:
         prefix = model.backbone_prefix
         for field in ("target_modules", "feedforward_modules"):
+            if isinstance(settings.get(field), str):
+                raise ValueError(f"{source} finds {field} by a pattern, {settings[field]!r:.60}: list the layers.")
             if settings.get(field) is not None:
                 settings[field] = [name.removeprefix(prefix) for name in settings[field]]
         found = peft_config_of(settings)
@@ -159,8 +176,9 @@ def _match_adapter(model: FPTPreTrainedModel, settings: dict[str, Any], source: 
     names = {*expected, *(given or {})} - {"target_modules", "feedforward_modules"}
     differing = sorted(name for name in names if given is None or expected.get(name) != given.get(name))
     if differing:
-        name, value = differing[0], (given or {}).get(differing[0])
+        name = differing[0]
+        there, here = (repr((values or {}).get(name, "as peft has it")) for values in (given, expected))
         raise DeltaError(
-            f"{source} has no adapter like the model's: {name} is {value!r} there and {expected.get(name)!r} here. "
+            f"{source} has no adapter like the model's: {name} is {there} there and {here} here. "
             "Load it into a model without one."
         )

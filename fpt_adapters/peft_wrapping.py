@@ -76,8 +76,7 @@ def _undo(model: FPTPreTrainedModel) -> None:
     held = {name.replace(f".{BASE_LAYER}.", "."): p for name, p in own.items()}  # peft may have wrapped its layer
     strip(model)
     if settings:
-        with torch.random.fork_rng(devices=[]):
-            add_adapter(backbone, settings)
+        add_adapter(backbone, settings)
         overlay(backbone, held)
     model.apply_policy()
 

@@ -278,8 +278,7 @@ class FPTPreTrainedModel(PeftMixin, PreTrainedModel):
             config.base_quantization = settings_of(quantization_config) if quantization_config else None
         config.check()
         tensors = read_delta(delta_file, config_file)  # before the base, which is large
-        with torch.random.fork_rng(devices=[]):  # peft draws an adapter, which the delta then fills
-            backbone = load_base(config, base_model_name_or_path, dtype, attn_implementation, hub_kwargs, device_map)
+        backbone = load_base(config, base_model_name_or_path, dtype, attn_implementation, hub_kwargs, device_map)
         with torch.device("meta"):  # nothing is drawn for the new modules: the delta fills them all
             model = cls(config, backbone)
         model._load_delta(tensors, delta_file)
