@@ -25,7 +25,6 @@ METHODS = (
     "lora",
     "miss",
     "oft",
-    "randlora",
     "road",
     "waveft",
 )

@@ -139,14 +139,10 @@ def adapter_parameters(backbone: nn.Module) -> list[nn.Parameter]:
 
 
 def adapter_buffers(backbone: nn.Module) -> dict[str, Tensor]:
-    """What peft saves beside the weights, and makes again of its settings and the base: random projections, norms."""
+    """What peft saves beside the weights, and makes again of its settings and the base's weights."""
     layers = [name for name, module in backbone.named_modules() if isinstance(module, BaseTunerLayer)]
     inside = tuple(f"{name}." for name in layers)
-    own = [
-        name
-        for name, _ in backbone.named_buffers(remove_duplicate=False)
-        if name.startswith(inside) and f".{BASE_LAYER}." not in name
-    ]
+    own = [name for name, _ in backbone.named_buffers() if name.startswith(inside) and f".{BASE_LAYER}." not in name]
     stored = backbone.state_dict() if own else {}
     return {name: stored[name] for name in own if name in stored}
 

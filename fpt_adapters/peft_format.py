@@ -104,7 +104,7 @@ def write_adapter(model: FPTPreTrainedModel, directory: str | os.PathLike) -> No
     groups, tuned = model.parameter_groups(), isinstance(config, LNTuningConfig)
     norms = {name.rpartition(".")[0] for name, group in groups.items() if group == "norm" and tuned}
     tensors = {
-        PREFIX + _peft_name(name, norms): tensor.detach().cpu().contiguous().clone()  # some layers share theirs
+        PREFIX + _peft_name(name, norms): tensor.detach().cpu().contiguous()
         for name, tensor in (model.delta_tensors() | _remade(model)).items()
     }
     config.inference_mode = True  # as peft writes it
@@ -138,7 +138,7 @@ def read_adapter(model: FPTPreTrainedModel, source: str | os.PathLike, **hub_kwa
     """The tensors of a peft adapter, under their names in `model`, which gets the adapter inside the backbone first.
 
     Names and shapes are not checked here. Raises DeltaError for an adapter with other settings than the model's, or
-    whose random projections are others; ValueError for one that cannot be added; OSError where a file cannot be found.
+    of another base; ValueError for one that cannot be added; OSError where a file cannot be found.
     """
     settings = json.loads(fetch(source, ADAPTER_CONFIG_NAME, **hub_kwargs).read_text(encoding="utf-8"))
     tensors = load_file(fetch(source, SAFETENSORS_WEIGHTS_NAME, **hub_kwargs))

@@ -13,7 +13,7 @@ from fpt_adapters.adapter_settings import METHODS, checked_settings
 from fpt_adapters.adapters import peft_config_of
 
 FIELDS = {"input_type": "values", "input_size": 3, "sequence_length": 10, "num_labels": 4}
-ON_CONV1D = ("fourierft", "gralora", "hira", "ia3", "lora", "randlora", "waveft")
+ON_CONV1D = ("fourierft", "gralora", "hira", "ia3", "lora", "waveft")
 LAYERS = {"bert": ["query", "value", "intermediate.dense"], "gpt2": ["c_attn", "c_fc"]}
 SMALL = {  # what a hidden size of 32 asks for
     "c3a": {"block_size": 16},
@@ -21,7 +21,6 @@ SMALL = {  # what a hidden size of 32 asks for
     "road": {"group_size": 16},
     "waveft": {"n_frequency": 64},
     "fourierft": {"n_frequency": 64},
-    "randlora": {"r": 8},
 }
 
 
