@@ -232,7 +232,7 @@ def set_recipe(parser: HfArgumentParser, recipe: dict) -> None:
             raise ValueError(unknown_name(name, list(actions)))
         action = actions[name]
         action.required = False
-        if isinstance(value, dict) and name == "backbone_config":
+        if isinstance(value, dict) and name in ("backbone_config", "peft"):
             value = json.dumps(value)
         if value is not None and action.type is not None:
             many = isinstance(value, list)

@@ -295,6 +295,8 @@ def describe_base(config: FPTConfig) -> str:
         name += f", the first {config.backbone_layers} layers alone"
     if config.base_quantization is not None:
         name += f", quantised to {'8' if 'load_in_8bit' in config.base_quantization else '4'} bits by bitsandbytes"
+    if config.peft_config is not None:
+        name += f", with an adapter ({plain(config.peft_config['peft_type'])}) on frozen layers"
     trained = [group for group in INNER_GROUPS if group in config.trainable]
     frozen = f"trained: {', '.join(trained)}" if trained else "frozen"
     if config.backbone_init == "pretrained":

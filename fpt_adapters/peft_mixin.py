@@ -90,8 +90,14 @@ class PeftMixin:
         from .peft_format import read_adapter
 
         self._refuse_wrapped()
-        tensors = read_adapter(self, peft_model_id, **hub_kwargs)
-        self._load_delta(tensors, peft_model_id)
+        before = self.config.peft_config
+        try:
+            tensors = read_adapter(self, peft_model_id, **hub_kwargs)
+            self._load_delta(tensors, peft_model_id)
+        except (ValueError, OSError):
+            if before is None and self.config.peft_config is not None:
+                self.delete_adapter()
+            raise
 
     # peft's own adapters around the model
 

@@ -38,6 +38,7 @@ from .loading import load_base, resolve_commit
 from .peft_mixin import PeftMixin
 from .placing import DeviceMap
 from .quantization import settings_of
+from .quantized_layers import settle_biases
 from .remote_code import AUTO_MAP, runs_from_repo, write_code
 from .repository import Origin, check_shareable, repository_files, upload, write_repository
 from .saved_backbone import write_backbone
@@ -74,6 +75,8 @@ class FPTPreTrainedModel(PeftMixin, PreTrainedModel):
         """Have the groups of `config.trainable` train, all else frozen; the outermost constructor ends with this."""
         self.main_input_name = self.fpt_model.input_projection.input_name
         trainable = [group for group in self.config.trainable if not (self.headless and group == "output")]
+        if self.config.base_quantization is not None:
+            settle_biases(self.fpt_model.backbone)
         parameters = dict(self.named_parameters())
         whose = f"the backbone {type(self.fpt_model.backbone).__name__}"
         groups = self.parameter_groups()

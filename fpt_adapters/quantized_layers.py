@@ -32,12 +32,18 @@ def freeze_layers(backbone: nn.Module) -> None:
             continue
         if type(module.weight).__name__ == FOUR_BITS:
             module.support_avx512bf16_for_cpu = False
-            if module.bias is not None:
-                module.bias.data = module.bias.data.to(module.compute_dtype)
         else:
             CASTS.setLevel(logging.ERROR)
             if module.bias is not None:
                 module.register_forward_pre_hook(_in_dtype_of_bias)
+    settle_biases(backbone)
+
+
+def settle_biases(backbone: nn.Module) -> None:
+    """Give the biases of 4-bit layers the dtype that the layers compute in (peft's preparation makes them fp32)."""
+    for module in backbone.modules():
+        if isinstance(module, nn.Linear) and module.bias is not None and type(module.weight).__name__ == FOUR_BITS:
+            module.bias.data = module.bias.data.to(module.compute_dtype)
 
 
 def _in_dtype_of_bias(module: nn.Linear, inputs: tuple[Tensor]) -> tuple[Tensor]:

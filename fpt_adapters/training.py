@@ -174,7 +174,8 @@ class FPTTrainer(StreamingTrainer):
     def _check_before_training(self) -> None:
         trained = [(n, p) for n, p in self.model.named_parameters() if p.requires_grad]
         if not trained:
-            raise ValueError(f"Nothing would train: trainable={self.model.config.trainable}. Name at least one group.")
+            remedy = "model.apply_policy() undoes what froze them" if self.model.trained_groups else "name some group"
+            raise ValueError(f"Nothing would train: trainable={self.model.config.trainable}, {remedy}.")
         for name, parameter in trained:
             if parameter.dtype != torch.float32:
                 raise ValueError(

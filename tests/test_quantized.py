@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import IMAGE_BACKBONES, load_script, saved_once, tiny_config
+from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
 from safetensors.torch import load_file
 from torch import nn
 from transformers import (
@@ -35,6 +36,7 @@ EIGHT = {"load_in_8bit": True}
 FOUR = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": "bfloat16"}
 DOUBLE = {"load_in_4bit": True, "bnb_4bit_use_double_quant": True}
 STORED = FOUR | {"bnb_4bit_quant_storage": "bfloat16"}
+LAYERS = {"bert": ["query", "intermediate.dense"], "gpt2": ["c_attn", "c_fc"]}
 WIDTHS = pytest.mark.parametrize("settings", [EIGHT, FOUR], ids=["8bit", "4bit"])
 FAMILIES = ("gpt2", "bert", "llama", "t5", "opt", "albert", "modernbert", *IMAGES)
 INPUTS = torch.randn(3, 10, 3, generator=torch.Generator().manual_seed(0))
@@ -108,6 +110,44 @@ def test_training_moves_the_delta_and_no_code(base_of, tmp_path, model_type, set
     assert_same(codes(model), frozen)
     assert_same(scales(model), others)
     assert [name for name, p in model.named_parameters() if p.requires_grad and torch.equal(p, trained[name])] == []
+
+
+@WIDTHS
+@pytest.mark.parametrize("model_type", ["gpt2", "bert"])
+def test_an_adapter_trains_on_quantised_layers(base_of, tmp_path, model_type, settings):
+    base = base_of(model_type)
+    model = build(base, settings, peft_config={"peft_type": "lora", "target_modules": LAYERS[model_type]})
+    frozen = codes(model)
+    trained = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
+    assert {p.dtype for p in model.parameters() if p.requires_grad} == {torch.float32}
+    FPTTrainer(model, arguments(tmp_path / "run"), train_dataset=examples()).train()
+    assert_same(codes(model), frozen)
+    still = [name for name, p in model.named_parameters() if p.requires_grad and torch.equal(p, trained[name])]
+    assert still == []
+    model.save_pretrained(tmp_path / "delta")
+    again = FPTForSequenceClassification.from_pretrained(tmp_path / "delta", base_model_name_or_path=base)
+    assert torch.equal(outputs(again), outputs(model))
+
+
+@WIDTHS
+def test_what_peft_prepares_keeps_the_policy(base_of, tmp_path, settings):
+    model = build(base_of("bert"), settings)
+    policy = {name for name, p in model.named_parameters() if p.requires_grad}
+    prepare_model_for_kbit_training(model)  # which freezes all
+    with pytest.raises(ValueError, match=r"Nothing would train.*apply_policy\(\)"):
+        FPTTrainer(model, arguments(tmp_path), train_dataset=examples()).train()
+    wrapped = get_peft_model(model, LoraConfig(target_modules=["query"]))
+    trained = {name: p for name, p in wrapped.named_parameters() if p.requires_grad}
+    parts = ("base_model", "model", "modules_to_save", "default")
+    names = {".".join(p for p in name.split(".") if p not in parts): p for name, p in trained.items()}
+    assert {name for name in names if "lora" not in name} == policy
+    assert {p.dtype for p in names.values()} == {torch.float32}
+    before = {name: p.detach().clone() for name, p in trained.items()}
+    Trainer(wrapped, arguments(tmp_path), train_dataset=examples()).train()
+    assert [name for name, p in trained.items() if torch.equal(p, before[name])] == []
+    other = build(base_of("bert"), settings)
+    prepare_model_for_kbit_training(other).apply_policy()
+    FPTTrainer(other, arguments(tmp_path), train_dataset=examples()).train()
 
 
 @pytest.mark.parametrize("mixed", [False, True], ids=["fp32", "bf16"])

@@ -237,11 +237,16 @@ def resumable(folder, **changes):
     return arguments(folder, max_steps=6, save_strategy="steps", save_steps=3, lr_scheduler_type="linear", **changes)
 
 
+LORA = {"peft_type": "lora", "target_modules": ["query", "value"], "lora_dropout": 0.1}
+
+
 @TRAINERS
-@pytest.mark.parametrize("model_type", ["gpt2", "bert", "llama"])
-def test_resume_continues_bit_by_bit(trainer_class, model_type, make_model, tmp_path, warned):
+@pytest.mark.parametrize(
+    ("model_type", "peft_config"), [("gpt2", None), ("bert", None), ("llama", None), ("bert", LORA)]
+)
+def test_resume_continues_bit_by_bit(trainer_class, model_type, peft_config, make_model, tmp_path, warned):
     data = sequences(20)  # 2.5 batches: the resume lies within the second epoch
-    dropout = {"backbone_dropout": 0.2, "input_dropout": 0.1}
+    dropout = {"backbone_dropout": 0.2, "input_dropout": 0.1, "peft_config": peft_config}
     whole = trainer_class(make_model(model_type, **dropout), resumable(tmp_path / "whole"), train_dataset=data)
     whole.train()
 
