@@ -4,21 +4,25 @@ peft wraps the linear layers, draws the adapter's weights and computes; this mod
 made. It is imported where there is an adapter alone, because importing peft takes long.
 """
 
+import copy
 import dataclasses
 import warnings
 from typing import Any
 
 import torch
-from peft import PeftConfig, inject_adapter_in_model
-from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
-from peft.tuners.tuners_utils import BaseTunerLayer
-from peft.utils import ModulesToSaveWrapper
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from .adapter_settings import METHODS, checked_settings
 from .fingerprints import fingerprint_of
+from .peft_api import (
+    PEFT_TYPE_TO_CONFIG_MAPPING,
+    BaseTunerLayer,
+    ModulesToSaveWrapper,
+    PeftConfig,
+    inject_adapter_in_model,
+)
 from .untrusted import short
 
 NAME = "fpt_delta"  # of the one adapter that a delta has: peft's own calls name theirs "default"
@@ -145,6 +149,18 @@ def adapter_buffers(backbone: nn.Module) -> dict[str, Tensor]:
     own = [name for name, _ in backbone.named_buffers() if name.startswith(inside) and f".{BASE_LAYER}." not in name]
     stored = backbone.state_dict() if own else {}
     return {name: stored[name] for name in own if name in stored}
+
+
+def merged_state(backbone: nn.Module) -> dict[str, Tensor]:
+    """The state dict that a backbone would have with its adapter merged; the backbone stays as it is."""
+    layers = {name: module for name, module in backbone.named_modules() if isinstance(module, BaseTunerLayer)}
+    inside = tuple(f"{name}." for name in layers)
+    tensors = {name: tensor for name, tensor in backbone.state_dict().items() if not name.startswith(inside)}
+    for path, layer in layers.items():
+        merged = copy.deepcopy(layer)
+        merged.merge()
+        tensors |= {f"{path}.{name}": tensor for name, tensor in merged.get_base_layer().state_dict().items()}
+    return tensors
 
 
 def strip(model: nn.Module) -> None:

@@ -11,24 +11,27 @@ from collections.abc import Collection
 from typing import Any
 
 import torch
-from peft import LNTuningConfig, PeftConfig
-from peft.utils import CONFIG_NAME as ADAPTER_CONFIG_NAME
-from peft.utils import SAFETENSORS_WEIGHTS_NAME
-from peft.utils.constants import DUMMY_TARGET_MODULES
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from .adapters import BASE_LAYER, NAME, adapter_buffers, adapter_parameters, on_conv1d, peft_config_of, settings_of
 from .delta import DeltaError, new_folder
 from .fetching import fetch
-from .pretrained import FPTPreTrainedModel
+from .peft_api import (
+    ADAPTER_CONFIG_NAME,
+    ADAPTER_WEIGHTS_NAME,
+    DUMMY_TARGET_MODULES,
+    LNTuningConfig,
+    PeftConfig,
+)
 
 PREFIX = "base_model.model."  # of a whole model's names in an adapter file
 LN_TUNING = "ln_tuning_layers"  # where peft keeps the copy of a norm
 WRAPPED = (BASE_LAYER, "original_module")  # where it keeps what a copy or an adapter stands for
 
 
-def trained_modules(model: FPTPreTrainedModel) -> dict[str, str]:
+def trained_modules(model: PreTrainedModel) -> dict[str, str]:
     """Group of each module that the policy trains, by path; not those of an adapter inside the backbone.
 
     Raises ValueError for what peft cannot train or save: a part of a module, a new module that does not train, or a
@@ -73,7 +76,7 @@ def _inside(path: str, others: Collection[str]) -> bool:
     return any(path.startswith(f"{other}.") for other in others)
 
 
-def to_peft_config(model: FPTPreTrainedModel) -> PeftConfig:
+def to_peft_config(model: PreTrainedModel) -> PeftConfig:
     """The peft configuration under which `get_peft_model(model, ...)` trains exactly what the policy trains.
 
     LN tuning of the norms and `modules_to_save` for the rest; with an adapter in the backbone, its own configuration,
@@ -95,7 +98,7 @@ def to_peft_config(model: FPTPreTrainedModel) -> PeftConfig:
     return LNTuningConfig(target_modules=norms or DUMMY_TARGET_MODULES, modules_to_save=others or None)
 
 
-def write_adapter(model: FPTPreTrainedModel, directory: str | os.PathLike) -> None:
+def write_adapter(model: PreTrainedModel, directory: str | os.PathLike) -> None:
     """Write what the delta of `model` holds as a peft adapter, and FPT's config.json beside it.
 
     Raises ValueError as `trained_modules`, and for a folder that holds something.
@@ -113,11 +116,11 @@ def write_adapter(model: FPTPreTrainedModel, directory: str | os.PathLike) -> No
     with new_folder(directory, "A peft adapter") as folder:
         config.save_pretrained(folder)
         model.config.save_pretrained(folder)
-        save_file(tensors, folder / SAFETENSORS_WEIGHTS_NAME, metadata={"format": "pt"})
-        (folder / SAFETENSORS_WEIGHTS_NAME).chmod((folder / ADAPTER_CONFIG_NAME).stat().st_mode)
+        save_file(tensors, folder / ADAPTER_WEIGHTS_NAME, metadata={"format": "pt"})
+        (folder / ADAPTER_WEIGHTS_NAME).chmod((folder / ADAPTER_CONFIG_NAME).stat().st_mode)
 
 
-def _remade(model: FPTPreTrainedModel) -> dict[str, Tensor]:
+def _remade(model: PreTrainedModel) -> dict[str, Tensor]:
     if model.config.peft_config is None:
         return {}
     buffers = adapter_buffers(model.fpt_model.backbone)
@@ -134,14 +137,14 @@ def _without_name(name: str) -> str:
     return ".".join(part for part in name.split(".") if part != NAME)
 
 
-def read_adapter(model: FPTPreTrainedModel, source: str | os.PathLike, **hub_kwargs: Any) -> dict[str, Tensor]:
+def read_adapter(model: PreTrainedModel, source: str | os.PathLike, **hub_kwargs: Any) -> dict[str, Tensor]:
     """The tensors of a peft adapter, under their names in `model`, which gets the adapter inside the backbone first.
 
     Names and shapes are not checked here. Raises DeltaError for an adapter with other settings than the model's, or
     of another base; ValueError for one that cannot be added; OSError where a file cannot be found.
     """
     settings = json.loads(fetch(source, ADAPTER_CONFIG_NAME, **hub_kwargs).read_text(encoding="utf-8"))
-    tensors = load_file(fetch(source, SAFETENSORS_WEIGHTS_NAME, **hub_kwargs))
+    tensors = load_file(fetch(source, ADAPTER_WEIGHTS_NAME, **hub_kwargs))
     _match_adapter(model, settings, source)
     remade = _remade(model)
     ours = {_without_name(name): name for name in (*model.delta_tensors(), *remade)}
@@ -155,7 +158,7 @@ def read_adapter(model: FPTPreTrainedModel, source: str | os.PathLike, **hub_kwa
     return named
 
 
-def _match_adapter(model: FPTPreTrainedModel, settings: dict[str, Any], source: str | os.PathLike) -> None:
+def _match_adapter(model: PreTrainedModel, settings: dict[str, Any], source: str | os.PathLike) -> None:
     """Put the adapter of `settings` on the model's backbone, or see that it is the one there."""
     settings = {name: value for name, value in settings.items() if name != "modules_to_save"}
     if settings.get("peft_type") == "LN_TUNING":

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 if TYPE_CHECKING:
-    from peft import PeftConfig
+    from .peft_api import PeftConfig
 
 
 class PeftMixin:

@@ -7,18 +7,20 @@ trains: they become `modules_to_save` of whatever adapter comes. What would stil
 import copy
 
 import torch
-from peft import PeftConfig
-from peft.tuners.ln_tuning.layer import LNTuningLayer
-from peft.tuners.tuners_utils import BaseTunerLayer
-from peft.utils import ModulesToSaveWrapper
-from peft.utils.other import set_additional_trainable_modules
 from torch import nn
+from transformers import PreTrainedModel
 
 from .adapters import BASE_LAYER, NAME, add_adapter, put, strip
 from .delta import overlay
 from .fingerprints import fingerprint_of
+from .peft_api import (
+    BaseTunerLayer,
+    LNTuningLayer,
+    ModulesToSaveWrapper,
+    PeftConfig,
+    set_additional_trainable_modules,
+)
 from .peft_format import plain_parameters, trained_modules
-from .pretrained import FPTPreTrainedModel
 
 PLAIN_STARTS = (True, False, "gaussian", "orthogonal")  # of `init_lora_weights`: they leave the base's weights alone
 
@@ -30,7 +32,7 @@ class Wrapping:
     inference stay as they are.
     """
 
-    def __init__(self, model: FPTPreTrainedModel, configs: dict[str, PeftConfig]):
+    def __init__(self, model: PreTrainedModel, configs: dict[str, PeftConfig]):
         self.configs = configs
         try:
             modules = _modules_of(model, configs)
@@ -43,7 +45,7 @@ class Wrapping:
         self._hook = model.register_forward_pre_hook(lambda model, args: refuse_forgotten(model, modules))
         self._digest = frozen_digest(model)
 
-    def end(self, model: FPTPreTrainedModel) -> None:
+    def end(self, model: PreTrainedModel) -> None:
         """Take what peft left behind off an unloaded model, and let the policy say again what trains."""
         self._hook.remove()
         for path, module in list(model.named_modules()):
@@ -54,7 +56,7 @@ class Wrapping:
         model.apply_policy()
 
 
-def _modules_of(model: FPTPreTrainedModel, configs: dict[str, PeftConfig]) -> list[str]:
+def _modules_of(model: PreTrainedModel, configs: dict[str, PeftConfig]) -> list[str]:
     if model.config.peft_config is not None:
         raise ValueError(
             f"The model has an adapter that its delta saves ({model.config.peft_config['peft_type']}), beside which "
@@ -69,7 +71,7 @@ def _modules_of(model: FPTPreTrainedModel, configs: dict[str, PeftConfig]) -> li
     return list(trained_modules(model))
 
 
-def _undo(model: FPTPreTrainedModel) -> None:
+def _undo(model: PreTrainedModel) -> None:
     """Take off what peft has put on a model; an adapter of its delta comes back with its values."""
     backbone, settings = model.fpt_model.backbone, model.config.peft_config
     own = {name: p for name, p in backbone.named_parameters() if f".{NAME}" in name}
@@ -103,7 +105,7 @@ def _has_adapter(module: nn.Module) -> bool:
     return any(isinstance(inner, BaseTunerLayer) for inner in module.modules())
 
 
-def refuse_forgotten(model: FPTPreTrainedModel, modules: list[str]) -> None:
+def refuse_forgotten(model: PreTrainedModel, modules: list[str]) -> None:
     """Raise ValueError where an adapter that is being trained leaves a module of the policy frozen."""
     if not (model.training and torch.is_grad_enabled()):
         return
@@ -118,7 +120,7 @@ def refuse_forgotten(model: FPTPreTrainedModel, modules: list[str]) -> None:
             )
 
 
-def frozen_digest(model: FPTPreTrainedModel) -> str:
+def frozen_digest(model: PreTrainedModel) -> str:
     """The fingerprint of the base's weights that the policy freezes, whatever peft wraps around them."""
     named = plain_parameters(model).items()
     frozen = {name: p for name, p in named if name not in model.trained_groups}

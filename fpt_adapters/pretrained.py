@@ -45,7 +45,7 @@ from .saved_backbone import write_backbone
 from .sharding import refuse_sharded, written_class
 
 if TYPE_CHECKING:
-    from peft import PeftConfig
+    from .peft_api import PeftConfig
 
 # What transformers' Auto classes and Trainer pass to every `from_pretrained`, and which has no meaning for a delta.
 IGNORED_LOADING_KEYS = ("_from_auto", "_from_pipeline", "adapter_kwargs", "code_revision", "trust_remote_code")
@@ -392,7 +392,8 @@ class FPTPreTrainedModel(PeftMixin, PreTrainedModel):
         `save_directory`, a new or empty folder, gets `config.json`, the base's own configuration, and weights in
         float32, which `from_backbone` and transformers' Auto classes load (for T5: AutoModelForTextEncoding). What the
         backbone does not use here has no trained value: positions beyond this model's tokens are drawn from N(0,
-        initializer_range) with a fixed seed, a pooler is left out, token embeddings are as they came. Input
+        initializer_range) with a fixed seed, a pooler is left out, token embeddings are as they came; an adapter is
+        merged into the layers it is on. Input
         projection, head and positions of `positions="new"` are not the backbone's and are left to `save_pretrained`.
 
         Raises ValueError for a folder that holds something, weights that are empty (sharded, and not gathered) or not

@@ -39,7 +39,12 @@ def _ordinary_model(backbone: PreTrainedModel, config: FPTConfig) -> PreTrainedM
     whole.config = base_config  # some constructors change theirs
     if "pooler" in dict(whole.named_children()):
         whole.pooler = None  # the backbone has none either
-    tensors = {name: _stored(tensor) for name, tensor in backbone.state_dict().items()}
+    state = backbone.state_dict()
+    if config.peft_config is not None:
+        from .adapters import merged_state  # importing peft takes long
+
+        state = merged_state(backbone)
+    tensors = {name: _stored(tensor) for name, tensor in state.items()}
     table = POSITION_TABLES.get(base_config.model_type)
     if table is not None:
         name, rows = f"{table.path}.weight", whole.get_submodule(table.path).weight.shape[0]

@@ -21,6 +21,7 @@ ORDER = (
     "fingerprints",
     "untrusted",
     "adapter_settings",
+    "peft_api",
     "adapters",
     "depth",
     "quantization",
@@ -43,6 +44,9 @@ ORDER = (
     "feature_extraction_fpt",
     "delta",
     "fetching",
+    "peft_format",
+    "peft_wrapping",
+    "peft_mixin",
     "card_template",
     "card_numbers",
     "card",
@@ -126,7 +130,7 @@ def test_the_imports_are_seen():
     """The test above would pass for a package whose imports it cannot read."""
     assert own_imports(PACKAGE / "freezing.py") == {"backbones", "quantized_layers", "sharding"}
     base_configurations = {"configuration_identity", "configuration_lstm"}
-    rules = {"depth", "quantization", "untrusted"}
+    rules = {"adapter_settings", "depth", "quantization", "untrusted"}
     assert own_imports(PACKAGE / "configuration_fpt.py") == rules | base_configurations
     assert {"backbones", "configuration_fpt", "heads", "inputs"} <= own_imports(PACKAGE / "modeling_fpt.py")
     assert {"metrics", "pretrained"} <= own_imports(PACKAGE / "tasks" / "task.py")

@@ -7,7 +7,7 @@ import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
-from test_adapters import LAYERS, build, train
+from test_adapters import CASES, LAYERS, build, settings, train
 from transformers import Trainer, TrainingArguments
 
 from fpt_adapters import FPTTrainer
@@ -240,3 +240,16 @@ def test_adapters_are_switched_off_and_deleted(tmp_path):
     assert trained(model) == trained(build(None)) and logits(model).shape == bare.shape
     with pytest.raises(ValueError, match="has none for an adapter"):
         model.delete_adapter()
+
+
+@pytest.mark.parametrize(("method", "model_type"), CASES)
+def test_a_saved_backbone_has_the_adapter_merged(method, model_type, tmp_path):
+    model, _ = train(build(settings(method, model_type), model_type))
+    expected, state = logits(model), {name: t.clone() for name, t in model.state_dict().items()}
+    model.save_backbone(tmp_path)
+    assert all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items())
+    fields = {"input_type": "values", "input_size": 3, "sequence_length": 10, "num_labels": 4}
+    merged = type(model).from_backbone(tmp_path, **fields)
+    new = {name: t for name, t in state.items() if "backbone" not in name}
+    merged.load_state_dict(new, strict=False)
+    torch.testing.assert_close(logits(merged), expected, atol=1e-4, rtol=1e-4)

@@ -192,7 +192,8 @@ def test_a_travelling_file_needs_nothing_uncommon(file):
         if level == 1:
             assert "." not in module and module in get_relative_imports(file)
         else:
-            assert module.partition(".")[0] in MAY_IMPORT | sys.stdlib_module_names, module
+            optional = {"peft"} if file.name == "peft_api.py" else set()
+            assert module.partition(".")[0] in MAY_IMPORT | optional | sys.stdlib_module_names, module
     check_imports(file)  # raises ImportError for what is missing, as a clean machine would
 
 

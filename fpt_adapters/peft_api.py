@@ -1,0 +1,28 @@
+"""All that this library takes of peft. Imported where there is an adapter alone, because that takes long."""
+
+try:  # a model whose code travels is loaded where there is no peft
+    from peft import LNTuningConfig, PeftConfig, inject_adapter_in_model
+    from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
+    from peft.tuners.ln_tuning.layer import LNTuningLayer
+    from peft.tuners.tuners_utils import BaseTunerLayer
+    from peft.utils import CONFIG_NAME as ADAPTER_CONFIG_NAME
+    from peft.utils import SAFETENSORS_WEIGHTS_NAME as ADAPTER_WEIGHTS_NAME
+    from peft.utils import ModulesToSaveWrapper
+    from peft.utils.constants import DUMMY_TARGET_MODULES
+    from peft.utils.other import set_additional_trainable_modules
+except ImportError as error:
+    raise ImportError("Adapters on frozen layers are peft's: pip install peft") from error
+
+__all__ = [
+    "ADAPTER_CONFIG_NAME",
+    "ADAPTER_WEIGHTS_NAME",
+    "DUMMY_TARGET_MODULES",
+    "PEFT_TYPE_TO_CONFIG_MAPPING",
+    "BaseTunerLayer",
+    "LNTuningConfig",
+    "LNTuningLayer",
+    "ModulesToSaveWrapper",
+    "PeftConfig",
+    "inject_adapter_in_model",
+    "set_additional_trainable_modules",
+]
