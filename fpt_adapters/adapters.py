@@ -23,10 +23,12 @@ from .peft_api import (
     PeftConfig,
     inject_adapter_in_model,
 )
+from .quantized_layers import parameter_size
 from .untrusted import short
 
 NAME = "fpt_delta"  # of the one adapter that a delta has: peft's own calls name theirs "default"
 BASE_LAYER = "base_layer"  # where peft keeps what it wraps
+PLAIN_STARTS = (True, False, "gaussian", "orthogonal")  # of `init_lora_weights`: they leave the base's weights alone
 # What peft itself writes into a configuration, or what choosing the layers leaves behind.
 RESOLVED = (
     "auto_mapping",
@@ -64,39 +66,66 @@ def peft_config_of(given: PeftConfig | dict[str, Any] | str) -> PeftConfig:
     return config_class(**values)
 
 
-def add_adapter(backbone: PreTrainedModel, config: PeftConfig) -> dict[str, Any]:
+def add_adapter(backbone: PreTrainedModel, config: PeftConfig | dict[str, Any] | str) -> dict[str, Any]:
     """Wrap the layers of `backbone` that `config` names. Returns the settings that wrap the same layers again.
 
-    Where no layers are named, peft's own for the family are taken. Raises ValueError for layers that are not there, or
-    are no linear ones of peft's, and for a method that changes the base's own weights.
+    Where no layers are named, peft's own for the family are taken. The global random state is left as it was, so that
+    what is drawn afterwards is what the same seed gives without an adapter.
+
+    Raises ValueError, with the backbone as it was, for layers that are not there or are no linear ones of peft's, for
+    an adapter that is larger than the backbone, and for a method that changes the base's own weights.
     """
-    config, family = peft_config_of(config), backbone.config.model_type
-    stored = list(backbone.named_parameters())
-    digest = fingerprint_of(stored)
+    config = peft_config_of(config)
+    if getattr(config, "init_lora_weights", True) not in PLAIN_STARTS:
+        raise ValueError(_changes_base(config))
     if hasattr(config, "fan_in_fan_out"):
         config.fan_in_fan_out = on_conv1d(backbone)
+    stored = list(backbone.named_parameters())
+    digest, limit = fingerprint_of(stored), sum(parameter_size(parameter) for _, parameter in stored)
     try:
-        with torch.random.fork_rng(
-            devices=[]
-        ):  # so that the new modules are those of the same seed without an adapter
-            torch.manual_seed(int(torch.randint(2**62, ())))
-            inject_adapter_in_model(config, backbone, NAME)
+        _inject(config, backbone, low_cpu_mem_usage=True)  # takes no memory, whatever the settings ask for
+        size = sum(parameter.numel() for parameter in adapter_parameters(backbone))
+        if size > limit:
+            raise ValueError(
+                f"The adapter {short(settings_of(config))} has {size:,} parameters, more than the {limit:,} of the "
+                "backbone: lower its rank, or name fewer layers."
+            )
+        strip(backbone)
+        _inject(config, backbone)
+        if fingerprint_of(stored) != digest:
+            raise ValueError(_changes_base(config))
+        return _resolved_settings(config, backbone)
+    except ValueError:
+        strip(backbone)
+        raise
+
+
+def _inject(config: PeftConfig, backbone: PreTrainedModel, **kwargs: Any) -> None:
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(int(torch.randint(2**62, ())))  # not the numbers that are drawn next for other modules
+            inject_adapter_in_model(config, backbone, NAME, **kwargs)
     except (ValueError, TypeError, NotImplementedError) as error:
         linear = sorted({name.rpartition(".")[2] for name, module in backbone.named_modules() if _is_linear(module)})
         raise ValueError(
-            f"peft cannot put {config.peft_type.value.lower()} on this {family}: {error} Its linear layers are "
-            f"{', '.join(linear) or 'none'}; name some in target_modules."
+            f"peft cannot put {config.peft_type.value.lower()} on this {backbone.config.model_type}: {error} Its "
+            f"linear layers are {', '.join(linear) or 'none'}; name some in target_modules."
         ) from error
+
+
+def _changes_base(config: PeftConfig) -> str:
+    return (
+        f"The adapter's settings change the base's own weights, which a delta does not hold: "
+        f"{short(settings_of(config))}. Take a start that leaves them alone, such as init_lora_weights=True."
+    )
+
+
+def _resolved_settings(config: PeftConfig, backbone: PreTrainedModel) -> dict[str, Any]:
     layers = {name: module for name, module in backbone.named_modules() if isinstance(module, BaseTunerLayer)}
     outside = [name for name in layers if not _in_repeated_layers(name, backbone)]
     if outside:
         raise ValueError(
             f"An adapter goes on layers of attention or feed-forward; {outside[0]} is none: leave it out."
-        )
-    if fingerprint_of(stored) != digest:
-        raise ValueError(
-            f"The adapter's settings change the base's own weights, which a delta does not hold: "
-            f"{short(settings_of(config))}. Take a start that leaves them alone, such as init_lora_weights=True."
         )
     settings = settings_of(config) | {"target_modules": sorted(layers)}
     if getattr(config, "feedforward_modules", None):
@@ -176,6 +205,7 @@ def strip(model: nn.Module) -> None:
         else:
             continue
         done.append(path + ".")
+    vars(model).pop("peft_config", None)  # which peft sets on a backbone
 
 
 def put(model: nn.Module, path: str, module: nn.Module) -> None:

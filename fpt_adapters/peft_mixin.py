@@ -33,9 +33,11 @@ class PeftMixin:
                 f"A delta has one adapter, {NAME!r}; got {adapter_name or 'a second'!r}: leave the name out, and call "
                 "delete_adapter() before another is added."
             )
-        self.config.peft_config = add_adapter(self.fpt_model.backbone, adapter_config)
-        self.config.check()
-        self.apply_policy()
+        try:
+            self.config.peft_config = add_adapter(self.fpt_model.backbone, adapter_config)
+            self.config.check()
+        finally:
+            self.apply_policy()  # peft has frozen all, even where it then refused
 
     def delete_adapter(self, adapter_names: list[str] | str = "fpt_delta") -> None:
         """Take the adapter inside the backbone off, unmerged. Raises ValueError where there is none of that name."""

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from .adapters import BASE_LAYER, NAME, add_adapter, put, strip
+from .adapters import BASE_LAYER, NAME, PLAIN_STARTS, add_adapter, put, strip
 from .delta import overlay
 from .fingerprints import fingerprint_of
 from .peft_api import (
@@ -21,8 +21,6 @@ from .peft_api import (
     set_additional_trainable_modules,
 )
 from .peft_format import plain_parameters, trained_modules
-
-PLAIN_STARTS = (True, False, "gaussian", "orthogonal")  # of `init_lora_weights`: they leave the base's weights alone
 
 
 class Wrapping:

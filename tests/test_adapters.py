@@ -1,6 +1,7 @@
 """peft adapters on the frozen layers: every method trains, is saved in the delta, and comes back by AutoModel."""
 
 import json
+import re
 
 import peft
 import pytest
@@ -117,6 +118,7 @@ def test_nothing_else_is_drawn_where_a_delta_is_loaded(tmp_path):
         (peft.LoraConfig(init_lora_weights="pissa"), ["change the base's own weights", "pissa"]),
         (peft.LoraConfig(bias="all"), ["bias='all'"]),
         (peft.LoraConfig(target_modules=["position_embeddings"]), ["position_embeddings is none"]),
+        ({"peft_type": "lora", "r": 2**20}, ["parameters, more than the", "of the backbone: lower its rank"]),
     ],
 )
 def test_what_cannot_be_is_refused(given, messages):
@@ -124,6 +126,15 @@ def test_what_cannot_be_is_refused(given, messages):
         build(given)
     for message in messages:
         assert message in str(error.value)
+    model = build(None)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    with pytest.raises(ValueError, match=re.escape(messages[0])):
+        model.add_adapter(given)
+    after = model.state_dict()
+    assert after.keys() == before.keys() and all(torch.equal(after[name], before[name]) for name in before)
+    assert [name for name, parameter in model.named_parameters() if parameter.requires_grad] == trained
+    assert model.config.peft_config is None
 
 
 @pytest.mark.parametrize(
