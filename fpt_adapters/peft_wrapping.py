@@ -32,15 +32,17 @@ class Wrapping:
 
     def __init__(self, model: PreTrainedModel, configs: dict[str, PeftConfig]):
         self.configs = configs
+        self._modules: list[str] = []
         try:
-            modules = _modules_of(model, configs)
+            _refuse_other_calls(model, configs)
             for name, config in configs.items():
                 if not config.inference_mode:
-                    _save_modules(model, name, config, modules)
+                    self._modules = self._modules or list(trained_modules(model))
+                    _save_modules(model, name, config, self._modules)
         except ValueError:
             _undo(model)
             raise
-        self._hook = model.register_forward_pre_hook(lambda model, args: refuse_forgotten(model, modules))
+        self._hook = model.register_forward_pre_hook(self._refuse_forgotten)
         self._digest = frozen_digest(model)
 
     def end(self, model: PreTrainedModel) -> None:
@@ -53,8 +55,31 @@ class Wrapping:
         model.base_changed |= frozen_digest(model) != self._digest or not starts.issubset(PLAIN_STARTS)
         model.apply_policy()
 
+    def _refuse_forgotten(self, model: PreTrainedModel, args: tuple) -> None:
+        """Raise ValueError where an adapter that came later is trained and leaves a module of the policy frozen."""
+        if not (model.training and torch.is_grad_enabled() and any(p.requires_grad for p in model.parameters())):
+            return
+        self._modules = self._modules or list(trained_modules(model))
+        for path in self._modules:
+            if _is_forgotten(model.get_submodule(path)):
+                raise ValueError(
+                    f"An adapter added later does not train {path}, which the policy trains: give its configuration "
+                    f"modules_to_save={self._modules}."
+                )
 
-def _modules_of(model: PreTrainedModel, configs: dict[str, PeftConfig]) -> list[str]:
+
+def _is_forgotten(module: nn.Module) -> bool:
+    if isinstance(module, ModulesToSaveWrapper):
+        copies = module.modules_to_save
+    elif isinstance(module, LNTuningLayer):
+        copies = module.ln_tuning_layers
+    else:
+        return True
+    missing = [name for name in module.active_adapters if name not in copies]
+    return bool(missing) or not (module.active_adapters or module.disable_adapters)
+
+
+def _refuse_other_calls(model: PreTrainedModel, configs: dict[str, PeftConfig]) -> None:
     if model.config.peft_config is not None:
         raise ValueError(
             f"The model has an adapter that its delta saves ({model.config.peft_config['peft_type']}), beside which "
@@ -66,7 +91,6 @@ def _modules_of(model: PreTrainedModel, configs: dict[str, PeftConfig]) -> list[
                 f"peft's model for task_type={str(config.task_type)!r} calls a language model's forward: write "
                 "task_type=None."
             )
-    return list(trained_modules(model))
 
 
 def _undo(model: PreTrainedModel) -> None:
@@ -101,21 +125,6 @@ def _save_modules(model: nn.Module, name: str, config: PeftConfig, modules: list
 
 def _has_adapter(module: nn.Module) -> bool:
     return any(isinstance(inner, BaseTunerLayer) for inner in module.modules())
-
-
-def refuse_forgotten(model: PreTrainedModel, modules: list[str]) -> None:
-    """Raise ValueError where an adapter that is being trained leaves a module of the policy frozen."""
-    if not (model.training and torch.is_grad_enabled()):
-        return
-    for path in modules:
-        module = model.get_submodule(path)
-        copies = module.modules_to_save if isinstance(module, ModulesToSaveWrapper) else module.ln_tuning_layers
-        forgetful = [name for name in module.active_adapters if name not in copies]
-        if forgetful or not (module.active_adapters or module.disable_adapters):
-            raise ValueError(
-                f"An adapter added later does not train {path}, which the policy trains: give its configuration "
-                f"modules_to_save={modules}."
-            )
 
 
 def frozen_digest(model: PreTrainedModel) -> str:

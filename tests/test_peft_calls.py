@@ -117,6 +117,13 @@ def test_an_adapter_for_inference_stays_as_it_is(tmp_path):
     assert alone
     held = PeftModel.from_pretrained(build(None), tmp_path)
     assert not trained(held)
+    held.train()(input_values=VALUES, labels=LABELS)
+    held.add_adapter("later", lora(target_modules=["value"]))
+    held.set_adapter("later")
+    with pytest.raises(ValueError, match="added later does not train"):
+        held(input_values=VALUES, labels=LABELS)
+    linear_probe = PeftModel.from_pretrained(build(None, trainable=["output"]), tmp_path)  # fit for inference alone
+    assert not trained(linear_probe)
     resumed = PeftModel.from_pretrained(build(None), tmp_path, is_trainable=True)
     assert plain(trained(resumed)) > {"head.weight", "fpt.input_projection.projection.weight"}
 
