@@ -12,6 +12,7 @@ from transformers import AutoModelForSequenceClassification
 from fpt_adapters import FPTConfig, FPTForSequenceClassification, IdentityConfig, LSTMConfig
 from fpt_adapters.adapter_settings import METHODS, checked_settings
 from fpt_adapters.adapters import peft_config_of
+from fpt_adapters.card_template import describe_base
 
 FIELDS = {"input_type": "values", "input_size": 3, "sequence_length": 10, "num_labels": 4}
 ON_CONV1D = ("fourierft", "gralora", "hira", "ia3", "lora", "waveft")
@@ -179,6 +180,11 @@ def test_a_strangers_settings_choose_nothing_else(changes):
         checked_settings({"peft_type": "lora", "target_modules": ["query"]} | changes)
     with pytest.raises(ValueError):
         FPTConfig(peft_config={"peft_type": "lora", "target_modules": ["query"]} | changes, **FIELDS)
+
+
+def test_the_base_stays_the_same_base():
+    assert build("lora").config.base_model_fingerprint == build(None).config.base_model_fingerprint
+    assert "with an adapter (lora) on frozen layers" in describe_base(build("lora").config)
 
 
 def test_the_group_goes_with_the_adapter():
