@@ -62,8 +62,8 @@ def load_base(
         raise DeltaError(
             f"Another base: {where} with backbone_init={config.backbone_init!r} has the fingerprint "
             f"{config.base_model_fingerprint}, but the delta was trained on {wanted} "
-            f"({config.base_model or 'no Hub id'}, commit {config.base_model_revision or 'unknown'}): give that one as "
-            "base_model_name_or_path."
+            f"({config.base_model or 'no Hub id'}, commit {config.base_model_revision or 'unknown'}): give that one "
+            "as base_model_name_or_path."
         )
     return backbone
 
