@@ -134,8 +134,14 @@ def compare(backbone: str, precision: str, base: str, arguments: argparse.Namesp
 
 
 def reach_targets(base: str, arguments: argparse.Namespace) -> dict[str, dict[str, Any]]:
-    """Steps and seconds of each contestant to the two accuracies, at the better of its learning rates."""
+    """Steps and seconds of each contestant to the two accuracies, at the better of its learning rates.
+
+    Each run is a line of targets.jsonl, and is not repeated after a stop.
+    """
     found: dict[str, dict[str, Any]] = {}
+    ledger = arguments.output_dir / "targets.jsonl"
+    lines = ledger.read_text().splitlines() if ledger.exists() else []
+    known = {tuple(run): said for run, said in map(json.loads, lines)}
     jobs = [
         (name, goal, rate)
         for name in arguments.contestants
@@ -143,9 +149,13 @@ def reach_targets(base: str, arguments: argparse.Namespace) -> dict[str, dict[st
         for rate in CONTESTANTS[name].learning_rates
     ]
     for name, goal, rate in tqdm(jobs, desc="to 99 % and 95 %"):
-        command = [sys.executable, str(WORKER), name, base, "fp32", "16", str(time.time()), goal, str(rate)]
-        lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
-        said = json.loads(next(line for line in lines if line.startswith("@"))[1:])
+        if (name, goal, rate) not in known:
+            command = [sys.executable, str(WORKER), name, base, "fp32", "16", str(time.time()), goal, str(rate)]
+            lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+            known[name, goal, rate] = json.loads(next(line for line in lines if line.startswith("@"))[1:])
+            with ledger.open("a") as file:
+                file.write(json.dumps([(name, goal, rate), known[name, goal, rate]]) + "\n")
+        said = known[name, goal, rate]
         best = found.setdefault(name, {}).get(goal)
         if best is None or (not said["reached"], said["seconds"]) < (not best["reached"], best["seconds"]):
             found[name][goal] = said | {"learning_rate": rate}
