@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from contestants import CONTESTANTS
+from contestants import CONTESTANTS, USUAL
 from tqdm import tqdm
 from transformers import AutoModel, GPT2Config
 from transformers.utils import logging
@@ -261,7 +261,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=0, help="sequences in a step (0: 16, or what fills a GPU)")
     parser.add_argument("--backbones", nargs="+", default=["minilm", "gpt2"], choices=["minilm", "gpt2"])
     parser.add_argument("--precisions", nargs="+", default=list(PRECISIONS), choices=PRECISIONS)
-    parser.add_argument("--contestants", nargs="+", default=list(CONTESTANTS), choices=list(CONTESTANTS))
+    parser.add_argument("--contestants", nargs="+", default=USUAL, choices=list(CONTESTANTS))
     parser.add_argument("--targets", action="store_true", help="also train to 99 %% on Bit XOR and 95 %% on digits")
     parser.add_argument("--output_dir", type=Path, default=Path("outputs/compare"))
     arguments = parser.parse_args()

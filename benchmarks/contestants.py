@@ -8,6 +8,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +99,7 @@ def frozen_by_hand(base: str, problem: Problem, bf16: bool) -> nn.Module:
     return plain
 
 
-def fpt(base: str, problem: Problem, bf16: bool) -> nn.Module:
+def fpt(base: str, problem: Problem, bf16: bool, **fields: Any) -> nn.Module:
     """FPT by this library; in bf16 the frozen weights are kept in bf16 too."""
     kind = FPTForTokenClassification if problem.per_token else FPTForSequenceClassification
     return kind.from_backbone(
@@ -108,7 +109,13 @@ def fpt(base: str, problem: Problem, bf16: bool) -> nn.Module:
         input_size=problem.numbers,
         sequence_length=problem.tokens,
         num_labels=problem.classes,
+        **fields,
     )
+
+
+def lora(rank: int) -> dict[str, Any]:
+    """A LoRA beside FPT's groups, as `examples/studies/peft.yaml` has it."""
+    return {"peft_type": "lora", "r": rank, "lora_alpha": 2 * rank}
 
 
 @dataclass(frozen=True)
@@ -130,6 +137,14 @@ CONTESTANTS = {
     "fpt": Contestant("FPT, FPTTrainer", fpt, FPTTrainer),
     "fpt-bare": Contestant("FPT, bare loop", fpt, None),
 }
+POLICIES = {  # what else one may train with this library
+    **{f"fpt-lora-{r}": {"peft_config": lora(r)} for r in (1, 4, 16)},
+    "lora-output": {"peft_config": lora(4), "trainable": ["output"]},
+    "lora-output-input": {"peft_config": lora(4), "trainable": ["output", "input"]},
+    "output-norm": {"trainable": ["output", "norm"]},
+}
+USUAL = list(CONTESTANTS)
+CONTESTANTS |= {name: Contestant(name, partial(fpt, **fields), FPTTrainer) for name, fields in POLICIES.items()}
 
 
 def run(
@@ -192,7 +207,7 @@ def save(contestant: Contestant, model: nn.Module, folder: Path) -> float:
 def load(contestant: Contestant, base: str, problem: Problem, folder: Path) -> float:
     """Load base and what was saved, and return the seconds that it took."""
     start = time.perf_counter()
-    if contestant.build is fpt:
+    if getattr(contestant.build, "func", contestant.build) is fpt:
         kind = FPTForTokenClassification if problem.per_token else FPTForSequenceClassification
         kind.from_pretrained(folder, base_model_name_or_path=base)
         return time.perf_counter() - start
