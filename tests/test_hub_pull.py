@@ -258,7 +258,8 @@ def test_revision_subfolder_and_token_of_the_delta_never_reach_the_base(hub, cli
     assert {request.token for request in own} == {"hf_owner"}
     assert f"/{repo_id}/resolve/{commit}/best/model.safetensors" in {request.path for request in own}
     assert {request.token for request in base} == {None}
-    assert {request.path for request in base} == {f"/owner/base/resolve/{shared.base_commit}/{name}" for name in NAMES}
+    asked = {request.path.removeprefix(f"/owner/base/resolve/{shared.base_commit}/") for request in base}
+    assert asked - {"adapter_config.json"} == set(NAMES)  # which transformers looks for where there is peft
 
 
 def test_a_private_base_wants_the_login_and_not_the_token_of_the_delta(hub, client, shared, cache):
@@ -520,7 +521,7 @@ def test_a_hub_that_is_gone_is_an_error_with_a_cold_cache(cut_off, warm, tmp_pat
         code = outputs("owner/delta", model_class, cache_dir=cache)
         error = cut_off.fails(f"import time; time.slept = 0.0\n{code}")
         assert "OSError" in error.kinds
-        assert cut_off.run("import time; result = time.slept") < 30
+        assert cut_off.run("import time; result = time.slept") < 60  # Auto classes also ask for adapter_config.json
         return str(error)
 
     assert "the delta 'owner/delta', not its base" in fails(FPT, tmp_path / "cold")
