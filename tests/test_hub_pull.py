@@ -62,6 +62,23 @@ for name in ("v1", "main"):
     model.push_to_hub("owner/delta", token="hf_owner")
     if name == "v1":
         HfApi(token="hf_owner").create_tag("owner/delta", tag="v1")
+model.add_adapter({{"peft_type": "lora", "target_modules": ["c_attn"]}})
+with torch.no_grad():
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            parameter.normal_()
+    result["adapter"] = model(pixel_values={PIXELS}).logits.flatten().tolist()
+model.push_to_hub("owner/with-adapter", token="hf_owner")
+model.save_peft_adapter("CACHE/adapter")
+HfApi(token="hf_owner").create_repo("owner/as-peft")
+HfApi(token="hf_owner").upload_folder(repo_id="owner/as-peft", folder_path="CACHE/adapter")
+"""
+TAKE = f"""
+import torch
+model = {FPT}.from_backbone("owner/base", cache_dir="CACHE", **{FIELDS}).eval()
+model.load_adapter("owner/as-peft", cache_dir="CACHE")
+with torch.no_grad():
+    result = model(pixel_values={PIXELS}).logits.flatten().tolist()
 """
 OUTPUTS = """
 import torch
@@ -270,6 +287,17 @@ def test_a_private_base_wants_the_login_and_not_the_token_of_the_delta(hub, clie
     assert {request.token for request in hub.requests if "secret-base" in request.path} == {None}
     code = LOGGED_IN.format(code=outputs("owner/on-secret", cache_dir=cache))
     assert client.run(code) == shared.logits["main"]
+
+
+@pytest.mark.parametrize("model_class", [FPT, AUTO])
+def test_an_adapter_comes_with_the_delta(hub, client, shared, cache, model_class):
+    assert "lora" in hub.files("owner/with-adapter")["README.md"].decode()
+    assert client.run(outputs("owner/with-adapter", model_class, cache_dir=cache)) == shared.logits["adapter"]
+    assert shared.logits["adapter"] != shared.logits["main"]
+
+
+def test_a_peft_repo_is_taken(client, shared, cache):
+    assert client.run(TAKE.replace("CACHE", os.fspath(cache))) == shared.logits["adapter"]
 
 
 # What cannot be found

@@ -27,6 +27,7 @@ def main(folder: Path, batch_size: int) -> None:
         backbone_init="random",
         backbone_dropout=0.0,
         input_dropout=0.0,
+        peft_config={"peft_type": "lora", "target_modules": ["c_attn"]},
         **data.config,
     )
     args = TrainingArguments(
