@@ -149,7 +149,7 @@ def _config_digest(path: Path) -> str:
 
 def read_digests(path: str | os.PathLike) -> str:
     """What tells one delta file's values from another's: the digests of its tensors, as its metadata has them."""
-    with _whole(Path(path)), safe_open(path, framework="pt") as file:
+    with whole_file(Path(path)), safe_open(path, framework="pt") as file:
         return (file.metadata() or {}).get(DIGESTS_KEY, "")
 
 
@@ -168,7 +168,7 @@ def read_delta(path: str | os.PathLike, config_path: str | os.PathLike) -> dict[
     Raises DeltaError, naming the tensor.
     """
     path = Path(path)
-    with _whole(path), safe_open(path, framework="pt") as file:
+    with whole_file(path), safe_open(path, framework="pt") as file:
         metadata = file.metadata() or {}
         names = sorted(file.keys())
         tensors = {name: file.get_tensor(name) for name in names}
@@ -189,7 +189,8 @@ def read_delta(path: str | os.PathLike, config_path: str | os.PathLike) -> dict[
 
 
 @contextlib.contextmanager
-def _whole(path: Path) -> Iterator[None]:
+def whole_file(path: Path) -> Iterator[None]:
+    """Raise DeltaError for a safetensors file that is damaged as it is read."""
     try:
         yield
     except (SafetensorError, EOFError) as error:

@@ -8,15 +8,17 @@ trains whole modules, and saves nothing that does not train.
 import json
 import os
 from collections.abc import Collection
+from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+from transformers.utils import CONFIG_NAME
 
 from .adapters import BASE_LAYER, NAME, adapter_buffers, adapter_parameters, on_conv1d, peft_config_of, settings_of
-from .delta import DeltaError, new_folder
+from .delta import DeltaError, new_folder, whole_file
 from .fetching import fetch
 from .peft_api import (
     ADAPTER_CONFIG_NAME,
@@ -25,6 +27,7 @@ from .peft_api import (
     LNTuningConfig,
     PeftConfig,
 )
+from .untrusted import short
 
 PREFIX = "base_model.model."  # of a whole model's names in an adapter file
 LN_TUNING = "ln_tuning_layers"  # where peft keeps the copy of a norm
@@ -143,8 +146,11 @@ def read_adapter(model: PreTrainedModel, source: str | os.PathLike, **hub_kwargs
     Names and shapes are not checked here. Raises DeltaError for an adapter with other settings than the model's, or
     of another base; ValueError for one that cannot be added; OSError where a file cannot be found.
     """
-    settings = json.loads(fetch(source, ADAPTER_CONFIG_NAME, **hub_kwargs).read_text(encoding="utf-8"))
-    tensors = load_file(fetch(source, ADAPTER_WEIGHTS_NAME, **hub_kwargs))
+    settings = _read_json(fetch(source, ADAPTER_CONFIG_NAME, **hub_kwargs))
+    _check_base(model, source, hub_kwargs)
+    file = fetch(source, ADAPTER_WEIGHTS_NAME, **hub_kwargs)
+    with whole_file(file):
+        tensors = load_file(file)
     _match_adapter(model, settings, source)
     remade = _remade(model)
     ours = {_without_name(name): name for name in (*model.delta_tensors(), *remade)}
@@ -156,6 +162,30 @@ def read_adapter(model: PreTrainedModel, source: str | os.PathLike, **hub_kwargs
                 f"{source} has another {name} than this base and its settings give: give it its own base."
             )
     return named
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise DeltaError(f"{file} is no JSON ({error}): fetch or save it again.") from error
+    if not isinstance(values, dict):
+        raise DeltaError(f"{file} holds settings by name; got {short(values)}.")
+    return values
+
+
+def _check_base(model: PreTrainedModel, source: str | os.PathLike, hub_kwargs: dict[str, Any]) -> None:
+    """Compare the bases, where the folder has FPT's configuration; one that peft wrote has none."""
+    try:
+        file = fetch(source, CONFIG_NAME, **hub_kwargs)
+    except OSError:
+        return
+    wanted, found = _read_json(file).get("base_model_fingerprint"), model.config.base_model_fingerprint
+    if wanted not in (None, found):
+        raise DeltaError(
+            f"{source} was trained on a base with the fingerprint {short(wanted)}; this one's is {found}: load it on "
+            "a model of its own base."
+        )
 
 
 def _match_adapter(model: PreTrainedModel, settings: dict[str, Any], source: str | os.PathLike) -> None:

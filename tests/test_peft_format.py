@@ -108,6 +108,19 @@ def test_what_does_not_fit_is_refused(tmp_path):
         build({"peft_type": "lora", "lora_alpha": 16}).load_adapter(tmp_path / "lora")
     with pytest.raises(DeltaError, match="no adapter like the model's"):
         build("lora").load_adapter(tmp_path / "short")
+    other = tmp_path / "other"
+    build(None, backbone_init_seed=5).save_peft_adapter(other)
+    with pytest.raises(DeltaError, match="was trained on a base with the fingerprint"):
+        model.load_adapter(other)
+    (other / "config.json").unlink()
+    file = other / "adapter_model.safetensors"
+    file.write_bytes(file.read_bytes()[:-10])
+    with pytest.raises(DeltaError, match="is truncated or no safetensors file"):
+        model.load_adapter(other)
+    for text in ("[]", "{"):
+        (other / "adapter_config.json").write_text(text)
+        with pytest.raises(DeltaError, match=r"holds settings by name|is no JSON"):
+            model.load_adapter(other)
     with pytest.raises(OSError, match=r"adapter_config.json"):
         model.load_adapter(tmp_path)
     assert torch.equal(logits(model), before)
