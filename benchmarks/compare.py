@@ -3,10 +3,10 @@
     python benchmarks/compare.py --output_dir benchmarks/compare
     python benchmarks/compare.py --backbones minilm --precisions fp32 --rounds 5 --targets
 
-Every contestant is a process of its own, and they take turns, a few steps
-each, so that a machine that slows down slows them all; ratios of medians count. Memory is the highest resident memory
-of the process (on a GPU what torch allocated there). `--targets` also trains each to 99 % on Bit XOR and 95 % on
-digits (MiniLM), at the better of its learning rates. Written are compare.json, compare.md and compare.png.
+Every contestant is a process of its own, and they take turns, a few steps each, so that a machine that slows down
+slows them all; ratios of medians count. Memory is the highest resident memory of the process (on a GPU what torch
+allocated there). `--targets` also trains each to 99 % on Bit XOR and 95 % on digits (MiniLM), at the better of its
+learning rates. Written are compare.json, compare.md and compare.png.
 On several GPUs each contestant runs on all.
 """
 

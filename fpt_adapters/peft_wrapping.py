@@ -106,20 +106,19 @@ def _undo(model: PreTrainedModel) -> None:
 
 
 def _save_modules(model: nn.Module, name: str, config: PeftConfig, modules: list[str]) -> None:
-    found = dict(model.named_modules())
-    wrapped = [path for path in modules if isinstance(found[path], BaseTunerLayer | ModulesToSaveWrapper)]
-    taken = [path for path in modules if _has_adapter(found[path]) and path not in wrapped]
-    taken += [path for path in wrapped if not isinstance(found[path], LNTuningLayer | ModulesToSaveWrapper)]
+    found = {path: model.get_submodule(path) for path in modules}
+    tuned = [path for path in modules if isinstance(found[path], LNTuningLayer)]
+    wrapped = [path for path in modules if isinstance(found[path], ModulesToSaveWrapper)]
+    missing = [path for path in modules if path not in (*tuned, *wrapped)]
+    taken = [path for path in missing if _has_adapter(found[path])]
     if taken:
         raise ValueError(
             f"The adapter goes on {taken[0]}, which the policy trains whole: leave it out of target_modules, or its "
             "group out of trainable."
         )
-    missing = [path for path in modules if path not in wrapped]
     added = copy.copy(config)
     added.modules_to_save, added.trainable_token_indices = missing, None
     set_additional_trainable_modules(model, added, model.config.to_dict(), name)
-    tuned = [path for path in wrapped if isinstance(found[path], LNTuningLayer)]
     config.modules_to_save = sorted({*(config.modules_to_save or ()), *modules}.difference(tuned)) or None
 
 

@@ -392,9 +392,9 @@ class FPTPreTrainedModel(PeftMixin, PreTrainedModel):
         `save_directory`, a new or empty folder, gets `config.json`, the base's own configuration, and weights in
         float32, which `from_backbone` and transformers' Auto classes load (for T5: AutoModelForTextEncoding). What the
         backbone does not use here has no trained value: positions beyond this model's tokens are drawn from N(0,
-        initializer_range) with a fixed seed, a pooler is left out, token embeddings are as they came; an adapter is
-        merged into the layers it is on. Input
-        projection, head and positions of `positions="new"` are not the backbone's and are left to `save_pretrained`.
+        initializer_range) with a fixed seed, a pooler is left out, token embeddings are as they came. An adapter is
+        merged into the layers it is on. Input projection, head and positions of `positions="new"` are not the
+        backbone's and are left to `save_pretrained`.
 
         Raises ValueError for a folder that holds something, weights that are empty (sharded, and not gathered) or not
         finite, and a backbone that is a part of a model (an image model's layers, BART's encoder).

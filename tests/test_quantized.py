@@ -12,6 +12,7 @@ import torch
 from conftest import IMAGE_BACKBONES, load_script, saved_once, tiny_config
 from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
 from safetensors.torch import load_file
+from test_peft_calls import plain
 from torch import nn
 from transformers import (
     AutoModel,
@@ -138,10 +139,8 @@ def test_what_peft_prepares_keeps_the_policy(base_of, tmp_path, settings):
         FPTTrainer(model, arguments(tmp_path), train_dataset=examples()).train()
     wrapped = get_peft_model(model, LoraConfig(target_modules=["query"]))
     trained = {name: p for name, p in wrapped.named_parameters() if p.requires_grad}
-    parts = ("base_model", "model", "modules_to_save", "default")
-    names = {".".join(p for p in name.split(".") if p not in parts): p for name, p in trained.items()}
-    assert {name for name in names if "lora" not in name} == policy
-    assert {p.dtype for p in names.values()} == {torch.float32}
+    assert {name for name in plain(trained) if "lora" not in name} == policy
+    assert {p.dtype for p in trained.values()} == {torch.float32}
     before = {name: p.detach().clone() for name, p in trained.items()}
     Trainer(wrapped, arguments(tmp_path), train_dataset=examples()).train()
     assert [name for name, p in trained.items() if torch.equal(p, before[name])] == []
