@@ -24,7 +24,7 @@ LIBRARY = Path(fpt_adapters.__file__).parent
 MAY_IMPORT = {"PIL", "huggingface_hub", "jinja2", "numpy", "safetensors", "torch", "transformers"}
 PROCESSORS = {"image_processing_fpt.py", "feature_extraction_fpt.py"}
 MODELS = {"owner/image": "AutoModelForImageClassification", "owner/text": "AutoModelForSequenceClassification"}
-MODELS |= {"owner/values": "AutoModelForTokenClassification"}
+MODELS |= {"owner/values": "AutoModelForTokenClassification", "owner/adapter": "AutoModelForImageClassification"}
 
 SETUP = """
 import json, sys
@@ -40,6 +40,7 @@ INPUTS = {
     "owner/text": {"input_ids": torch.arange(1, 17).view(2, 8)},
     "owner/values": {"input_values": torch.linspace(-1, 1, 60).view(2, 10, 3)},
 }
+INPUTS["owner/adapter"] = INPUTS["owner/image"]
 
 @torch.no_grad()
 def logits(model, repo_id):
@@ -59,8 +60,10 @@ def text_tokenizer():
 
 def make(repo_id):
     torch.manual_seed(0)
-    if repo_id == "owner/image":
+    if repo_id in ("owner/image", "owner/adapter"):
         fields = {"input_type": "images", "image_size": 8, "num_channels": 1, "patch_size": 2, "num_labels": 3}
+        if repo_id == "owner/adapter":
+            fields["peft_config"] = {"peft_type": "lora", "r": 2, "init_lora_weights": False}
         model = FPTForImageClassification.from_backbone("owner/base", **fields)
         model.processor = FPTImageProcessor(8, 1, image_mean=0.5, image_std=0.25)
     elif repo_id == "owner/text":
@@ -84,16 +87,21 @@ def library(hub, home):
         yield client
 
 
-@pytest.fixture(scope="module")
-def packages(home):
-    """All that is installed here, but for this library."""
-    folder = home / "packages"
+def installed_without(home, *names):
+    """A folder of all that is installed here, but for the packages whose names begin with `names`."""
+    folder = home / f"without-{'-'.join(names)}"
     folder.mkdir()
     for place in site.getsitepackages():
         for path in Path(place).iterdir():
-            if not path.name.startswith(("fpt_adapters", "__editable__")) and path.suffix != ".pth":
+            if not path.name.startswith((*names, "__editable__")) and path.suffix != ".pth":
                 (folder / path.name).symlink_to(path)
     return folder
+
+
+@pytest.fixture(scope="module")
+def packages(home):
+    """All that is installed here, but for this library."""
+    return installed_without(home, "fpt_adapters")
 
 
 def clean_client(hub, home, packages, name):
@@ -247,6 +255,18 @@ def test_a_repo_with_code_loads_without_the_library(repo_id, with_code, clean):
     assert got == [with_code[repo_id], "transformers_modules", False]
 
 
+def test_an_adapter_without_peft_says_so(with_code, hub, home):
+    code = """
+    model = AutoModelForImageClassification.from_pretrained(repo_id, trust_remote_code=True)
+    result = logits(model, repo_id)
+    """
+    packages = installed_without(home, "fpt_adapters", "peft")
+    with clean_client(hub, home, packages, "no-peft") as client:
+        error = client.fails(code, repo_id="owner/adapter")
+        assert "ImportError" in error.kinds and "pip install peft" in str(error)
+        assert client.run(code, repo_id="owner/image") == with_code["owner/image"]
+
+
 def test_the_headless_model_loads_without_the_library(with_code, clean, library):
     code = """
     model = AutoModel.from_pretrained("owner/image", **trusted)
@@ -262,6 +282,7 @@ PROCESSED = {
     "owner/text": 'AutoTokenizer.from_pretrained(repo_id, **trusted)("one two 7", return_tensors="pt")',
     "owner/values": 'AutoFeatureExtractor.from_pretrained(repo_id, **trusted)(steps, return_tensors="pt")',
 }
+PROCESSED["owner/adapter"] = PROCESSED["owner/image"]
 
 
 def test_a_processor_loads_without_the_library(repo_id, with_code, clean, library):
