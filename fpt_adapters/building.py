@@ -30,9 +30,10 @@ from .image_backbones import IMAGE_FAMILIES, ImageEncoder
 from .limits import MEMORY, no_larger_than
 from .modeling_identity import IdentityModel  # noqa: F401  registers itself with AutoModel
 from .modeling_lstm import LSTMModel  # noqa: F401
-from .placing import DeviceMap, checkpoint_of, load_placed, quietly
+from .placing import DeviceMap, checkpoint_of, load_placed
 from .precision import cast_frozen, take_fp32
 from .sharding import whole_in_each_process
+from .stored_weights import read_weights
 from .untrusted import build_config, differing_integers, short
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -225,16 +226,8 @@ def _pretrained(
         files = Path(config_file).parent.rglob("*.safetensors")
         return BUILT_PER_STORED * sum(file.stat().st_size for file in files) + UNSTORED
 
-    with no_larger_than(most, "its weights can be"), quietly():
-        backbone, info = auto_class.from_pretrained(
-            name_or_path,
-            config=config,
-            dtype="auto",
-            use_safetensors=True,
-            trust_remote_code=False,
-            output_loading_info=True,
-            **hub_kwargs,
-        )
+    with no_larger_than(most, "its weights can be"):
+        backbone, info = read_weights(auto_class, name_or_path, config, "auto", hub_kwargs, output_loading_info=True)
     missing = sorted(key for key in info["missing_keys"] if not key.startswith("pooler."))
     if missing or info["mismatched_keys"]:
         what = missing or sorted(str(key) for key in info["mismatched_keys"])

@@ -18,10 +18,10 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
-from transformers.utils import logging
 
 from .quantization import bitsandbytes_config
 from .quantized_layers import freeze_layers, is_quantized
+from .stored_weights import read_weights
 
 AUTOMATIC = ("auto", "balanced", "balanced_low_0", "sequential")  # accelerate's ways of using all devices
 DeviceMap = str | int | torch.device | dict[str, str | int | torch.device]
@@ -47,16 +47,8 @@ def load_placed(
     arguments: dict[str, Any] = {} if device_map is None else {"device_map": device_map}
     if quantization is not None:
         arguments["quantization_config"] = bitsandbytes_config(quantization)
-    with quietly():
-        backbone = auto_class.from_pretrained(
-            source,
-            config=copy.deepcopy(config),  # transformers writes into it
-            dtype=dtype,
-            use_safetensors=True,
-            trust_remote_code=False,
-            **hub_kwargs,
-            **arguments,
-        )
+    config = copy.deepcopy(config)  # transformers writes into it
+    backbone = read_weights(auto_class, source, config, dtype, hub_kwargs, **arguments)
     _check_in_memory(backbone)
     if quantization is not None:
         if not any(is_quantized(parameter) for parameter in backbone.parameters()):
@@ -103,14 +95,3 @@ def checkpoint_of(
     with tempfile.TemporaryDirectory() as folder:
         source.save_pretrained(folder)
         yield folder, {}
-
-
-@contextlib.contextmanager
-def quietly() -> Iterator[None]:
-    """Keep transformers from listing the weights that a backbone leaves out; what it lacks is checked here."""
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)

@@ -255,13 +255,24 @@ def test_a_delta_of_gpt2_size_pulls_less_than_a_megabyte(hub, client, gpt2_base,
 # Whose revision, subfolder and token
 
 
+ADAPTER = {"adapter_config.json": b'{"base_model_name_or_path": "owner/base", "peft_type": "LORA"}'}
+
+
 def test_the_base_is_fetched_at_its_commit_after_its_main_branch_moved(hub, client, shared, cache, tmp_path):
     pinned = hub.add_repo("owner/moving-base", shared.base)
     add_delta(hub, "owner/on-moving", shared.delta, base_model="owner/moving-base", base_model_revision=pinned)
-    hub.add_repo("owner/moving-base", backbone_files(tmp_path / "other"))
+    hub.add_repo("owner/moving-base", backbone_files(tmp_path / "other") | ADAPTER)
     assert client.run(outputs("owner/on-moving", cache_dir=cache)) == shared.logits["main"]
     paths = {request.path for request in fetched(hub, "owner/moving-base")}
     assert paths and all(path.startswith(f"/owner/moving-base/resolve/{pinned}/") for path in paths)
+
+
+def test_an_adapter_beside_the_base_neither_enters_nor_replaces_it(hub, client, shared, cache):
+    pinned = hub.add_repo("owner/adapted-base", shared.base | ADAPTER)
+    add_delta(hub, "owner/on-adapted", shared.delta, base_model="owner/adapted-base", base_model_revision=pinned)
+    error = client.fails(outputs("owner/on-adapted", cache_dir=cache))
+    assert "ValueError" in error.kinds and "'owner/adapted-base' holds a peft adapter" in str(error)
+    assert not fetched(hub, "owner/base")
 
 
 @pytest.mark.parametrize("model_class", [FPT, AUTO])

@@ -1,0 +1,40 @@
+"""Reading a base's weights: nothing is put into them, and nothing is drawn for what is read afterwards."""
+
+import shutil
+
+import pytest
+import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode
+
+from fpt_adapters import FPTModel
+
+INPUT = {"input_type": "values", "input_size": 3, "sequence_length": 10}
+
+
+class Draws(TorchFunctionMode):
+    """Counts the weights that normal draws are asked for on the meta device."""
+
+    def __init__(self):
+        super().__init__()
+        self.on_meta = 0
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func is nn.init.normal_:
+            self.on_meta += (args[0] if args else kwargs["tensor"]).is_meta
+        return func(*args, **(kwargs or {}))
+
+
+def test_nothing_is_drawn_for_weights_that_are_read(saved_base):
+    with Draws() as read:
+        FPTModel.from_backbone(saved_base, **INPUT)
+    with Draws() as built, torch.device("meta"):
+        nn.Embedding(2, 2)
+    assert (read.on_meta, built.on_meta) == (0, 1)
+
+
+def test_a_base_with_an_adapter_beside_it_is_refused(saved_base, tmp_path):
+    shutil.copytree(saved_base, tmp_path / "base")
+    (tmp_path / "base" / "adapter_config.json").write_text('{"peft_type": "LORA"}')
+    with pytest.raises(ValueError, match=r"holds a peft adapter \(adapter_config.json\).*merge_and_unload"):
+        FPTModel.from_backbone(tmp_path / "base", **INPUT)
