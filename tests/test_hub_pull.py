@@ -231,7 +231,8 @@ def test_only_what_is_new_is_pulled(hub, client, shared, cache):
     hub.clear_log()
     client.run(outputs("owner/delta", cache_dir=cache, revision="v1"))
     assert hub.pulled_bytes("owner/delta") > 0
-    assert fetched(hub, "owner/base") == []
+    asked_again = {"adapter_config.json"} if OLD_CLIENT else set()  # what is not there old clients forget
+    assert {request.path.rpartition("/")[2] for request in fetched(hub, "owner/base")} == asked_again
     hub.clear_log()
     for model_class in (FPT, AUTO):
         client.run(outputs("owner/delta", model_class, cache_dir=cache))
@@ -547,6 +548,7 @@ def test_offline_a_cold_cache_is_an_error_that_says_whose_file_lacks(warm, tmp_p
     assert time.monotonic() - start < 5
 
 
+@needs_new_client
 def test_a_hub_that_is_gone_is_no_matter_with_a_warm_cache(cut_off, shared, warm):
     start = time.monotonic()
     for model_class in (FPT, AUTO):
