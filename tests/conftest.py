@@ -23,6 +23,7 @@ from transformers.utils import logging
 import fpt_adapters
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 sys.path.insert(0, os.fspath(EXAMPLES))  # as for a script that is run there
 torch.set_num_threads(1)  # tiny models are faster so, above all beside other processes
 gc.freeze()  # Trainer collects garbage at every start: not the imported modules each time

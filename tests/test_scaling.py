@@ -1,14 +1,11 @@
 """The model of the costs in benchmarks/scaling.py, beside what a step on tiny backbones keeps, computes and holds."""
 
-from pathlib import Path
-
 import pytest
 import torch
-from conftest import checkpoint_activations, load_script
+from conftest import BENCHMARKS, checkpoint_activations, load_script
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModel
 
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 scaling = load_script(BENCHMARKS / "scaling.py")
 check = load_script(BENCHMARKS / "scaling_check.py")
 TINY = {
