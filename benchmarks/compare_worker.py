@@ -1,6 +1,6 @@
 """One contestant of `compare.py`, in its own process: trains a step for each line "go" that it reads.
 
-    python benchmarks/compare_worker.py NAME BASE PRECISION BATCH STARTED [GOAL LEARNING_RATE]
+    python benchmarks/compare_worker.py NAME BASE PRECISION BATCH STARTED [GOAL LEARNING_RATE SEED]
 
 With a goal it trains, without turns, until that accuracy. Every answer is a line of JSON after "@".
 """
@@ -215,11 +215,11 @@ def examples_of(goal: str) -> tuple[Examples, Examples]:
     return splits[0], splits[1]
 
 
-def reach(contestant: Contestant, base: str, goal: str, rate: float, folder: str) -> None:
+def reach(contestant: Contestant, base: str, goal: str, rate: float, seed: int, folder: str) -> None:
     """Train until accurate; say steps and seconds."""
     problem, accuracy, every, most = GOALS[goal]
     train, held_out = examples_of(goal)
-    set_seed(0)
+    set_seed(seed)
     model = contestant.build(base, problem, False)
     until = UntilAccurate(held_out, accuracy, every, most)
     run(contestant, model, train, arguments_for(folder, BATCH, False, rate), until)
@@ -244,7 +244,7 @@ def batch_that_fills(base: str) -> int:
     return max(BATCH, 2 ** int(max(room, 1)).bit_length() // 2)
 
 
-def main(name: str, base: str, precision: str, batch: int, started: float, goal: str = "", rate: float = 0.0) -> None:
+def main(name: str, base: str, precision: str, batch: int, started: float, *goal: str) -> None:
     """Do what the arguments ask for."""
     logging.set_verbosity_error()
     logging.disable_progress_bar()
@@ -257,11 +257,12 @@ def main(name: str, base: str, precision: str, batch: int, started: float, goal:
         return
     with tempfile.TemporaryDirectory() as folder:
         if goal:
-            reach(CONTESTANTS[name], base, goal, rate, folder)
+            task, rate, seed = goal
+            reach(CONTESTANTS[name], base, task, float(rate), int(seed), folder)
         else:
             take_turns(CONTESTANTS[name], base, precision == "bf16", batch, started, folder)
 
 
 if __name__ == "__main__":
     _, name, base, precision, batch, started, *goal = sys.argv
-    main(name, base, precision, int(batch), float(started), *goal[:1], *map(float, goal[1:]))
+    main(name, base, precision, int(batch), float(started), *goal)
