@@ -34,6 +34,7 @@ ORDER = (
     "image_backbones",
     "backbones",
     "limits",
+    "stored_weights",
     "precision",
     "placing",
     "building",
