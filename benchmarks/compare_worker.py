@@ -22,9 +22,10 @@ from torch.utils.data import Dataset
 from transformers import AutoConfig, AutoModel, TrainerCallback, TrainingArguments, set_seed
 from transformers.utils import logging
 
+from fpt_adapters.heads import IGNORED_LABEL
+
 SPEED = Problem(tokens=64, numbers=48, classes=10)
 BATCH, LOADS, MATMUL_SECONDS = 16, 5, 0.3
-IGNORED = -100  # cross_entropy's ignore_index: the tokens of Bit XOR that answer nothing
 GOALS = {
     "bit-xor": (Problem(10, 1, 2, per_token=True), 0.99, 25, 1500),
     "digits": (Problem(16, 4, 10), 0.95, 25, 1500),
@@ -104,7 +105,7 @@ def score(model: torch.nn.Module, held_out: Examples) -> float:
     logits = model(input_values=held_out.tensors["input_values"].to(device))["logits"]
     model.train()
     labels = held_out.tensors["labels"].to(device).view(logits.shape[:-1])
-    counted = labels != IGNORED
+    counted = labels != IGNORED_LABEL  # the tokens of Bit XOR that answer nothing have none
     return (logits.argmax(-1) == labels)[counted].float().mean().item()
 
 
