@@ -6,7 +6,6 @@ made. It is imported where there is an adapter alone, because importing peft tak
 
 import copy
 import dataclasses
-import warnings
 from typing import Any
 
 import torch
@@ -16,6 +15,7 @@ from transformers.pytorch_utils import Conv1D
 
 from .adapter_settings import METHODS, checked_settings
 from .fingerprints import fingerprint_of
+from .isolation import DefaultDtype, DrawsFrom
 from .peft_api import (
     PEFT_TYPE_TO_CONFIG_MAPPING,
     BaseTunerLayer,
@@ -69,8 +69,8 @@ def peft_config_of(given: PeftConfig | dict[str, Any] | str) -> PeftConfig:
 def add_adapter(backbone: PreTrainedModel, config: PeftConfig | dict[str, Any] | str) -> dict[str, Any]:
     """Wrap the layers of `backbone` that `config` names. Returns the settings that wrap the same layers again.
 
-    Where no layers are named, peft's own for the family are taken. The global random state is left as it was, so that
-    what is drawn afterwards is what the same seed gives without an adapter.
+    Where no layers are named, peft's own for the family are taken. What is drawn follows from torch's random state,
+    which is left as it is, so that what is drawn afterwards is what the same seed gives without an adapter.
 
     Raises ValueError, with the backbone as it was, for layers that are not there or are no linear ones of peft's, for
     an adapter that is larger than the backbone, and for a method that changes the base's own weights.
@@ -82,8 +82,10 @@ def add_adapter(backbone: PreTrainedModel, config: PeftConfig | dict[str, Any] |
         config.fan_in_fan_out = on_conv1d(backbone)
     stored = list(backbone.named_parameters())
     digest, limit = fingerprint_of(stored), sum(parameter_size(parameter) for _, parameter in stored)
+    seed = _seed_of_random_state()
     try:
-        _inject(config, backbone, low_cpu_mem_usage=True)  # takes no memory, whatever the settings ask for
+        with torch.device("meta"):  # takes no memory, whatever the settings ask for
+            _inject(config, backbone, seed)
         size = sum(parameter.numel() for parameter in adapter_parameters(backbone))
         if size > limit:
             raise ValueError(
@@ -91,7 +93,7 @@ def add_adapter(backbone: PreTrainedModel, config: PeftConfig | dict[str, Any] |
                 "backbone: lower its rank, or name fewer layers."
             )
         strip(backbone)
-        _inject(config, backbone)
+        _inject(config, backbone, seed)
         if fingerprint_of(stored) != digest:
             raise ValueError(_changes_base(config))
         return _resolved_settings(config, backbone)
@@ -100,17 +102,23 @@ def add_adapter(backbone: PreTrainedModel, config: PeftConfig | dict[str, Any] |
         raise
 
 
-def _inject(config: PeftConfig, backbone: PreTrainedModel, **kwargs: Any) -> None:
+def _inject(config: PeftConfig, backbone: PreTrainedModel, seed: int) -> None:
     try:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(int(torch.randint(2**62, ())))  # not the numbers that are drawn next for other modules
-            inject_adapter_in_model(config, backbone, NAME, **kwargs)
+        with DrawsFrom(seed), DefaultDtype(torch.float32):
+            inject_adapter_in_model(config, backbone, NAME)
     except (ValueError, TypeError, NotImplementedError) as error:
         linear = sorted({name.rpartition(".")[2] for name, module in backbone.named_modules() if _is_linear(module)})
         raise ValueError(
             f"peft cannot put {config.peft_type.value.lower()} on this {backbone.config.model_type}: {error} Its "
             f"linear layers are {', '.join(linear) or 'none'}; name some in target_modules."
         ) from error
+
+
+def _seed_of_random_state() -> int:
+    """A seed that follows from torch's random state, which stays as it is: not the numbers that are drawn next."""
+    present = torch.Generator()
+    present.set_state(torch.get_rng_state())
+    return int(torch.randint(2**62, (), generator=present))
 
 
 def _changes_base(config: PeftConfig) -> str:
@@ -149,15 +157,16 @@ def _is_linear(module: nn.Module) -> bool:
 
 def settings_of(config: PeftConfig) -> dict[str, Any]:
     """A method and what differs from peft's defaults."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # some methods have none for what must be named
-        plain = type(config)()
     differing = {
         field.name: getattr(config, field.name)
         for field in dataclasses.fields(config)
-        if field.name not in RESOLVED and getattr(config, field.name) != getattr(plain, field.name)
+        if field.name not in RESOLVED and getattr(config, field.name) != _default(field)
     }
     return {"peft_type": config.peft_type.value.lower()} | differing
+
+
+def _default(field: dataclasses.Field) -> Any:
+    return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
 
 
 def adapter_parameters(backbone: nn.Module) -> list[nn.Parameter]:

@@ -28,6 +28,7 @@ from .building import build_from_config
 from .configuration_fpt import FPTConfig
 from .heads import TokenClassifier, classification_loss, pool
 from .inputs import build_input
+from .isolation import DefaultDtype
 from .pretrained import FPTPreTrainedModel
 
 
@@ -58,11 +59,12 @@ class FPTModel(FPTPreTrainedModel):
             )
         width = embedding_width(backbone)
         cut_positions(backbone, config.num_tokens)
-        self.input_projection = build_input(config, width)
         self.position_embeddings = None
-        if config.positions == "new":
-            zeros = torch.zeros(config.num_tokens, width)
-            self.position_embeddings = nn.Embedding.from_pretrained(zeros, freeze=False)
+        with DefaultDtype(torch.float32):  # what trains is, whatever the frozen weights are
+            self.input_projection = build_input(config, width)
+            if config.positions == "new":
+                zeros = torch.zeros(config.num_tokens, width)
+                self.position_embeddings = nn.Embedding.from_pretrained(zeros, freeze=False)
         self.backbone = backbone
         self.embedding_scale = embedding_scale(backbone)
         self.post_init()
@@ -131,10 +133,11 @@ class _FPTWithHead(FPTPreTrainedModel):
         super().__init__(config)
         self.fpt = fpt
         width = output_width(config.base_model_config)
-        if self.per_token:
-            self.head = TokenClassifier(width, config.num_labels, config.labels_per_token)
-        else:
-            self.head = nn.Linear(width, config.num_labels)  # PyTorch's default initialisation, as in the paper
+        with DefaultDtype(torch.float32):
+            if self.per_token:
+                self.head = TokenClassifier(width, config.num_labels, config.labels_per_token)
+            else:
+                self.head = nn.Linear(width, config.num_labels)  # PyTorch's default initialisation, as in the paper
         self.post_init()
         self.apply_policy()
 

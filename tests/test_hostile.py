@@ -518,7 +518,7 @@ ABSURD = {  # fields of config.json (base_model_config: changes, or all of it wh
         (
             "many small groups",
             TINY | {"model_type": "albert", "embedding_size": 8, "num_hidden_groups": 10**6},
-            {"random": ["over 8192 modules"], "pretrained": ["belongs to another base"]},
+            {"random": ["over 8192 tensors"], "pretrained": ["belongs to another base"]},
         ),
     ]
     if init in ("random", "pretrained") or isinstance(words, list)

@@ -19,6 +19,7 @@ ORDER = (
     "activations",
     "attention",
     "fingerprints",
+    "isolation",
     "untrusted",
     "adapter_settings",
     "quantized_layers",
