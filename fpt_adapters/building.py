@@ -231,8 +231,10 @@ def _pretrained(
         files = Path(config_file).parent.rglob("*.safetensors")
         return BUILT_PER_STORED * sum(file.stat().st_size for file in files) + UNSTORED
 
-    with NoLargerThan(most, "its weights can be"):
-        backbone, info = read_weights(model_class, name_or_path, config, "auto", hub_kwargs, output_loading_info=True)
+    limit = NoLargerThan(most, "its weights can be")
+    backbone, info = read_weights(
+        model_class, name_or_path, config, "auto", hub_kwargs, limit, output_loading_info=True
+    )
     missing = sorted(key for key in info["missing_keys"] if not key.startswith("pooler."))
     if missing or info["mismatched_keys"]:
         what = missing or sorted(str(key) for key in info["mismatched_keys"])

@@ -4,10 +4,12 @@ transformers changes the whole process while it loads: torch's default dtype, it
 torch. Here the thread that loads changes for itself what it needs of that, so that no other thread sees it.
 """
 
+import contextlib
 import functools
 import logging
 import os
 import threading
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -19,7 +21,8 @@ from .isolation import DefaultDtype, DrawsFrom
 
 TIE_WEIGHTS = PreTrainedModel.tie_weights  # which transformers takes away for a while, where another thread loads
 UNUSED_SEED = 0  # draws what a checkpoint lacks, none of which is kept
-_thread = threading.local()  # `reading`: whether this thread reads weights
+NO_LIMIT = contextlib.nullcontext()
+_thread = threading.local()  # `limit`: there while this thread reads weights
 INITIALISING = threading.RLock()  # transformers replaces functions of torch while it initialises; one at a time
 
 
@@ -29,10 +32,12 @@ def read_weights(
     config: PreTrainedConfig,
     dtype: torch.dtype | str,
     hub_kwargs: dict[str, Any],
+    limit: AbstractContextManager = NO_LIMIT,
     **kwargs: Any,
 ) -> Any:
     """What `model_class.from_pretrained` gives, without its list of the weights that a backbone leaves out.
 
+    `limit` is entered while the model is built on the meta device, once its files are there.
     Raises ValueError for a source that holds a peft adapter too: transformers would put it into the weights, or take
     those of another base, whose name it has.
     """
@@ -45,20 +50,19 @@ def read_weights(
         )
     if hub_kwargs.get("revision") is not None:  # or some versions of transformers look for the adapter of another
         kwargs["adapter_kwargs"] = {"revision": hub_kwargs["revision"]}
-    _thread.reading = True
+    _thread.limit = limit
     try:
-        with DrawsFrom(UNUSED_SEED):
-            found = reading_class(model_class).from_pretrained(
-                source,
-                config=config,
-                dtype=dtype,
-                use_safetensors=True,
-                trust_remote_code=False,
-                **hub_kwargs,
-                **kwargs,
-            )
+        found = reading_class(model_class).from_pretrained(
+            source,
+            config=config,
+            dtype=dtype,
+            use_safetensors=True,
+            trust_remote_code=False,
+            **hub_kwargs,
+            **kwargs,
+        )
     finally:
-        _thread.reading = False
+        del _thread.limit
     model = found[0] if isinstance(found, tuple) else found
     model.__class__ = model_class
     return found
@@ -71,14 +75,15 @@ def reading_class(model_class: type[PreTrainedModel]) -> type[PreTrainedModel]:
     class Reading(model_class):
         @classmethod
         def get_init_context(cls, dtype: torch.dtype, *args: Any) -> list:
-            return [apply_patches(), torch.device("meta"), DefaultDtype(dtype)]
+            own = [torch.device("meta"), DefaultDtype(dtype), DrawsFrom(UNUSED_SEED)]
+            return [apply_patches(), *own, _thread.limit]
 
         def tie_weights(self, *args: Any, **kwargs: Any) -> None:
             if not torch.empty(0).is_meta:  # while it is built it must have all names, to be read into
                 TIE_WEIGHTS(self, *args, **kwargs)
 
         def initialize_weights(self) -> None:
-            with INITIALISING:
+            with INITIALISING, DrawsFrom(UNUSED_SEED):
                 super().initialize_weights()
 
     Reading.__name__, Reading.__qualname__ = model_class.__name__, model_class.__qualname__
@@ -90,7 +95,7 @@ class _NoReport(logging.Filter):
     """Leaves out what transformers warns of while this thread reads: the weights that a backbone does not use."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        return record.levelno >= logging.ERROR or not getattr(_thread, "reading", False)
+        return record.levelno >= logging.ERROR or "limit" not in vars(_thread)
 
 
 logging.getLogger(PreTrainedModel.__module__).addFilter(_NoReport())
