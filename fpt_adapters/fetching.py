@@ -52,13 +52,16 @@ def _hub_error(error: Exception) -> OSError:
 def fetch(repo_id: str | os.PathLike, name: str, **hub_kwargs) -> Path:
     """A file of a local folder or, through the cache and checked, of the Hub.
 
-    Raises DeltaError for a file that twice did not have its hash, OSError as the Hub's client and transformers do.
+    Raises DeltaError for a file that twice did not have its hash, and for a link out of a local folder; OSError as the
+    Hub's client and transformers do.
     """
     for _ in range(ATTEMPTS):
         found = cached_file(str(repo_id), name, **hub_kwargs)
         if found is None:  # transformers' answer for a config.json that is not there
             raise OSError(f"{repo_id} has no {name}.")
-        if os.path.isdir(repo_id) or discard_damaged(Path(found)):
+        if os.path.isdir(repo_id):
+            return inside(Path(found), Path(repo_id))
+        if discard_damaged(Path(found)):
             return Path(found)
     raise DeltaError(
         f"{name} of {repo_id} came damaged {ATTEMPTS} times, and was taken out of the cache: its hash is not the one "
@@ -68,8 +71,29 @@ def fetch(repo_id: str | os.PathLike, name: str, **hub_kwargs) -> Path:
 
 def commit_of(path: Path) -> str | None:
     """The commit whose snapshot in the Hub's cache holds a file; None for a file elsewhere."""
-    parts = path.parts
-    return parts[parts.index("snapshots") + 1] if "snapshots" in parts else None
+    snapshot = _snapshot_of(path)
+    return None if snapshot is None else snapshot.name
+
+
+def _snapshot_of(path: Path) -> Path | None:
+    for parent in path.absolute().parents:
+        if parent.parent.name == "snapshots" and parent.parent.parent.name.startswith("models--"):
+            return parent
+    return None
+
+
+def inside(path: Path, folder: Path) -> Path:
+    """`path`, if it is a file of `folder`, and no link to a place elsewhere on this machine.
+
+    (The Hub's cache has links to its blobs.) Raises DeltaError.
+    """
+    snapshot, target = _snapshot_of(path), path.resolve()
+    home = folder.resolve() if snapshot is None else snapshot.parent.parent.resolve()
+    if not target.is_relative_to(home):
+        raise DeltaError(
+            f"{path} is a link to {target}, outside of {folder}: neither read nor uploaded. Put the file itself there."
+        )
+    return path
 
 
 def discard_damaged(path: Path) -> bool:

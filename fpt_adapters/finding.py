@@ -1,10 +1,12 @@
 """Finding the deltas of a base on the Hub, by what their cards say."""
 
-from collections.abc import Iterable
+import itertools
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from huggingface_hub import HfApi, ModelInfo
+from huggingface_hub import HfApi
+from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
 
 from .card_reading import read_summary
 
@@ -31,16 +33,28 @@ def find_deltas(
     to read at most; `token`: as everywhere, for private ones. The figures are the cards' own: different tasks, splits
     and data are not comparable, and nobody has checked them. Raises the Hub client's errors.
     """
-    filters, expanded = ["fpt", f"base_model:adapter:{base_model}"], ["cardData", "model-index"]
-    models = HfApi(token=token).list_models(filter=filters, author=author, limit=limit, expand=expanded)
-    found = [DeltaSummary(model.id, **read_summary(_metadata(model))) for model in models]
+    wanted = {"filter": ["fpt", f"base_model:adapter:{base_model}"], "expand": ["cardData", "model-index"]}
+    if author is not None:
+        wanted["author"] = author
+    models = itertools.islice(_models(wanted, token), limit)
+    found = [DeltaSummary(str(model.get("id")), **read_summary(_metadata(model))) for model in models]
     found = [delta for delta in found if task is None or delta.task == task]
     return sorted(found, key=lambda delta: (delta.accuracy is None, -(delta.accuracy or 0.0), delta.repo_id))
 
 
-def _metadata(model: ModelInfo) -> dict[str, Any]:
-    """A card's metadata as it came: the client's own way back to it (`to_dict`) fails on what is malformed."""
-    return {**(vars(model.card_data) if model.card_data else {}), "model-index": model.model_index}
+def _models(wanted: dict[str, Any], token: str | bool | None) -> Iterator[dict[str, Any]]:
+    """What the Hub lists, as it came: its client's `list_models` ends at the first card that is malformed."""
+    url, params = f"{HfApi().endpoint}/api/models", wanted
+    while url is not None:
+        answer = get_session().get(url, params=params, headers=build_hf_headers(token=token))
+        hf_raise_for_status(answer)
+        yield from (model for model in answer.json() if isinstance(model, dict))
+        url, params = answer.links.get("next", {}).get("url"), None
+
+
+def _metadata(model: dict[str, Any]) -> dict[str, Any]:
+    card = model.get("cardData")
+    return {**(card if isinstance(card, dict) else {}), "model-index": model.get("model-index")}
 
 
 def format_deltas(deltas: Iterable[DeltaSummary]) -> str:

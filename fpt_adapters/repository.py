@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import CommitInfo, CommitOperationAdd, HfApi, hf_hub_download
-from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, RevisionNotFoundError
+from huggingface_hub.errors import HfHubHTTPError, RemoteEntryNotFoundError, RevisionNotFoundError
 from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_NAME, logging
 
 from .card import CARD_NAME, MARKER, PICTURE_TITLES, FPTCard
 from .card_reading import retitle
 from .configuration_fpt import FPTConfig
 from .delta import read_digests
-from .fetching import fetch
+from .fetching import fetch, inside
 from .remote_code import code_files, name_code
 
 logger = logging.get_logger(__name__)
@@ -105,9 +105,13 @@ def _keeps_card(model, folder: Path) -> bool:
 
 
 def repository_files(folder: str | os.PathLike, with_code: bool = False) -> dict[str, bytes]:
-    """Read the files of `folder` that belong into the Hub repo; anything else there stays home."""
+    """Read the files of `folder` that belong into the Hub repo; anything else there stays home.
+
+    Raises DeltaError for a link to a place outside of it.
+    """
     names = {*REPOSITORY_FILES, *(file.name for file in code_files() if with_code)}
-    return {file.name: file.read_bytes() for file in sorted(Path(folder).iterdir()) if file.name in names}
+    files = [file for file in sorted(Path(folder).iterdir()) if file.name in names]
+    return {file.name: inside(file, Path(folder)).read_bytes() for file in files}
 
 
 def upload(
@@ -150,6 +154,6 @@ def _foreign_card(repo_id: str, revision: str | None, token: str | bool | None) 
     with tempfile.TemporaryDirectory() as folder:
         try:
             card = hf_hub_download(repo_id, CARD_NAME, revision=revision, token=token, local_dir=folder)
-        except (EntryNotFoundError, RevisionNotFoundError):
+        except (RemoteEntryNotFoundError, RevisionNotFoundError):  # the Hub's own word, not that it did not answer
             return False
         return MARKER not in Path(card).read_text(encoding="utf-8")

@@ -36,6 +36,8 @@ import fpt_adapters.modeling_lstm
 from fpt_adapters import DeltaError, FPTConfig, FPTForSequenceClassification, FPTModel
 from fpt_adapters.configuration_fpt import config_digest
 from fpt_adapters.delta import CONFIG_KEY, DIGESTS_KEY, tensor_digest
+from fpt_adapters.fetching import commit_of
+from fpt_adapters.repository import repository_files, write_repository
 from fpt_adapters.untrusted import build_base_config
 
 resource = pytest.importorskip("resource")  # where memory can be limited and measured
@@ -874,3 +876,47 @@ def test_a_buffer_that_no_training_changes_is_frozen(refused, tmp_path):
 
     sign(tmp_path / "delta", choose)
     refused(tmp_path / "delta", name, "does not train", error=DeltaError)
+
+
+# Links
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "preprocessor_config.json", "README.md"])
+def test_a_link_out_of_the_folder_is_neither_read_nor_uploaded(good, tmp_path, name):
+    folder = shutil.copytree(good / "random", tmp_path / "cloned")
+    secret = tmp_path / "secret"
+    secret.write_bytes((folder / name).read_bytes() if (folder / name).exists() else b"{}")
+    (folder / name).unlink(missing_ok=True)
+    (folder / name).symlink_to(secret)
+    with pytest.raises(DeltaError, match=rf"{name} is a link to .*secret, outside of"):
+        repository_files(folder)
+    with pytest.raises(DeltaError, match=rf"{name} is a link to .*secret, outside of"):
+        write_repository(FPTForSequenceClassification.from_pretrained(folder), tmp_path / "pushed", "owner/x")
+    (folder / name).unlink()
+    (folder / "inside").write_bytes(secret.read_bytes())
+    (folder / name).symlink_to("inside")
+    assert repository_files(folder)[name] == secret.read_bytes()
+
+
+def test_the_files_of_a_cache_may_be_links_to_its_blobs(good, tmp_path):
+    blobs, snapshot = tmp_path / "models--owner--x" / "blobs", tmp_path / "models--owner--x" / "snapshots" / ("0" * 40)
+    shutil.copytree(good / "random", blobs)
+    snapshot.mkdir(parents=True)
+    for file in blobs.iterdir():
+        (snapshot / file.name).symlink_to(f"../../blobs/{file.name}")
+    FPTForSequenceClassification.from_pretrained(snapshot)
+
+
+@pytest.mark.parametrize(
+    "path, commit",
+    [
+        ("/hub/models--a--b/snapshots/c0/config.json", "c0"),
+        ("/hub/models--a--b/snapshots/c0/sub/folder/config.json", "c0"),
+        ("/snapshots/hub/models--a--b/snapshots/c0/config.json", "c0"),
+        ("/models--x--y/snapshots/z/hub/models--a--b/snapshots/c0/config.json", "c0"),
+        ("/snapshots/mine/config.json", None),
+        ("/mine/config.json", None),
+    ],
+)
+def test_the_commit_of_a_cached_file_is_found_wherever_the_cache_is(path, commit):
+    assert commit_of(Path(path)) == commit

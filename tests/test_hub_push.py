@@ -472,6 +472,18 @@ def test_somebodys_own_card_is_kept(owner, hub):
     assert DELTA <= hub.files("owner/written").keys()
 
 
+@pytest.mark.parametrize("status", [403, 429, 500, 503])
+def test_somebodys_own_card_is_kept_where_the_hub_does_not_give_it(owner, hub, status):
+    repo_id, card = f"owner/written-{status}", b"# My own words\n"
+    hub.add_repo(repo_id, {"README.md": card})
+    hub.fault("README.md", "status", None, methods=("GET", "HEAD"), code=status)
+    try:
+        owner.fails("new_model().push_to_hub(repo_id)", repo_id=repo_id)
+    finally:
+        hub.clear_faults()
+    assert hub.files(repo_id)["README.md"] == card and "config.json" not in hub.files(repo_id)
+
+
 def test_our_card_is_renewed(owner, hub):
     code = """
     model = new_model()
@@ -854,6 +866,7 @@ def add_cards(hub):
         "d/index": card(more="model-index: [3, {results: 4}, {results: [{metrics: 1, dataset: 2}]}]"),
         "d/none": b"",
         "d/words": card(more="model-index: great"),
+        "e/self": card(more="self: 1"),
     }
     for repo_id, text in malformed.items():
         hub.add_repo(repo_id, {"README.md": text}, tags=("fpt", "base_model:adapter:found/base"))
@@ -877,7 +890,7 @@ def test_the_deltas_of_a_base_are_found_the_best_first(cards, reader):
     found, text = reader.run(FIND, wanted={})
     assert [delta["repo_id"] for delta in found] == [
         *("b/better", "a/good", "b/other-task", "b/silent", "c/boasting", "c/odd-task", "c/text", "c/unsplit"),
-        *("d/broken", "d/index", "d/none", "d/words"),
+        *("d/broken", "d/index", "d/none", "d/words", "e/self"),
     ]
     good = {"task": "mnist", "accuracy": 0.95, "floor": 0.11, "split": "test", "delta_bytes": 1234}
     assert good.items() <= found[1].items()
