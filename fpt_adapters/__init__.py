@@ -21,7 +21,7 @@ from .card import FPTCard
 from .configuration_fpt import PAPER_GROUPS, PARAMETER_GROUPS, FPTConfig
 from .configuration_identity import IdentityConfig
 from .configuration_lstm import LSTMConfig
-from .delta import DeltaError
+from .delta import DeltaError, update_config
 from .feature_extraction_fpt import FPTFeatureExtractor
 from .finding import DeltaSummary, find_deltas, format_deltas
 from .freezing import GroupCount, format_table
@@ -76,6 +76,7 @@ __all__ = [
     "find_deltas",
     "format_deltas",
     "format_table",
+    "update_config",
 ]
 
 _TRAINING = ("FPTTrainer", "TrainingError")

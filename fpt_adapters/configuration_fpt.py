@@ -3,6 +3,7 @@
 Paper: Lu, Grover, Abbeel, Mordatch, "Pretrained Transformers as Universal Computation Engines", arXiv 2103.05247.
 """
 
+import copy
 import dataclasses
 import difflib
 import hashlib
@@ -151,7 +152,7 @@ class FPTConfig(PreTrainedConfig):
     pooling: Literal["auto", "last", "mean", "first"] = "auto"  # auto: last for a causal backbone, else mean
     labels_per_token: int = 1  # token classification: labels that each token carries (bits)
 
-    _digest_as_read = None  # of the config.json that an Auto class read before it knew this class
+    _as_read = None  # the config.json that an Auto class read before it knew this class
 
     def __post_init__(self, **kwargs):
         kwargs = {name: value for name, value in kwargs.items() if not name.startswith("_") or name == "_commit_hash"}
@@ -182,17 +183,34 @@ class FPTConfig(PreTrainedConfig):
             check_implementation(name, value, "config.json")
         values = {name: value for name, value in config_dict.items() if not is_implementation(name)}
         values.pop("name_or_path", None)
+        as_read = copy.deepcopy(config_dict) if "name_or_path" in kwargs else None  # given by the Auto classes alone
         found = super().from_dict(values, **kwargs)
-        if "name_or_path" in kwargs:  # given by the Auto classes alone
-            config = found[0] if isinstance(found, tuple) else found
-            config._digest_as_read = config_digest(config_dict)
+        config = found[0] if isinstance(found, tuple) else found
+        config._as_read = as_read
         return found
+
+    def carried_over(self, values: dict) -> "FPTConfig":
+        """Return itself, if an Auto class read it out of `values`; else that of `values`, with what was changed since.
+
+        For a delta that was saved anew between the reading of its configuration and that of its weights.
+        """
+        if self._as_read is None or self._as_read == values:
+            return self
+        before, now = FPTConfig.from_dict(copy.deepcopy(self._as_read)).to_dict(), self.to_dict()
+        changed = {name: value for name, value in now.items() if name not in before or before[name] != value}
+        config = FPTConfig.from_dict(values | changed)
+        config.name_or_path, config._attn_implementation = self.name_or_path, self._attn_implementation
+        return config
 
     def to_dict(self) -> dict:
         """As for every configuration, without what only this object remembers."""
         values = super().to_dict()
-        values.pop("_digest_as_read", None)
-        return values
+        values.pop("_as_read", None)
+        return {name: value for name, value in values.items() if name not in self.unknown_attributes()}
+
+    def unknown_attributes(self) -> list[str]:
+        """What somebody set on this object that is no field: it is not saved, since no load would accept it."""
+        return sorted(name for name in vars(self) if not name.startswith("_") and name not in self._known())
 
     def check(self) -> None:
         """Hold every rule between fields; called at construction and again before a model is built or saved.
@@ -238,8 +256,12 @@ class FPTConfig(PreTrainedConfig):
         return None if self.base_model_config is None else self.base_model_config.hidden_size
 
     @classmethod
+    def _known(cls) -> set[str]:
+        return {f.name for f in dataclasses.fields(cls)} | TRANSFORMERS_KEYS
+
+    @classmethod
     def _refuse_unknown(cls, kwargs: dict) -> None:
-        known = {f.name for f in dataclasses.fields(cls)} | TRANSFORMERS_KEYS
+        known = cls._known()
         for name in kwargs:
             if name not in known and name != "_commit_hash":
                 near = difflib.get_close_matches(name, known, n=1)

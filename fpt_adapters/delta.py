@@ -1,32 +1,44 @@
 """The trainable-delta checkpoint: `config.json` and a `model.safetensors` that holds the trained tensors alone.
 
 Written so that a crash or a full disk leaves the previous checkpoint whole; read so that nothing missing, unexpected,
-misshapen or altered passes. Each tensor's digest lies in the file's metadata, because safetensors checks none.
+misshapen or altered passes. Each tensor's digest lies in the file's metadata, because safetensors checks none. There
+too lies the whole configuration, so that a save is one rename for whoever reads meanwhile: `config.json` is the copy
+that Auto classes find. (Files of earlier versions have the configuration's digest alone.)
 """
 
 import contextlib
 import hashlib
+import io
 import json
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError
+from safetensors.torch import load, save_file
 from torch import Tensor, nn
-from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_NAME
+from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_NAME, logging
 
-from .configuration_fpt import FPTConfig, config_digest
+from .configuration_fpt import EDITABLE, FPTConfig, config_digest
 from .sharding import whole_shape
+from .untrusted import short
+
+logger = logging.get_logger(__name__)
 
 DIGESTS_KEY = "fpt_digests"  # metadata: hex digests of the tensors in the order of their sorted names
 CONFIG_KEY = "fpt_config"  # metadata: digest of the config.json that was saved with the tensors
+CONFIG_TEXT_KEY = "fpt_config_json"  # metadata: that configuration itself
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)  # half precision: of a model that was cast by hand
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 STAGING_PREFIX = ".saving-"
+STALE = 600  # seconds after which a staging folder is one that a crash left
+MOST_HEADER, MOST_TENSORS = 2**25, 2**16  # bytes; far beyond any delta's
+SETTLING = 100  # times that a save looks whether another one came between its two renames
 NAMES_SHOWN = 4
 
 
@@ -64,25 +76,60 @@ def write_delta(directory: str | os.PathLike, config: FPTConfig, tensors: dict[s
     directory = Path(directory)
     refuse_foreign(directory)
     directory.mkdir(parents=True, exist_ok=True)
-    for left_over in directory.glob(STAGING_PREFIX + "*"):
-        shutil.rmtree(left_over, ignore_errors=True)
+    _remove_stale(directory)
     staging = Path(tempfile.mkdtemp(prefix=STAGING_PREFIX, dir=directory))
     try:
         tensors = {name: tensors[name].detach().cpu().contiguous() for name in sorted(tensors)}
+        if unknown := config.unknown_attributes():
+            logger.warning(f"{_listed(unknown)} of the model's config is no field of FPTConfig: it was not saved.")
         config.save_pretrained(staging)
+        values = read_json(staging / CONFIG_NAME)
         metadata = {
             "format": "pt",
             DIGESTS_KEY: ",".join(tensor_digest(tensor) for tensor in tensors.values()),
-            CONFIG_KEY: _config_digest(staging / CONFIG_NAME),
+            CONFIG_KEY: config_digest(values),
+            CONFIG_TEXT_KEY: json.dumps(values),
         }
         save_file(tensors, staging / SAFE_WEIGHTS_NAME, metadata=metadata)
         os.chmod(staging / SAFE_WEIGHTS_NAME, (staging / CONFIG_NAME).stat().st_mode)  # safetensors makes it private
         for name in (CONFIG_NAME, SAFE_WEIGHTS_NAME):
-            with open(staging / name, "rb") as file:
-                os.fsync(file.fileno())
+            _flush(staging / name)
         _publish(staging, directory)
+        _settle(staging, directory)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+
+
+def _remove_stale(directory: Path) -> None:
+    """Remove what a crash left; another process may be saving here too."""
+    for folder in directory.glob(STAGING_PREFIX + "*"):
+        with contextlib.suppress(FileNotFoundError):
+            if time.time() - folder.stat().st_mtime > STALE:
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def _flush(path: Path) -> None:
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
+
+
+def _settle(staging: Path, directory: Path) -> None:
+    """Have config.json be the copy of what the weights file says, where several processes save into one folder."""
+    for _ in range(SETTLING):
+        said = saved_config(directory / SAFE_WEIGHTS_NAME)
+        if said is None or _says(directory / CONFIG_NAME, said):
+            return
+        copy = staging / CONFIG_NAME
+        copy.write_text(json.dumps(said, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        _flush(copy)
+        os.replace(copy, directory / CONFIG_NAME)
+
+
+def _says(config_file: Path, values: dict[str, Any]) -> bool:
+    try:
+        return json.loads(config_file.read_text(encoding="utf-8")) == values
+    except (OSError, ValueError):
+        return False
 
 
 @contextlib.contextmanager
@@ -140,52 +187,137 @@ def _publish(staging: Path, directory: Path) -> None:
         raise
 
 
+def read_json(path: Path) -> dict[str, Any]:
+    """The values of a JSON file. Raises DeltaError for what is none."""
+    return parse_json(path.read_text(encoding="utf-8", errors="replace"), path)
+
+
+def parse_json(text: str, source: str | os.PathLike) -> dict[str, Any]:
+    """The values of a JSON text, which messages say is of `source`. Raises DeltaError for what holds none by name."""
+    try:
+        values = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise DeltaError(f"{source} cannot be read as JSON ({error!s:.200}): fetch or save it again.") from error
+    if not isinstance(values, dict):
+        raise DeltaError(f"{source} holds settings by name; got {short(values)}.")
+    return values
+
+
 def _config_digest(path: Path) -> str:
-    values = json.loads(path.read_text(encoding="utf-8"))
+    values = read_json(path)
     if "configuration_files" in values:
         raise DeltaError(f"{path} has configuration_files, so that another file would be read instead: remove it.")
     return config_digest(values)
 
 
+def _read_header(file: BinaryIO) -> dict[str, Any]:
+    """What the header of a safetensors file says. Raises SafetensorError for what is none."""
+    length = int.from_bytes(file.read(8), "little")
+    if length > MOST_HEADER:
+        raise SafetensorError(f"its header would have {length} bytes")
+    try:
+        header = json.loads(file.read(length))
+    except (ValueError, RecursionError) as error:
+        raise SafetensorError(f"its header is no JSON: {error}") from error
+    if not isinstance(header, dict):
+        raise SafetensorError("its header is no JSON of names")
+    return header
+
+
+def read_metadata(path: str | os.PathLike) -> dict[str, str]:
+    """The metadata of a safetensors file. Raises DeltaError for a damaged one."""
+    with whole_file(Path(path)), open(path, "rb") as file:
+        return _metadata_of(_read_header(file))
+
+
+def _metadata_of(header: dict[str, Any]) -> dict[str, str]:
+    metadata = header.get("__metadata__") or {}
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        raise SafetensorError("its metadata are no texts by name")
+    return metadata
+
+
+def saved_config(path: str | os.PathLike) -> dict[str, Any] | None:
+    """The configuration that a delta file itself holds; None for one of an earlier version. Raises DeltaError."""
+    return _config_of(read_metadata(path), path)
+
+
+def _config_of(metadata: dict[str, str], path: str | os.PathLike) -> dict[str, Any] | None:
+    if CONFIG_TEXT_KEY not in metadata:
+        return None
+    values = parse_json(metadata[CONFIG_TEXT_KEY], f"The configuration in {path}")
+    if metadata.get(CONFIG_KEY) != config_digest(values):
+        raise DeltaError(f"{path} is corrupt: its configuration is not the one that was saved. Fetch it again.")
+    return values
+
+
 def read_digests(path: str | os.PathLike) -> str:
     """What tells one delta file's values from another's: the digests of its tensors, as its metadata has them."""
-    with whole_file(Path(path)), safe_open(path, framework="pt") as file:
-        return (file.metadata() or {}).get(DIGESTS_KEY, "")
+    return read_metadata(path).get(DIGESTS_KEY, "")
 
 
-def check_config(config: FPTConfig, config_path: Path, source: str) -> None:
-    """Raise DeltaError for a configuration that an Auto class read from `source`, but not from this file."""
-    if config.name_or_path == source and config._digest_as_read not in (None, _config_digest(config_path)):
-        raise DeltaError(
-            f"The configuration of {source} that was read first is not the one there now: it was damaged, or somebody "
-            "pushed in between. Load again."
-        )
+def read_delta(path: str | os.PathLike, config_path: str | os.PathLike) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read a delta file: its tensors, each checked by its digest, and the configuration that was saved with them.
 
-
-def read_delta(path: str | os.PathLike, config_path: str | os.PathLike) -> dict[str, Tensor]:
-    """Read a delta file and check each tensor's digest, and that `config_path` was saved with it.
-
+    The file has it itself; for one of an earlier version it is that of `config_path`, if the two were saved together.
     Raises DeltaError, naming the tensor.
     """
     path = Path(path)
-    with whole_file(path), safe_open(path, framework="pt") as file:
-        metadata = file.metadata() or {}
-        names = sorted(file.keys())
-        tensors = {name: file.get_tensor(name) for name in names}
+    with whole_file(path):  # opened once, so that all is of one version: safe_open does it twice
+        data = path.read_bytes()
+        header = _read_header(io.BytesIO(data))
+        metadata, names = _metadata_of(header), sorted(header.keys() - {"__metadata__"})
+        if len(names) > MOST_TENSORS:
+            raise SafetensorError(f"it has {len(names)} tensors")
+        tensors = load(data)
     if DIGESTS_KEY not in metadata:
         raise DeltaError(f"{path} was not written by fpt_adapters: its metadata has no {DIGESTS_KEY}.")
     digests = metadata[DIGESTS_KEY].split(",") if names else []
     if len(digests) != len(names):
         raise DeltaError(f"{path} is corrupt: {len(names)} tensors, but {len(digests)} digests. Fetch it again.")
-    if metadata.get(CONFIG_KEY) != _config_digest(Path(config_path)):
-        raise DeltaError(
-            f"{path} and {Path(config_path).name} beside it were not saved together: a save was cut off between them, "
-            "or the configuration was edited since. Take another checkpoint, or undo the edit."
-        )
+    values = _config_of(metadata, path)
+    if values is None:
+        if metadata.get(CONFIG_KEY) != _config_digest(Path(config_path)):
+            raise DeltaError(
+                f"{path} and {Path(config_path).name} beside it were not saved together: a save was cut off between "
+                "them, or the configuration was edited since. Take another checkpoint, or undo the edit."
+            )
+        values = read_json(Path(config_path))
     for name, digest in zip(names, digests, strict=True):
         if tensor_digest(tensors[name]) != digest:
             raise DeltaError(f"{path} is corrupt: the values of {name} are not those that were saved. Fetch it again.")
-    return tensors
+    return tensors, values
+
+
+def warn_of_edits(config_path: Path, path: Path, values: dict[str, Any]) -> None:
+    """Warn where config.json says otherwise than the delta file at `path`, whose configuration is `values`."""
+    if _says(config_path, values) or saved_config(path) not in (None, values) or _says(config_path, values):
+        return  # or another save came in between
+    there = read_json(config_path)
+    names = sorted(name for name in {*there, *values} if there.get(name) != values.get(name))
+    logger.warning(
+        f"{config_path} was edited, or a save was cut off: it and the delta file beside it differ in "
+        f"{_listed(names)}. Loading goes by the delta file; fpt_adapters.update_config() changes both."
+    )
+
+
+def update_config(directory: str | os.PathLike, **fields: Any) -> None:
+    """Change fields of a saved delta that say nothing of its weights: names of labels, the base's Hub id, a dropout.
+
+    `fields` are `FPTConfig`'s: `id2label` (and `label2id`, else made of it), `base_model`, `base_model_revision`,
+    `backbone_dropout`, `input_dropout`, `dtype`. Both files say it then; config.json alone is a copy, which loading
+    does not go by. Raises ValueError for other fields, DeltaError for a folder without a delta.
+    """
+    wrong = sorted(fields.keys() - EDITABLE)
+    if wrong:
+        raise ValueError(
+            f"{wrong[0]} says what the weights compute: only {', '.join(EDITABLE)} can be changed in a saved delta."
+        )
+    directory = Path(directory)
+    tensors, values = read_delta(directory / SAFE_WEIGHTS_NAME, directory / CONFIG_NAME)
+    if "id2label" in fields:
+        values.pop("label2id", None)
+    write_delta(directory, FPTConfig.from_dict(values | fields), tensors)
 
 
 @contextlib.contextmanager
@@ -193,7 +325,7 @@ def whole_file(path: Path) -> Iterator[None]:
     """Raise DeltaError for a safetensors file that is damaged as it is read."""
     try:
         yield
-    except (SafetensorError, EOFError) as error:
+    except (SafetensorError, EOFError, KeyError) as error:  # KeyError: a dtype that torch does not know
         raise DeltaError(f"{path} is truncated or no safetensors file ({error}). Fetch or save it again.") from error
 
 

@@ -23,13 +23,13 @@ from .checkpointing import check_checkpointable, trains
 from .configuration_fpt import FPTConfig
 from .delta import (
     DeltaError,
-    check_config,
     check_delta,
     overlay,
     persistent_buffers,
     read_delta,
     running_statistics,
     tensor_digest,
+    warn_of_edits,
     write_delta,
 )
 from .fetching import commit_of, fetch, saying_whose
@@ -271,16 +271,18 @@ class FPTPreTrainedModel(PeftMixin, PreTrainedModel):
             if not os.path.isdir(source):  # so that both files are of one commit
                 hub_kwargs["revision"] = commit_of(config_file)
             delta_file = fetch(source, SAFE_WEIGHTS_NAME, **hub_kwargs)
-            if config is None:
-                config, kwargs = FPTConfig.from_pretrained(source, return_unused_kwargs=True, **hub_kwargs, **kwargs)
-        check_config(config, config_file, source)
+        tensors, values = read_delta(delta_file, config_file)  # before the base, which is large
+        if config is None:
+            config, kwargs = FPTConfig.from_dict(values, return_unused_kwargs=True, **kwargs)
+        elif config.name_or_path == source:
+            config = config.carried_over(values)
+        warn_of_edits(config_file, delta_file, values)
         if kwargs:
             raise TypeError(f"from_pretrained does not know {', '.join(sorted(kwargs))}.")
         config = copy.deepcopy(config)
         if quantization_config is not None:
             config.base_quantization = settings_of(quantization_config) if quantization_config else None
         config.check()
-        tensors = read_delta(delta_file, config_file)  # before the base, which is large
         backbone = load_base(config, base_model_name_or_path, dtype, attn_implementation, hub_kwargs, device_map)
         with torch.device("meta"):  # nothing is drawn for the new modules: the delta fills them all
             model = cls(config, backbone)

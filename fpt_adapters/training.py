@@ -3,7 +3,6 @@
 The stock Trainer trains these models as well: the loss, the freezing and the small checkpoints are the model's.
 """
 
-import json
 import math
 import os
 from collections.abc import Callable, Sequence
@@ -216,10 +215,7 @@ class FPTTrainer(StreamingTrainer):
         for name in (CONFIG_NAME, SAFE_WEIGHTS_NAME):
             if not (folder / name).is_file():
                 raise DeltaError(f"{folder} is no checkpoint of this model: it has no {name}.")
-        try:
-            saved = json.loads((folder / CONFIG_NAME).read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise DeltaError(f"{folder / CONFIG_NAME} cannot be read ({error}): take another checkpoint.") from error
+        tensors, saved = read_delta(folder / SAFE_WEIGHTS_NAME, folder / CONFIG_NAME)
         config = self.model.config
         base = saved.get("base_model_fingerprint")
         if base != config.base_model_fingerprint:
@@ -235,7 +231,6 @@ class FPTTrainer(StreamingTrainer):
             )
         if saved.get("trainable") != config.trainable:
             raise DeltaError(f"{folder} trains {saved.get('trainable')}, this model {config.trainable}.")
-        tensors = read_delta(folder / SAFE_WEIGHTS_NAME, folder / CONFIG_NAME)
         check_delta(tensors, self.model.delta_tensors(), running_statistics(self.model), folder)
         return os.fspath(folder)
 

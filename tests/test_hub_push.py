@@ -472,7 +472,7 @@ def test_somebodys_own_card_is_kept(owner, hub):
     assert DELTA <= hub.files("owner/written").keys()
 
 
-@pytest.mark.parametrize("status", [403, 429, 500, 503])
+@pytest.mark.parametrize("status", [403, *(pytest.param(code, marks=pytest.mark.slow) for code in (429, 500, 503))])
 def test_somebodys_own_card_is_kept_where_the_hub_does_not_give_it(owner, hub, status):
     repo_id, card = f"owner/written-{status}", b"# My own words\n"
     hub.add_repo(repo_id, {"README.md": card})
