@@ -30,30 +30,28 @@ METHODS = (
 )
 LAYER_FIELDS = ("feedforward_modules", "target_modules")
 PATTERN_FIELDS = ("alpha_pattern", "rank_pattern")  # a number for layers whose path ends like this
-# Settings that take weights, data or classes from elsewhere, or train what `trainable` should name.
+# Settings that take weights, data or classes from elsewhere, or train what `trainable` should name; so do all that are
+# called ..._config.
 ELSEWHERE = (
     "auto_mapping",
     "base_model_name_or_path",
     "bias",
-    "corda_config",
-    "eva_config",
     "exclude_modules",
     "layer_replication",
     "layers_pattern",
     "layers_to_transform",
-    "loftq_config",
-    "lora_ga_config",
-    "megatron_config",
     "megatron_core",
     "modules_to_save",
     "revision",
     "target_parameters",
     "trainable_token_indices",
+    "use_bdlora",
 )
 PATH = re.compile(r"\w+(\.\w+)*", re.ASCII)
 WORD = re.compile(r"[\w-]{1,40}", re.ASCII)
 MOST = 2**20  # of any number: ranks, blocks and frequencies are far smaller, seeds too
-MOST_LAYERS = 64 * MAX_LAYERS
+MOST_OF = {"num_cayley_neumann_terms": 64}  # steps that each forward pass takes; peft's own default is 5
+MOST_LAYERS = 4 * MAX_LAYERS  # that an adapter goes on: a model of 405 billion weights has 882
 
 
 def checked_settings(values: dict[str, Any]) -> dict[str, Any]:
@@ -70,7 +68,7 @@ def checked_settings(values: dict[str, Any]) -> dict[str, Any]:
             "own."
         )
     for name, value in values.items():
-        if name in ELSEWHERE:
+        if name in ELSEWHERE or str(name).endswith("_config"):
             raise ValueError(
                 f"The settings of {method} have {name}={short(value)}: layers are named by target_modules, what "
                 "else trains by trainable, and nothing is taken from elsewhere: leave it out."
@@ -93,8 +91,9 @@ def _check_layers(name: str, value: Any) -> None:
 
 
 def _check_value(name: str, value: Any) -> None:
-    number = isinstance(value, (int, float)) and math.isfinite(value) and abs(value) <= MOST
+    most = MOST_OF.get(name, MOST)
+    number = isinstance(value, (int, float)) and math.isfinite(value) and abs(value) <= most
     if value is not None and not number and not (isinstance(value, str) and WORD.fullmatch(value)):
         raise ValueError(
-            f"{name!s:.60} is a number up to {MOST}, a truth value or a word; got {short(value)}: leave it out."
+            f"{name!s:.60} is a number up to {most}, a truth value or a word; got {short(value)}: leave it out."
         )

@@ -29,6 +29,7 @@ from .untrusted import short
 NAME = "fpt_delta"  # of the one adapter that a delta has: peft's own calls name theirs "default"
 BASE_LAYER = "base_layer"  # where peft keeps what it wraps
 PLAIN_STARTS = (True, False, "gaussian", "orthogonal")  # of `init_lora_weights`: they leave the base's weights alone
+NUMBERS = {int: (int,), float: (int, float)}  # by the type of a setting's default, the types that it takes
 # What peft itself writes into a configuration, or what choosing the layers leaves behind.
 RESOLVED = (
     "auto_mapping",
@@ -59,11 +60,19 @@ def peft_config_of(given: PeftConfig | dict[str, Any] | str) -> PeftConfig:
     if method not in METHODS:
         checked_settings({"peft_type": method})  # which says what can be written
     config_class = PEFT_TYPE_TO_CONFIG_MAPPING[method.upper()]
-    known = sorted(field.name for field in dataclasses.fields(config_class) if field.init)
-    unknown = [name for name in values if name not in known]
-    if unknown:
-        raise ValueError(f"peft's {method} has no setting {unknown[0]!s:.60}; it has {', '.join(known)}.")
-    return config_class(**values)
+    known = {field.name: field for field in dataclasses.fields(config_class) if field.init}
+    for name, value in values.items():
+        if name not in known:
+            raise ValueError(f"peft's {method} has no setting {name!s:.60}; it has {', '.join(sorted(known))}.")
+        kinds = NUMBERS.get(type(_default(known[name])))
+        if kinds is not None and type(value) not in kinds:
+            raise ValueError(
+                f"peft's {method} takes a number for {name}, whole if its default is; got {short(value)}."
+            )
+    try:
+        return config_class(**values)
+    except (AttributeError, TypeError) as error:  # of a value of a kind that peft does not expect
+        raise ValueError(f"peft's {method} does not take {short(values)}: {error}") from error
 
 
 def add_adapter(backbone: PreTrainedModel, config: PeftConfig | dict[str, Any] | str) -> dict[str, Any]:
@@ -106,7 +115,7 @@ def _inject(config: PeftConfig, backbone: PreTrainedModel, seed: int) -> None:
     try:
         with DrawsFrom(seed), DefaultDtype(torch.float32):
             inject_adapter_in_model(config, backbone, NAME)
-    except (ValueError, TypeError, NotImplementedError) as error:
+    except (ValueError, TypeError, AttributeError, RuntimeError) as error:
         linear = sorted({name.rpartition(".")[2] for name, module in backbone.named_modules() if _is_linear(module)})
         raise ValueError(
             f"peft cannot put {config.peft_type.value.lower()} on this {backbone.config.model_type}: {error} Its "

@@ -159,7 +159,7 @@ class FPTConfig(PreTrainedConfig):
         self._refuse_unknown(kwargs)
         check_dtype("dtype", self.dtype)
         check_dtype("dtype", kwargs.get("torch_dtype"))
-        if kwargs.get("num_labels") is not None:
+        if "num_labels" in kwargs:
             _check_within("num_labels", kwargs["num_labels"], 1, MAX_LABELS)
         check_labels(self.id2label, self.label2id)
         if self.base_model_config is not None:

@@ -1,12 +1,16 @@
 """peft adapters on the frozen layers: every method trains, is saved in the delta, and comes back by AutoModel."""
 
+import dataclasses
+import itertools
 import json
 import re
+import time
 
 import peft
 import pytest
 import torch
 from conftest import tiny_config
+from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from transformers import AutoModelForSequenceClassification
 
 from fpt_adapters import FPTConfig, FPTForSequenceClassification, IdentityConfig, LSTMConfig
@@ -120,6 +124,8 @@ def test_nothing_else_is_drawn_where_a_delta_is_loaded(tmp_path):
         (peft.LoraConfig(bias="all"), ["bias='all'"]),
         (peft.LoraConfig(target_modules=["position_embeddings"]), ["position_embeddings is none"]),
         ({"peft_type": "lora", "r": 2**20}, ["parameters, more than the", "of the backbone: lower its rank"]),
+        ({"peft_type": "lora", "r": 2.5}, ["takes a number for r, whole", "2.5"]),
+        ({"peft_type": "loha", "rank_dropout": "word"}, ["takes a number for rank_dropout", "'word'"]),
     ],
 )
 def test_what_cannot_be_is_refused(given, messages):
@@ -136,6 +142,42 @@ def test_what_cannot_be_is_refused(given, messages):
     assert after.keys() == before.keys() and all(torch.equal(after[name], before[name]) for name in before)
     assert [name for name, parameter in model.named_parameters() if parameter.requires_grad] == trained
     assert model.config.peft_config is None
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"peft_type": "oft", "num_cayley_neumann_terms": 2**20}, "num_cayley_neumann_terms is a number up to 64"),
+        ({"target_modules": ["x"] * 30_000}, "names layers by their paths"),
+        ({"runtime_config": 5}, "runtime_config=5.*leave it out"),
+        ({"use_bdlora": 1}, "use_bdlora=1.*leave it out"),
+        ({"a_new_config": 1}, "a_new_config=1.*leave it out"),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_a_delta_cannot_ask_for_more_than_an_adapter_takes(values, message):
+    with pytest.raises(ValueError, match=message):
+        FPTConfig(peft_config={"peft_type": "lora", **values})
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::UserWarning")  # peft's own, of settings that it adjusts
+@pytest.mark.parametrize("method", METHODS)
+def test_a_setting_of_another_kind_is_used_or_refused_at_once(method):
+    """What strangers may write: nothing of it raises anything else, or takes long."""
+    names = [field.name for field in dataclasses.fields(PEFT_TYPE_TO_CONFIG_MAPPING[method.upper()])]
+    model = build(None)
+    for name, value in itertools.product(names, (5, -1, 2.5, 2**20, True, "word", None, ["query"])):
+        start = time.process_time()
+        try:
+            values = checked_settings(settings(method, "bert") | {name: value})
+            model.add_adapter(values)
+            outputs = model(input_values=torch.zeros(1, 10, 3)).logits
+            assert outputs.shape == (1, 4)
+            model.delete_adapter()
+        except ValueError:
+            assert model.config.peft_config is None
+        assert time.process_time() - start < 1, (name, value)
 
 
 @pytest.mark.parametrize(
