@@ -3,6 +3,7 @@
 import copy
 import inspect
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from transformers import (
     PreTrainedModel,
 )
 from transformers import __version__ as VERSION
-from transformers.utils import CONFIG_NAME, cached_file
+from transformers.utils import CONFIG_NAME, find_adapter_config_file
 
 from .activations import replace_gelu
 from .attention import choose_attention
@@ -23,6 +24,7 @@ from .backbones import embedding_width, frozen_dtype, is_causal, position_parame
 from .configuration_fpt import FPTConfig
 from .depth import first_layers
 from .dropout import replace_dropout
+from .fetching import fetch_base
 from .fingerprints import fingerprint
 from .image_backbones import IMAGE_FAMILIES, ImageEncoder
 from .isolation import DefaultDtype, DrawsFrom
@@ -145,12 +147,13 @@ def build_backbone(
     config._attn_implementation = attn_implementation
     model_class = _model_class(config)
     _refuse_undrivable(model_class, config)
+    folder = None if init == "random" else _fetch_base(name_or_path, hub_kwargs)
     if init == "random":
-        with torch.device("meta"), NoLargerThan(lambda: MEMORY, "this machine's memory"):
+        with torch.device("meta"), NoLargerThan(MEMORY, "this machine's memory"):
             model_class(copy.deepcopy(config))
         whole = _random(model_class, config, seed, scheme)
     else:
-        whole = _pretrained(model_class, base_config, config, name_or_path, hub_kwargs)
+        whole = _pretrained(model_class, base_config, config, folder, name_or_path)
         if init == "statistics":
             _draw_from_statistics(whole, seed)
     stored = backbone = _without_unused(whole)
@@ -160,10 +163,9 @@ def build_backbone(
     if quantization is None and device_map is None:
         cast_frozen(backbone, dtype)
     else:
-        source = name_or_path if init == "pretrained" else whole
-        with checkpoint_of(source, hub_kwargs) as (folder, arguments):
+        with checkpoint_of(folder if init == "pretrained" else whole) as source:
             dtype = dtype or frozen_dtype(stored)
-            whole = load_placed(model_class, folder, config, dtype, quantization, device_map, arguments)
+            whole = load_placed(model_class, source, config, dtype, quantization, device_map)
         backbone = _without_unused(whole)
     take_fp32(backbone, stored)
     if attn_implementation is None:
@@ -212,29 +214,33 @@ def default_init_scheme(config: PreTrainedConfig, init: str) -> str | None:
     return "gpt2-scaled-residual" if config.model_type == "gpt2" else "transformers"
 
 
+def _fetch_base(name_or_path: str, hub_kwargs: dict[str, Any]) -> Path:
+    """As `fetch_base`. Raises ValueError for a source that holds a peft adapter too, which changes its weights."""
+    adapter = find_adapter_config_file(name_or_path, **hub_kwargs)
+    if adapter is not None:
+        raise ValueError(
+            f"{name_or_path!r} holds a peft adapter ({os.path.basename(adapter)}), and a backbone is the weights of "
+            "one model: merge it (PeftModel.merge_and_unload) and give what save_pretrained writes then, or give the "
+            "adapter's base."
+        )
+    return fetch_base(name_or_path, **hub_kwargs)
+
+
 def _pretrained(
     model_class: type[PreTrainedModel],
     base_config: PreTrainedConfig,
     config: PreTrainedConfig,
+    folder: Path,
     name_or_path: str,
-    hub_kwargs: dict,
 ) -> PreTrainedModel:
-    """`base_config` is the whole base's, `config` that of what is built of it."""
-    config_file = cached_file(name_or_path, CONFIG_NAME, **hub_kwargs)
-    if config_file is None:
-        raise OSError(f"{name_or_path} has no {CONFIG_NAME}.")
-    own, _ = PreTrainedConfig.get_config_dict(config_file)
+    """`base_config` is the whole base's, `config` that of what is built of it; `name_or_path`: for messages."""
+    own, _ = PreTrainedConfig.get_config_dict(folder / CONFIG_NAME)
     own = build_config(own.get(config.base_config_key, own), type(config))
     check_same_architecture(base_config, own, name_or_path)
 
-    def most() -> int:  # once the weights are there
-        files = Path(config_file).parent.rglob("*.safetensors")
-        return BUILT_PER_STORED * sum(file.stat().st_size for file in files) + UNSTORED
-
-    limit = NoLargerThan(most, "its weights can be")
-    backbone, info = read_weights(
-        model_class, name_or_path, config, "auto", hub_kwargs, limit, output_loading_info=True
-    )
+    stored = sum(file.stat().st_size for file in folder.rglob("*.safetensors"))
+    limit = NoLargerThan(BUILT_PER_STORED * stored + UNSTORED, "its weights can be")
+    backbone, info = read_weights(model_class, folder, config, "auto", limit, output_loading_info=True)
     missing = sorted(key for key in info["missing_keys"] if not key.startswith("pooler."))
     if missing or info["mismatched_keys"]:
         what = missing or sorted(str(key) for key in info["mismatched_keys"])

@@ -1,22 +1,30 @@
 """Fetching from the Hub: files checked against the hash that the cache knows them by, errors that say whose they are.
 
 A download is checked by its size alone by the Hub's client. What does not have its hash is taken out of the cache, so
-that the next attempt fetches it again.
+that the next attempt fetches it again. A file that had it is not read again, on this machine, as long as its size and
+time stay what they were: a record beside the blobs says so.
 """
 
 import contextlib
 import hashlib
 import os
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from huggingface_hub import try_to_load_from_cache
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RevisionNotFoundError
-from transformers.utils import CONFIG_NAME, cached_file
+from huggingface_hub import hf_hub_download, try_to_load_from_cache
+from huggingface_hub.errors import (
+    HfHubHTTPError,
+    LocalEntryNotFoundError,
+    RemoteEntryNotFoundError,
+    RevisionNotFoundError,
+)
+from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file
 
-from .delta import DeltaError
+from .delta import DeltaError, read_json
 
 ATTEMPTS = 2
+RECORDS = ".fpt_checked"  # folder beside a repo's blobs: of each that had its hash, a file with its size and time
 HTTPError = HfHubHTTPError.__bases__[0]  # of the HTTP library under the Hub's client: a broken connection's
 CHUNK = 1 << 20
 
@@ -55,14 +63,53 @@ def fetch(repo_id: str | os.PathLike, name: str, **hub_kwargs) -> Path:
     Raises DeltaError for a file that twice did not have its hash, and for a link out of a local folder; OSError as the
     Hub's client and transformers do.
     """
-    for _ in range(ATTEMPTS):
+
+    def find() -> Path:
         found = cached_file(str(repo_id), name, **hub_kwargs)
         if found is None:  # transformers' answer for a config.json that is not there
             raise OSError(f"{repo_id} has no {name}.")
-        if os.path.isdir(repo_id):
-            return inside(Path(found), Path(repo_id))
-        if discard_damaged(Path(found)):
-            return Path(found)
+        return Path(found)
+
+    return inside(find(), Path(repo_id)) if os.path.isdir(repo_id) else _whole(find, repo_id, name)
+
+
+def fetch_base(source: str | os.PathLike, **hub_kwargs) -> Path:
+    """A folder with the configuration of a base and all files of its weights: a local one, or one of the Hub's cache.
+
+    In the cache, all of them have their hash. Raises as `fetch`, and OSError for a base without safetensors.
+    """
+    folder = fetch(source, CONFIG_NAME, **hub_kwargs).parent
+    if os.path.isdir(source):
+        return folder
+    hub_kwargs["revision"] = commit_of(folder / CONFIG_NAME)
+    if _fetch_if_there(source, SAFE_WEIGHTS_NAME, **hub_kwargs) is None:
+        index = _fetch_if_there(source, SAFE_WEIGHTS_INDEX_NAME, **hub_kwargs)
+        if index is None:
+            raise OSError(
+                f"{source} has no {SAFE_WEIGHTS_NAME}: bases are read from safetensors only. Save it anew with "
+                "save_pretrained, and give that."
+            )
+        for name in sorted(set(read_json(index).get("weight_map", {}).values())):
+            fetch(source, name, **hub_kwargs)
+    return folder
+
+
+def _fetch_if_there(repo_id: str | os.PathLike, name: str, **hub_kwargs) -> Path | None:
+    """A checked file of a Hub repo at a commit; None only where the Hub has said that it has none."""
+    known = {name: hub_kwargs[name] for name in ("cache_dir", "revision") if hub_kwargs.get(name) is not None}
+    if not isinstance(try_to_load_from_cache(str(repo_id), name, **known), (str, type(None))):
+        return None  # the cache remembers the Hub's answer
+    try:
+        return _whole(lambda: Path(hf_hub_download(str(repo_id), name, **hub_kwargs)), repo_id, name)
+    except RemoteEntryNotFoundError:
+        return None
+
+
+def _whole(find: Callable[[], Path], repo_id: str | os.PathLike, name: str) -> Path:
+    for _ in range(ATTEMPTS):
+        found = find()
+        if discard_damaged(found):
+            return found
     raise DeltaError(
         f"{name} of {repo_id} came damaged {ATTEMPTS} times, and was taken out of the cache: its hash is not the one "
         "that the Hub names. Try again, on another connection."
@@ -100,51 +147,58 @@ def discard_damaged(path: Path) -> bool:
     """Whether a file in the Hub's cache has its hash; one that has not is removed.
 
     The cache names its blobs by what the Hub answers: SHA-256 for large files, git's SHA-1 for others. A file that is
-    no link to a blob (a cache without links) has no hash to check, and passes.
+    no link to a blob (a cache without links) has no hash to check, and passes. One that another process has just
+    removed has not.
     """
     blob = path.resolve()
     if blob.parent.name != "blobs" or not _is_hash(blob.name):
         return True
-    if len(blob.name) == 64:
-        digest = hashlib.sha256()
+    record = blob.parent.with_name(RECORDS) / blob.name
+    try:
+        state = _state_of(blob)
+        if _recorded(record) == state:
+            return True
+        whole = _hash_of(blob) == blob.name and _state_of(blob) == state
+    except FileNotFoundError:
+        return False
+    if whole:
+        _write_record(record, state)
     else:
-        digest = hashlib.sha1(f"blob {blob.stat().st_size}\0".encode(), usedforsecurity=False)
-    with open(blob, "rb") as file:
-        while chunk := file.read(CHUNK):
-            digest.update(chunk)
-    if digest.hexdigest() == blob.name:
-        return True
-    blob.unlink(missing_ok=True)
-    path.unlink(missing_ok=True)
-    return False
+        blob.unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
+    return whole
 
 
 def _is_hash(name: str) -> bool:
     return len(name) in (40, 64) and not set(name) - set("0123456789abcdef")
 
 
-@contextlib.contextmanager
-def checking_downloads(repo_id: str, revision: str | None, cache_dir: str | os.PathLike | None) -> Iterator[None]:
-    """Check the files of a Hub model that are fetched inside the block; those cached before are not read again.
+def _hash_of(blob: Path) -> str:
+    digest = hashlib.sha256()
+    if len(blob.name) == 40:
+        digest = hashlib.sha1(f"blob {blob.stat().st_size}\0".encode(), usedforsecurity=False)
+    with open(blob, "rb") as file:
+        while chunk := file.read(CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
 
-    Raises DeltaError for a damaged one, which is removed.
-    """
-    before = _snapshot(repo_id, revision, cache_dir)
+
+def _state_of(blob: Path) -> str:
+    """What changes where a file is written anew."""
+    status = blob.stat()
+    return f"{status.st_ino} {status.st_size} {status.st_mtime_ns}"
+
+
+def _recorded(record: Path) -> str | None:
     try:
-        yield
-    finally:  # a damaged file may also fail to be read
-        new = _snapshot(repo_id, revision, cache_dir) - before
-        damaged = [path.name for path in new if not discard_damaged(path)]
-        if damaged:
-            raise DeltaError(
-                f"{', '.join(sorted(damaged))} of the base {repo_id} came damaged, and was taken out of the cache: "
-                "the hash is not the one that the Hub names. Load again, on another connection."
-            )
+        return record.read_text(encoding="ascii")
+    except (OSError, ValueError):
+        return None
 
 
-def _snapshot(repo_id: str, revision: str | None, cache_dir: str | os.PathLike | None) -> set[Path]:
-    """The files of a Hub model that the cache holds at `revision`."""
-    config = try_to_load_from_cache(repo_id, CONFIG_NAME, cache_dir=cache_dir, revision=revision)
-    if not isinstance(config, str):
-        return set()
-    return {path for path in Path(config).parent.rglob("*") if path.is_file()}
+def _write_record(record: Path, state: str) -> None:
+    with contextlib.suppress(OSError):  # of a cache that is read-only or full: its files are read again each time
+        record.parent.mkdir(exist_ok=True)
+        with tempfile.NamedTemporaryFile("w", dir=record.parent, delete=False, encoding="ascii") as file:
+            file.write(state)
+        os.replace(file.name, record)

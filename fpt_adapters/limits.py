@@ -3,9 +3,7 @@
 For a random backbone the limit is this machine's memory, for a pretrained one the size of its files.
 """
 
-import functools
 import os
-from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor
@@ -16,14 +14,14 @@ MAX_TENSORS = 2**13  # twice what any model of transformers makes; each takes ti
 
 
 class NoLargerThan(TorchDispatchMode):
-    """Raises ValueError as soon as this thread has made over `most()` bytes on the meta device in the block.
+    """Raises ValueError as soon as this thread has made over `most` bytes on the meta device in the block.
 
     `what`: the limit, as the message calls it. Other threads are not looked at.
     """
 
-    def __init__(self, most: Callable[[], int], what: str):
+    def __init__(self, most: int, what: str):
         super().__init__()
-        self._most = functools.cache(most)
+        self._most = most
         self._what = what
         self._bytes = self._tensors = 0
 
@@ -36,9 +34,9 @@ class NoLargerThan(TorchDispatchMode):
     def _add(self, tensor: Tensor) -> None:
         self._bytes += tensor.numel() * tensor.element_size()
         self._tensors += 1
-        if self._bytes > self._most():
+        if self._bytes > self._most:
             raise ValueError(
-                f"A tensor of shape {tuple(tensor.shape)} makes the backbone larger than {self._what}, {self._most()} "
+                f"A tensor of shape {tuple(tensor.shape)} makes the backbone larger than {self._what}, {self._most} "
                 "bytes: its base_model_config asks for too much."
             )
         if self._tensors > MAX_TENSORS:

@@ -5,18 +5,15 @@ subfolder and token are the delta's, and no `trust_remote_code` goes further tha
 """
 
 import os
-from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import hf_hub_download
 from transformers import PreTrainedModel
-from transformers.utils import CONFIG_NAME
 
 from .building import build_from_config
 from .configuration_fpt import FPTConfig
 from .delta import DeltaError
-from .fetching import checking_downloads, commit_of, fetch, saying_whose
+from .fetching import saying_whose
 from .placing import DeviceMap
 
 BASE_KEYS = ("cache_dir", "local_files_only")
@@ -24,11 +21,6 @@ MOVED = (
     "It may have moved, or its history may have been rewritten: if you have a copy, give it to "
     "from_pretrained(..., base_model_name_or_path=...)."
 )
-
-
-def resolve_commit(repo_id: str, revision: str | None, **hub_kwargs) -> str:
-    """The commit that `revision` of a Hub model is at, from the cache or the Hub."""
-    return commit_of(Path(hf_hub_download(repo_id, CONFIG_NAME, revision=revision, **hub_kwargs)))
 
 
 def load_base(
@@ -50,10 +42,8 @@ def load_base(
     attn_implementation = attn_implementation or config._attn_implementation
     on_hub = config.backbone_init != "random" and not os.path.isdir(source)
     if on_hub:
-        revision, cache_dir = hub_kwargs.get("revision"), hub_kwargs.get("cache_dir")
-        whose = f"the base {source!r} (commit {revision or 'of its main branch'}) of a delta that was found."
-        with saying_whose(whose, MOVED), checking_downloads(source, revision, cache_dir):
-            fetch(source, CONFIG_NAME, **hub_kwargs)  # the Hub's own answer, where there is no such repo
+        commit = hub_kwargs.get("revision") or "of its main branch"
+        with saying_whose(f"the base {source!r} (commit {commit}) of a delta that was found.", MOVED):
             backbone = build_from_config(config, source, dtype, attn_implementation, hub_kwargs, device_map)
     else:
         backbone = build_from_config(config, source, dtype, attn_implementation, hub_kwargs, device_map)

@@ -37,7 +37,6 @@ def load_placed(
     dtype: torch.dtype,
     quantization: dict[str, Any] | None,
     device_map: DeviceMap | None,
-    hub_kwargs: dict[str, Any],
 ) -> PreTrainedModel:
     """Load the weights at `source` in `dtype` or quantised, onto the devices of `device_map` (None: one, chosen).
 
@@ -48,7 +47,7 @@ def load_placed(
     if quantization is not None:
         arguments["quantization_config"] = bitsandbytes_config(quantization)
     config = copy.deepcopy(config)  # transformers writes into it
-    backbone = read_weights(model_class, source, config, dtype, hub_kwargs, **arguments)
+    backbone = read_weights(model_class, source, config, dtype, **arguments)
     _check_in_memory(backbone)
     if quantization is not None:
         if not any(is_quantized(parameter) for parameter in backbone.parameters()):
@@ -85,13 +84,11 @@ def _check_in_memory(backbone: nn.Module) -> None:
 
 
 @contextlib.contextmanager
-def checkpoint_of(
-    source: str | PreTrainedModel, hub_kwargs: dict[str, Any]
-) -> Iterator[tuple[str | Path, dict[str, Any]]]:
-    """Where `load_placed` finds `source`, and with what arguments: a model in memory is written down first."""
-    if isinstance(source, str):
-        yield source, {**hub_kwargs, "local_files_only": True}  # all of it has just been fetched
+def checkpoint_of(source: Path | PreTrainedModel) -> Iterator[Path | str]:
+    """The folder where `load_placed` finds `source`: a model in memory is written down first."""
+    if isinstance(source, Path):
+        yield source
         return
     with tempfile.TemporaryDirectory() as folder:
         source.save_pretrained(folder)
-        yield folder, {}
+        yield folder

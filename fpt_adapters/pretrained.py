@@ -34,7 +34,7 @@ from .delta import (
 )
 from .fetching import commit_of, fetch, saying_whose
 from .freezing import GroupCount, apply_policy, backbone_groups, count_by_group, format_table
-from .loading import load_base, resolve_commit
+from .loading import load_base
 from .peft_mixin import PeftMixin
 from .placing import DeviceMap
 from .quantization import settings_of
@@ -207,9 +207,10 @@ class FPTPreTrainedModel(PeftMixin, PreTrainedModel):
         else:
             source = os.fspath(name_or_path)
             if not os.path.isdir(source):
-                commit = resolve_commit(source, revision, **hub_kwargs)
+                commit = commit_of(fetch(source, CONFIG_NAME, revision=revision, **hub_kwargs))
                 base_model, hub_kwargs["revision"] = base_model or source, commit
-            base_config = AutoConfig.from_pretrained(source, trust_remote_code=False, **hub_kwargs)
+            config_file = fetch(source, CONFIG_NAME, **hub_kwargs)
+            base_config = AutoConfig.from_pretrained(config_file.parent, trust_remote_code=False)
         if config is None:
             fields.setdefault("base_model_config", base_config)
             config = FPTConfig(**fields)

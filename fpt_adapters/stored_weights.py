@@ -15,7 +15,6 @@ from typing import Any
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.monkey_patching import apply_patches
-from transformers.utils import find_adapter_config_file
 
 from .isolation import DefaultDtype, DrawsFrom
 
@@ -28,37 +27,24 @@ INITIALISING = threading.RLock()  # transformers replaces functions of torch whi
 
 def read_weights(
     model_class: type[PreTrainedModel],
-    source: str | os.PathLike,
+    folder: str | os.PathLike,
     config: PreTrainedConfig,
     dtype: torch.dtype | str,
-    hub_kwargs: dict[str, Any],
     limit: AbstractContextManager = NO_LIMIT,
     **kwargs: Any,
 ) -> Any:
     """What `model_class.from_pretrained` gives, without its list of the weights that a backbone leaves out.
 
-    `limit` is entered while the model is built on the meta device, once its files are there.
-    Raises ValueError for a source that holds a peft adapter too: transformers would put it into the weights, or take
-    those of another base, whose name it has.
+    `limit` is entered while the model is built on the meta device.
     """
-    adapter = find_adapter_config_file(os.fspath(source), **hub_kwargs)
-    if adapter is not None:
-        raise ValueError(
-            f"{os.fspath(source)!r} holds a peft adapter ({os.path.basename(adapter)}), and a backbone is the weights "
-            "of one model: merge it (PeftModel.merge_and_unload) and give what save_pretrained writes then, or give "
-            "the adapter's base."
-        )
-    if hub_kwargs.get("revision") is not None:  # or some versions of transformers look for the adapter of another
-        kwargs["adapter_kwargs"] = {"revision": hub_kwargs["revision"]}
     _thread.limit = limit
     try:
         found = reading_class(model_class).from_pretrained(
-            source,
+            folder,
             config=config,
             dtype=dtype,
             use_safetensors=True,
             trust_remote_code=False,
-            **hub_kwargs,
             **kwargs,
         )
     finally:

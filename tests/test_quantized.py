@@ -224,8 +224,6 @@ def test_the_delta_is_that_of_the_plain_base(base_of, tmp_path, model_type, sett
     quantised.save_pretrained(tmp_path / "quantised")
     plain.save_pretrained(tmp_path / "plain")
     assert_same(*(load_file(tmp_path / name / "model.safetensors") for name in ("quantised", "plain")))
-    sizes = [(tmp_path / name / "model.safetensors").stat().st_size for name in ("quantised", "plain")]
-    assert sizes[0] == sizes[1]
 
     again = FPTForSequenceClassification.from_pretrained(
         tmp_path / "quantised", base_model_name_or_path=base_of(model_type)
