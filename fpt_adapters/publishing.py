@@ -146,7 +146,7 @@ class PublishingTrainer(DistributedTrainer):
 
     def _pictures(self) -> dict[str, bytes]:
         if importlib.util.find_spec("matplotlib") is None:
-            logger.warning_once("The model card has no pictures: matplotlib is missing (fpt_adapters[examples]).")
+            logger.warning_once("No matplotlib, so the card has no pictures: pip install 'fpt_adapters[examples]'.")
             return {}
         card, pictures = self.card, {}
         shown = card.results.get("test") or card.results.get("validation")

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from conftest import TINY_BACKBONES, tiny_config
+from conftest import TINY_BACKBONES, since, tiny_config
 from transformers import AttentionInterface, AutoModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
@@ -10,6 +10,7 @@ from fpt_adapters import FPTModel, attention
 from fpt_adapters.attention import attention_forward
 
 OWN = [name for name in TINY_BACKBONES if name not in ("longformer", "openai-gpt", "t5")]  # the rest have their own
+CHOOSES = since("5.7", "change ModernBERT's attention")
 
 
 class Layer(torch.nn.Module):
@@ -131,7 +132,9 @@ def test_dropout_drops_whole_shares():
     torch.testing.assert_close(dropped[kept], 2 * whole[kept])
 
 
-@pytest.mark.parametrize("model_type", OWN)
+@pytest.mark.parametrize(
+    "model_type", [pytest.param(name, marks=CHOOSES) if name == "modernbert" else name for name in OWN]
+)
 def test_is_the_backbones_unless_another_is_named(make_model, model_type):
     assert make_model(model_type, FPTModel).backbone.config._attn_implementation == attention.NAME
     named = make_model(model_type, FPTModel, attn_implementation="sdpa")

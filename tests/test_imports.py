@@ -14,6 +14,7 @@ import fpt_adapters
 PACKAGE = Path(fpt_adapters.__file__).parent
 ORDER = (
     "version",
+    "extras",
     "sharding",
     "dropout",
     "activations",
