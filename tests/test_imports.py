@@ -60,6 +60,7 @@ ORDER = (
     "pretrained",
     "modeling_fpt",
     "attention_maps",
+    "batch_checks",
     "cached_features",
     "metrics",
     "streams",
