@@ -8,44 +8,75 @@ import torch
 from torch import Tensor
 
 from .configuration_fpt import FPTConfig
-from .heads import IGNORED_LABEL
+from .label_checks import LabelRule, raw_labels
 from .pretrained import FPTPreTrainedModel
 
 
 @dataclass
 class CheckedCollator:
-    """A data collator whose batches are checked before they reach the model: finite inputs, labels in range."""
+    """A data collator whose batches are checked before they reach the model: inputs, and labels by `rule` (None: not).
+
+    Rows are counted from 0.
+    """
 
     collator: Callable[[Sequence[Any]], dict[str, Tensor]]
     config: FPTConfig
+    rule: LabelRule | None
 
     def __call__(self, features: Sequence[Any]) -> dict[str, Tensor]:
-        """Collate and check. Raises ValueError, naming the input."""
+        """Collate and check. Raises ValueError, naming the input and the row."""
+        self._check_labels(raw_labels(features, self.collator))
         batch = self.collator(features)
-        check_batch(batch, self.config)
+        check_inputs(batch, self.config)
+        self._check_labels(batch.get("labels"))
         return batch
 
+    def _check_labels(self, labels: Sequence[Any] | Tensor | None) -> None:
+        if self.rule is None or labels is None or all(label is None for label in labels):
+            return
+        wrong = self.rule.first_wrong(labels)
+        if wrong is not None:
+            raise ValueError(f"{wrong.problem}. This is row {wrong.row} of a batch.")
 
-def check_batch(batch: dict[str, Tensor], config: FPTConfig) -> None:
-    """Raise ValueError for NaN or infinite inputs, ids outside the vocabulary, and labels out of range."""
-    for name in ("pixel_values", "input_values"):
-        if name in batch and not torch.isfinite(batch[name]).all():
-            raise ValueError(f"{name} must be finite, but a batch holds NaN or infinity: clean the data first.")
+
+def check_inputs(batch: dict[str, Tensor], config: FPTConfig) -> None:
+    """Raise ValueError, naming the row, for a sequence without a real step, NaN or infinity, and ids out of range.
+
+    What lies under the mask matters to no model, but for ids, which are looked up all the same.
+    """
+    mask = batch.get("attention_mask")
     if "input_ids" in batch:
-        _check_range("input_ids", batch["input_ids"], config.vocab_size, "vocab_size")
-    labels = batch.get("labels")
-    if labels is not None and not labels.is_floating_point() and config.problem_type != "regression":
-        _check_range("labels", labels[labels != IGNORED_LABEL], config.num_labels, "num_labels")
+        ids = batch["input_ids"]
+        wrong = (ids < 0) | (ids >= config.vocab_size)
+        if wrong.any():
+            raise ValueError(
+                f"input_ids must lie in 0..{config.vocab_size - 1} (vocab_size={config.vocab_size}), got "
+                f"{ids[wrong][0].item()} in {_first_row(wrong)}."
+            )
+        if mask is None and config.pad_token_id is not None:
+            mask = ids != config.pad_token_id
+    if mask is not None and not (real := mask.flatten(1).any(dim=1)).all():
+        raise ValueError(f"A sequence needs at least one real step, but {_first_row(~real)} has none: drop it.")
+    for name in ("pixel_values", "input_values"):
+        if name not in batch or torch.isfinite(batch[name]).all():
+            continue
+        wrong = ~torch.isfinite(batch[name])
+        if name == "input_values" and mask is not None:
+            wrong = wrong.flatten(2).any(dim=2) & (mask != 0) if wrong.ndim > 2 else wrong & (mask != 0)
+        if wrong.any():
+            raise ValueError(
+                f"{name} must be finite, but {_first_row(wrong)} holds NaN or infinity: clean the data first."
+            )
 
 
-def _check_range(name: str, values: Tensor, size: int, size_name: str) -> None:
-    wrong = values[(values < 0) | (values >= size)]
-    if wrong.numel():
-        raise ValueError(f"{name} must lie in 0..{size - 1} ({size_name}={size}), got {wrong[0].item()}.")
+def _first_row(wrong: Tensor) -> str:
+    """Where the first True of (batch, ...) lies."""
+    row, *rest = wrong.nonzero()[0].tolist()
+    return f"row {row} of a batch" + (f" (at step {rest[0]})" if len(rest) == 1 else "")
 
 
 @torch.no_grad()
-def check_first_batch(model: FPTPreTrainedModel, batch: dict[str, Tensor]) -> None:
+def check_first_batch(model: FPTPreTrainedModel, batch: dict[str, Tensor], rule: LabelRule | None) -> None:
     """Raise ValueError for a batch to train on that lacks what the model reads, or its labels, or has other shapes."""
     projection = model.fpt_model.input_projection
     if projection.input_name not in batch:
@@ -58,5 +89,10 @@ def check_first_batch(model: FPTPreTrainedModel, batch: dict[str, Tensor]) -> No
     device = next(projection.parameters()).device
     mask = batch.get("attention_mask")
     projection.eval()  # so that its dropout draws nothing
-    projection(batch[projection.input_name].to(device), None if mask is None else mask.to(device))
+    embeds, _ = projection(batch[projection.input_name].to(device), None if mask is None else mask.to(device))
     projection.train(model.training)
+    if rule is not None and rule.each and batch["labels"].shape[1] != embeds.shape[1]:
+        raise ValueError(
+            f"Each token has its labels, but an example with {embeds.shape[1]} tokens has {batch['labels'].shape[1]} "
+            "of them: write -100 where there is none."
+        )

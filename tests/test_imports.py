@@ -60,6 +60,7 @@ ORDER = (
     "pretrained",
     "modeling_fpt",
     "attention_maps",
+    "label_checks",
     "batch_checks",
     "cached_features",
     "metrics",
