@@ -8,8 +8,12 @@ import torch
 from torch import Tensor
 
 from .configuration_fpt import FPTConfig
-from .label_checks import LabelRule, raw_labels
+from .label_checks import LabelRule, Wrong, raw_labels
 from .pretrained import FPTPreTrainedModel
+
+
+class BatchError(ValueError):
+    """A batch that must not reach the model. Made of its message alone, as workers of a data loader hand it on."""
 
 
 @dataclass
@@ -24,55 +28,55 @@ class CheckedCollator:
     rule: LabelRule | None
 
     def __call__(self, features: Sequence[Any]) -> dict[str, Tensor]:
-        """Collate and check. Raises ValueError, naming the input and the row."""
-        self._check_labels(raw_labels(features, self.collator))
-        batch = self.collator(features)
-        check_inputs(batch, self.config)
-        self._check_labels(batch.get("labels"))
+        """Collate and check. Raises BatchError, a ValueError, naming the row."""
+        batch, wrong = self.look_at(features)
+        if wrong is not None:
+            raise BatchError(f"{wrong.problem}. This is row {wrong.row} of a batch.")
         return batch
 
-    def _check_labels(self, labels: Sequence[Any] | Tensor | None) -> None:
-        if self.rule is None or labels is None or all(label is None for label in labels):
-            return
-        wrong = self.rule.first_wrong(labels)
+    def look_at(self, features: Sequence[Any]) -> tuple[dict[str, Tensor], Wrong | None]:
+        """The batch, empty where its labels do not collate, and its first wrong row."""
+        wrong = self._wrong_label(raw_labels(features, self.collator))
         if wrong is not None:
-            raise ValueError(f"{wrong.problem}. This is row {wrong.row} of a batch.")
+            return {}, wrong
+        batch = self.collator(features)
+        return batch, wrong_input(batch, self.config) or self._wrong_label(batch.get("labels"))
+
+    def _wrong_label(self, labels: Sequence[Any] | Tensor | None) -> Wrong | None:
+        if self.rule is None or labels is None or all(label is None for label in labels):
+            return None
+        return self.rule.first_wrong(labels)
 
 
-def check_inputs(batch: dict[str, Tensor], config: FPTConfig) -> None:
-    """Raise ValueError, naming the row, for a sequence without a real step, NaN or infinity, and ids out of range.
+def wrong_input(batch: dict[str, Tensor], config: FPTConfig) -> Wrong | None:
+    """The first sequence without a real step, with NaN or infinity, or with ids out of range.
 
     What lies under the mask matters to no model, but for ids, which are looked up all the same.
     """
     mask = batch.get("attention_mask")
     if "input_ids" in batch:
         ids = batch["input_ids"]
-        wrong = (ids < 0) | (ids >= config.vocab_size)
-        if wrong.any():
-            raise ValueError(
-                f"input_ids must lie in 0..{config.vocab_size - 1} (vocab_size={config.vocab_size}), got "
-                f"{ids[wrong][0].item()} in {_first_row(wrong)}."
-            )
+        if (wrong := (ids < 0) | (ids >= config.vocab_size)).any():
+            rule = f"0..{config.vocab_size - 1} (vocab_size={config.vocab_size})"
+            return Wrong(_first_row(wrong), f"input_ids must lie in {rule}, got {ids[wrong][0].item()}")
         if mask is None and config.pad_token_id is not None:
             mask = ids != config.pad_token_id
-    if mask is not None and not (real := mask.flatten(1).any(dim=1)).all():
-        raise ValueError(f"A sequence needs at least one real step, but {_first_row(~real)} has none: drop it.")
+    if mask is not None and (empty := ~mask.flatten(1).any(dim=1)).any():
+        return Wrong(_first_row(empty), "a sequence needs at least one real step, but one has none: drop it")
     for name in ("pixel_values", "input_values"):
         if name not in batch or torch.isfinite(batch[name]).all():
             continue
         wrong = ~torch.isfinite(batch[name])
         if name == "input_values" and mask is not None:
-            wrong = wrong.flatten(2).any(dim=2) & (mask != 0) if wrong.ndim > 2 else wrong & (mask != 0)
+            wrong &= (mask != 0).reshape(*mask.shape, *[1] * (wrong.ndim - mask.ndim))
         if wrong.any():
-            raise ValueError(
-                f"{name} must be finite, but {_first_row(wrong)} holds NaN or infinity: clean the data first."
-            )
+            place = wrong.nonzero()[0, 1:].tolist()
+            return Wrong(_first_row(wrong), f"{name} must be finite, but one is NaN or infinity, at {place}: clean it")
+    return None
 
 
-def _first_row(wrong: Tensor) -> str:
-    """Where the first True of (batch, ...) lies."""
-    row, *rest = wrong.nonzero()[0].tolist()
-    return f"row {row} of a batch" + (f" (at step {rest[0]})" if len(rest) == 1 else "")
+def _first_row(wrong: Tensor) -> int:
+    return int(wrong.nonzero()[0, 0])
 
 
 @torch.no_grad()

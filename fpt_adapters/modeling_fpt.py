@@ -173,7 +173,8 @@ class _FPTWithHead(FPTPreTrainedModel):
 
         Logits (batch, num_labels), `labels` (batch,); for tokens: logits (batch, tokens, [labels_per_token,]
         num_labels), `labels` (batch, tokens[, labels_per_token]), -100 where there is none. `labels` of several labels
-        at once and of several numbers have the shape of the logits: see `classification_loss` and `problem_type_of`.
+        at once and of several numbers have the shape of the logits: see `classification_loss` and `problem_type_of`;
+        write `problem_type` in the config for several labels, or pipelines take them for classes (FPTTrainer does so).
         `num_items_in_batch` divides the summed loss (Trainer passes it); else the loss is the mean.
         Raises ValueError for inputs of another kind or shape than the model's, TypeError for lists and arrays.
         """

@@ -10,29 +10,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 from transformers import (
-    Trainer,
     TrainerCallback,
     TrainerControl,
     TrainerState,
     TrainingArguments,
-    default_data_collator,
 )
 from transformers.trainer_utils import get_last_checkpoint
 from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_NAME, logging
 
-from .batch_checks import CheckedCollator, check_first_batch
 from .cached_features import innermost
+from .checking import CheckingTrainer
 from .configuration_fpt import PARAMETER_GROUPS
 from .delta import DeltaError, check_delta, read_delta, running_statistics, tensor_digest
 from .distributing import gather
-from .heads import problem_type_of
-from .label_checks import LabelRule, check_labels_at_hand
 from .pretrained import FPTPreTrainedModel
-from .stream_batches import BatchStream
-from .streaming import StreamingTrainer
 
 logger = logging.get_logger(__name__)
 
@@ -54,17 +47,16 @@ class SetEpoch(TrainerCallback):
         self.dataset.set_epoch(int(state.epoch))
 
 
-class FPTTrainer(StreamingTrainer):
+class FPTTrainer(CheckingTrainer):
     """Trainer for frozen pretrained transformers.
 
     Takes what `Trainer` takes, and `group_learning_rates`: a learning rate for each named parameter group (`input`,
     `output`, `norm`, `position` ...; see `PARAMETER_GROUPS`); the others have `args.learning_rate`.
 
     Before training it refuses: a model that trains nothing, trained weights below fp32, an empty training set, wrong
-    labels in any data set that has them at hand, a first batch with wrong inputs, and a checkpoint to resume that is
-    not exactly this model's. After training it raises TrainingError if a frozen weight changed or a trained one is not
-    finite, and warns of a trained one that stayed as it was. A loss that is no longer finite stops training with
-    TrainingError.
+    labels and inputs (see `CheckingTrainer`), and a checkpoint to resume that is not exactly this model's. After
+    training it raises TrainingError if a frozen weight changed or a trained one is not finite, and warns of a trained
+    one that stayed as it was. A loss that is no longer finite stops training with TrainingError.
 
     Where the head alone trains, the backbone runs once over the data; see `CachingTrainer` for `cache_features`. The
     training data may be a stream, which is read and not held; see `StreamingTrainer`.
@@ -89,7 +81,6 @@ class FPTTrainer(StreamingTrainer):
         dataset = innermost(self.train_dataset)
         if callable(getattr(dataset, "set_epoch", None)) and not self.streams:
             self.add_callback(SetEpoch(dataset))
-        self.data_collator = CheckedCollator(self.data_collator or default_data_collator, model.config, self._rule())
 
     def create_optimizer(self, model=None) -> torch.optim.Optimizer:
         """As `Trainer`, with its parameter groups split by FPT group where learning rates differ."""
@@ -108,13 +99,6 @@ class FPTTrainer(StreamingTrainer):
                     lr = self.group_learning_rates.get(group, self.args.learning_rate)
                     optimizer.add_param_group({**param_group, "params": parameters, "lr": lr})
         return optimizer
-
-    def get_train_dataloader(self) -> DataLoader:
-        """As `Trainer.get_train_dataloader`. Raises ValueError for a stream whose first batch has wrong inputs."""
-        loader = super().get_train_dataloader()
-        if self.streams and isinstance(loader.dataset, BatchStream):
-            self._check_first_batch(loader.dataset.peek())  # which stays the first batch
-        return loader
 
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs):
         """As `Trainer.train`, between the guards that the class describes."""
@@ -154,45 +138,9 @@ class FPTTrainer(StreamingTrainer):
                 )
         if self.train_dataset is None:
             raise ValueError("Training needs a train_dataset.")
-        if not self.streams:  # the first batch of a stream is looked at where its loader is made
-            if len(self.train_dataset) == 0:
-                raise ValueError("The training set is empty.")
-        self._check_labels()
-        if not self.streams:
-            self._check_first_batch(self.data_collator([self.train_dataset[0]]))
-
-    @property
-    def _own_loss(self) -> bool:
-        return self.compute_loss_func is not None or type(self).compute_loss is not Trainer.compute_loss
-
-    def _rule(self) -> LabelRule | None:
-        """What the labels of a batch must be; None where an own loss reads them."""
-        return None if self.model.headless or self._own_loss else LabelRule.of(self.model)
-
-    def _check_labels(self) -> None:
-        """Look at the labels of all data sets that have them at hand."""
-        if self.model.headless:
-            return
-        data_sets = {"the training set": self.train_dataset}
-        if isinstance(self.eval_dataset, dict):
-            data_sets |= {f"the evaluation set {name!r}": dataset for name, dataset in self.eval_dataset.items()}
-        elif self.eval_dataset is not None:
-            data_sets["the evaluation set"] = self.eval_dataset
-        for what, dataset in data_sets.items():
-            rule, collator = LabelRule.of(self.model), self.data_collator.collator
-            check_labels_at_hand(what, dataset, rule, collator, self._own_loss)
-
-    def _check_first_batch(self, batch: dict[str, Tensor]) -> None:
-        """Check it, and let the config say, for the card and for pipelines, what problem its labels pose."""
-        check_first_batch(self.model, batch, self._rule())
-        config = self.model.config
-        if (
-            not self._own_loss
-            and problem_type_of(config.problem_type, config.num_labels, batch["labels"])
-            == "multi_label_classification"
-        ):
-            config.problem_type = "multi_label_classification"
-            self.data_collator.rule = self._rule()
+        if not self.streams and len(self.train_dataset) == 0:
+            raise ValueError("The training set is empty.")
+        self.check_data()
 
     def _checked_checkpoint(self, checkpoint: str | bool) -> str:
         if checkpoint is True:

@@ -72,6 +72,7 @@ ORDER = (
     "publishing",
     "caching",
     "streaming",
+    "checking",
     "training",
     "finding",
 )

@@ -185,6 +185,7 @@ def test_the_problem_is_found_as_transformers_finds_it(make_model, num_labels, l
     floats = labels.float() if num_labels == 1 else labels  # which transformers' loss wants from its caller
     expected = ForSequenceClassificationLoss(floats, output.logits, copy.deepcopy(model.config))
     torch.testing.assert_close(output.loss, expected)
+    torch.testing.assert_close(classification_loss(output.logits, labels, None), expected)
     assert model.config.to_dict() == before and before["problem_type"] == ("regression" if num_labels == 1 else None)
 
 

@@ -632,10 +632,10 @@ def with_infinity(example):
 
 
 WRONG_EXAMPLES = [
-    (with_nan, r"input_values must be finite, but row \d of a batch holds NaN"),
-    (with_infinity, r"input_values must be finite, but row \d of a batch holds NaN"),
-    (lambda example: example.update(labels=4), r"labels must lie in 0\.\.3 \(num_labels=4\), got 4.*This is row"),
-    (lambda example: example.update(labels=-1), "labels must lie in 0..3 .*, got -1.*This is row"),
+    (with_nan, r"input_values must be finite, but one is NaN or infinity, at \[3, 1\]: clean it"),
+    (with_infinity, r"input_values must be finite, but one is NaN or infinity, at \[0, 0\]: clean it"),
+    (lambda example: example.update(labels=4), r"labels must lie in 0\.\.3 \(num_labels=4\), got 4"),
+    (lambda example: example.update(labels=-1), r"labels must lie in 0\.\.3 .*, got -1"),
 ]
 
 
@@ -645,13 +645,23 @@ def test_wrong_examples_are_refused(place, spoil, message, make_model, tmp_path)
     data = sequences(24)
     spoil(data[place])
     trainer = FPTTrainer(make_model("gpt2"), arguments(tmp_path), train_dataset=data)
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=rf"{message}\. This is row {place} of the training set"):
         trainer.train()
     if place == 0:
         assert trainer.state.global_step == 0
     clean = FPTTrainer(make_model("gpt2"), arguments(tmp_path), train_dataset=sequences(8))
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=rf"{message}\. This is row {place} of the evaluation set"):
         clean.evaluate(data)
+
+
+def test_a_wrong_example_is_named_from_a_worker_too(make_model, tmp_path):
+    data = sequences(24)
+    with_nan(data[20])
+    trainer = FPTTrainer(make_model("gpt2"), arguments(tmp_path, dataloader_num_workers=1), train_dataset=data)
+    with pytest.raises(
+        ValueError, match=r"NaN or infinity, at \[3, 1\]: clean it\. This is row 20 of the training set"
+    ):
+        trainer.train()
 
 
 @pytest.mark.parametrize(
@@ -744,10 +754,10 @@ def test_what_lies_under_the_mask_does_not_stop_training(input_type, make_model,
     trainer.train()
     assert all(math.isfinite(loss) for loss in losses(trainer))
     data[5]["attention_mask"][6] = 1
-    with pytest.raises(ValueError, match=r"finite, but row \d+ of a batch \(at step 6\) holds NaN"):
+    with pytest.raises(ValueError, match=r"finite, .*, at \[6, 0\]: clean it\. This is row 5 of the tr"):
         FPTTrainer(make_model("gpt2", **fields), arguments(tmp_path), train_dataset=data).train()
     data[5]["attention_mask"][:] = 0
-    with pytest.raises(ValueError, match=r"at least one real step, but row \d+ of a batch has none: drop it"):
+    with pytest.raises(ValueError, match=r"at least one real step, but one has none: drop it\. This is row 5"):
         FPTTrainer(make_model("gpt2", **fields), arguments(tmp_path), train_dataset=data).train()
 
 
