@@ -21,6 +21,7 @@ logger = logging.get_logger(__name__)
 
 LABEL_NAMES = ("labels", "label", "label_ids")  # that transformers' collators read, the first of them first
 ANY = -1  # a length that the data decides
+FILL_IN = f"fill it in, drop the row, or write {IGNORED_LABEL} where nothing is to be learned"
 NUMBERS = "biuf"  # kinds of NumPy's types
 
 
@@ -76,6 +77,8 @@ class LabelRule:
             right = np.isfinite(labels) & (labels.dtype.kind != "b")
         else:
             right = (labels >= 0) & (labels <= 1)
+        if classes and labels.dtype.kind == "f" and np.isnan(labels).any():
+            right = ~np.isnan(labels)  # what was missing made the others floats
         wrong = np.argwhere(~(right | ignored))
         if not len(wrong):
             return None
@@ -96,7 +99,7 @@ class LabelRule:
 
     def _no_number(self, value: Any) -> str:
         if value is None:
-            return "a label is missing (None): fill it in, drop the row, or write -100 where nothing is to be learned"
+            return f"a label is missing ({value}): {FILL_IN}"
         if isinstance(value, str):
             return f"labels are numbers, got {value!r}: number the classes {self._classes}, as config.label2id does"
         return f"labels are numbers, or arrays of numbers of one length, got {str(value)[:60]}: convert them"
@@ -117,9 +120,9 @@ class LabelRule:
         if isinstance(value, bool):
             return f"labels must lie in {self._classes}, got {value}, one of two: write num_labels=2, or other labels"
         if isinstance(value, float):
-            advice = "write astype(int)"
-            if not (math.isfinite(value) and value.is_integer()):
-                advice = "for a regression write problem_type='regression'"
+            if math.isnan(value):
+                return f"a label is missing ({value}): {FILL_IN}, and write the others as whole numbers, astype(int)"
+            advice = "write astype(int)" if value.is_integer() else "for a regression write problem_type='regression'"
             return f"labels must lie in {self._classes}, whole numbers, got {value}, a float: {advice}"
         return f"labels must lie in {self._classes}, got {value}"
 

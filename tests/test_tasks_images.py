@@ -464,7 +464,8 @@ def test_refuses_to_hold_out_all_rows(tmp_path):
             r"needs a label, but row 2 of the train split .* none in column 'label'",
         ),
         ([0.5, 1, 2], datasets.Value("float64"), r"whole numbers or strings, but row 0 .* has 0.5 \(double\)"),
-        ([True, False, True], datasets.Value("bool"), r"whole numbers or strings, but row 0 .* has True \(bool\)"),
+        ([1.0, 0, 2], datasets.Value("float32"), r"has 1.0 \(float\) in column 'label': write whole numbers, or name"),
+        ([True, False, True], datasets.Value("bool"), r"has 10 classes, but column 'label' .* has 2"),
         ([0, 1, 2], datasets.ClassLabel(names=["a", "b", "c"]), r"has 10 classes, but column 'label' .* has 3"),
     ],
 )
