@@ -6,70 +6,32 @@ The stock Trainer trains these models as well: the loss, the freezing and the sm
 import json
 import math
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 from transformers import (
     TrainerCallback,
     TrainerControl,
     TrainerState,
     TrainingArguments,
-    default_data_collator,
 )
 from transformers.trainer_utils import get_last_checkpoint
 from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_NAME, logging
 
 from .cached_features import innermost
-from .configuration_fpt import PARAMETER_GROUPS, FPTConfig
+from .checking import CheckingTrainer
+from .configuration_fpt import PARAMETER_GROUPS
 from .delta import DeltaError, check_delta, read_delta, running_statistics, tensor_digest
 from .distributing import gather
-from .heads import IGNORED_LABEL
 from .pretrained import FPTPreTrainedModel
-from .stream_batches import BatchStream
-from .streaming import StreamingTrainer
 
 logger = logging.get_logger(__name__)
 
 
 class TrainingError(RuntimeError):
     """Training went wrong in a way that its numbers alone would hide."""
-
-
-@dataclass
-class CheckedCollator:
-    """A data collator whose batches are checked before they reach the model: finite inputs, labels in range."""
-
-    collator: Callable[[Sequence[Any]], dict[str, Tensor]]
-    config: FPTConfig
-
-    def __call__(self, features: Sequence[Any]) -> dict[str, Tensor]:
-        """Collate and check. Raises ValueError, naming the input."""
-        batch = self.collator(features)
-        check_batch(batch, self.config)
-        return batch
-
-
-def check_batch(batch: dict[str, Tensor], config: FPTConfig) -> None:
-    """Raise ValueError for NaN or infinite inputs, ids outside the vocabulary, and labels out of range."""
-    for name in ("pixel_values", "input_values"):
-        if name in batch and not torch.isfinite(batch[name]).all():
-            raise ValueError(f"{name} must be finite, but a batch holds NaN or infinity: clean the data first.")
-    if "input_ids" in batch:
-        _check_range("input_ids", batch["input_ids"], config.vocab_size, "vocab_size")
-    labels = batch.get("labels")
-    if labels is not None and not labels.is_floating_point() and config.problem_type != "regression":
-        _check_range("labels", labels[labels != IGNORED_LABEL], config.num_labels, "num_labels")
-
-
-def _check_range(name: str, values: Tensor, size: int, size_name: str) -> None:
-    wrong = values[(values < 0) | (values >= size)]
-    if wrong.numel():
-        raise ValueError(f"{name} must lie in 0..{size - 1} ({size_name}={size}), got {wrong[0].item()}.")
 
 
 class SetEpoch(TrainerCallback):
@@ -85,16 +47,16 @@ class SetEpoch(TrainerCallback):
         self.dataset.set_epoch(int(state.epoch))
 
 
-class FPTTrainer(StreamingTrainer):
+class FPTTrainer(CheckingTrainer):
     """Trainer for frozen pretrained transformers.
 
     Takes what `Trainer` takes, and `group_learning_rates`: a learning rate for each named parameter group (`input`,
     `output`, `norm`, `position` ...; see `PARAMETER_GROUPS`); the others have `args.learning_rate`.
 
-    Before training it refuses: a model that trains nothing, trained weights below fp32, an empty training set, a
-    first batch with wrong inputs, and a checkpoint to resume that is not exactly this model's. After training it
-    raises TrainingError if a frozen weight changed or a trained one is not finite, and warns of a trained one that
-    stayed as it was. A loss that is no longer finite stops training with TrainingError.
+    Before training it refuses: a model that trains nothing, trained weights below fp32, an empty training set, wrong
+    labels and inputs (see `CheckingTrainer`), and a checkpoint to resume that is not exactly this model's. After
+    training it raises TrainingError if a frozen weight changed or a trained one is not finite, and warns of a trained
+    one that stayed as it was. A loss that is no longer finite stops training with TrainingError.
 
     Where the head alone trains, the backbone runs once over the data; see `CachingTrainer` for `cache_features`. The
     training data may be a stream, which is read and not held; see `StreamingTrainer`.
@@ -119,7 +81,6 @@ class FPTTrainer(StreamingTrainer):
         dataset = innermost(self.train_dataset)
         if callable(getattr(dataset, "set_epoch", None)) and not self.streams:
             self.add_callback(SetEpoch(dataset))
-        self.data_collator = CheckedCollator(self.data_collator or default_data_collator, model.config)
 
     def create_optimizer(self, model=None) -> torch.optim.Optimizer:
         """As `Trainer`, with its parameter groups split by FPT group where learning rates differ."""
@@ -138,13 +99,6 @@ class FPTTrainer(StreamingTrainer):
                     lr = self.group_learning_rates.get(group, self.args.learning_rate)
                     optimizer.add_param_group({**param_group, "params": parameters, "lr": lr})
         return optimizer
-
-    def get_train_dataloader(self) -> DataLoader:
-        """As `Trainer.get_train_dataloader`. Raises ValueError for a stream whose first batch has wrong inputs."""
-        loader = super().get_train_dataloader()
-        if self.streams and isinstance(loader.dataset, BatchStream):
-            self._check_inputs(loader.dataset.peek())  # which stays the first batch
-        return loader
 
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs):
         """As `Trainer.train`, between the guards that the class describes."""
@@ -184,27 +138,9 @@ class FPTTrainer(StreamingTrainer):
                 )
         if self.train_dataset is None:
             raise ValueError("Training needs a train_dataset.")
-        if not self.streams:  # the first batch of a stream is looked at where its loader is made
-            if len(self.train_dataset) == 0:
-                raise ValueError("The training set is empty.")
-            first = self.data_collator([self.train_dataset[0]])
-            self._check_inputs(first)
-
-    @torch.no_grad()
-    def _check_inputs(self, batch: dict[str, Tensor]) -> None:
-        projection = self.model.fpt_model.input_projection
-        if projection.input_name not in batch:
-            raise ValueError(
-                f"The model takes {projection.input_name}, but the data has {', '.join(sorted(batch))}: rename the "
-                "column, and set remove_unused_columns=False if a transform makes it."
-            )
-        if "labels" not in batch:
-            raise ValueError(f"The data needs labels to learn from, but has only {', '.join(sorted(batch))}.")
-        device = next(projection.parameters()).device
-        mask = batch.get("attention_mask")
-        projection.eval()  # so that its dropout draws nothing
-        projection(batch[projection.input_name].to(device), None if mask is None else mask.to(device))
-        projection.train(self.model.training)
+        if not self.streams and len(self.train_dataset) == 0:
+            raise ValueError("The training set is empty.")
+        self.check_data()
 
     def _checked_checkpoint(self, checkpoint: str | bool) -> str:
         if checkpoint is True:

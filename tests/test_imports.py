@@ -62,6 +62,8 @@ ORDER = (
     "pretrained",
     "modeling_fpt",
     "attention_maps",
+    "label_checks",
+    "batch_checks",
     "cached_features",
     "metrics",
     "streams",
@@ -72,6 +74,7 @@ ORDER = (
     "publishing",
     "caching",
     "streaming",
+    "checking",
     "training",
     "finding",
 )
