@@ -1,0 +1,58 @@
+"""The process that runs cases for `gpu.py`: one for each line of JSON that it reads; answers are lines after "@".
+
+After a case that fails it ends, since a card may be left in a state in which nothing runs; the next case gets a new
+process.
+"""
+
+import gc
+import importlib
+import json
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gpu_parts.setting import Setting, Skipped
+
+
+def say(**answer: Any) -> None:
+    """Answer."""
+    print("@" + json.dumps(answer), flush=True)
+
+
+def answer(case: dict[str, Any], setting: Setting) -> dict[str, Any]:
+    """What came of a case; one whose facts have "passed" that is not true is wrong."""
+    module, _, name = case["function"].partition(":")
+    try:
+        facts = getattr(importlib.import_module(module), name)(setting, **case["arguments"])
+    except Skipped as reason:
+        return {"status": "skipped", "why": str(reason)}
+    except Exception as error:  # whatever it is belongs into the results, and the other cases go on
+        return {"status": "failed", "why": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc()}
+    return {"status": "ok" if facts.get("passed", True) else "wrong", "facts": facts}
+
+
+def give_memory_back() -> None:
+    """Leave nothing of a case on the card."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def main(settings: str) -> None:
+    """Run what is asked for."""
+    values = json.loads(settings)
+    setting = Setting(**values | {"folder": Path(values["folder"])})
+    say(status="ready")
+    for line in sys.stdin:
+        found = answer(json.loads(line), setting)
+        give_memory_back()
+        say(**found)
+        if found["status"] == "failed":
+            sys.exit(1)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
