@@ -6,11 +6,12 @@
 Each case is a line of results.jsonl as soon as it is done, and summary.md is made of these lines each time, so that
 whatever ends the call early loses nothing that was finished. A case that fails, dies or takes too long is recorded and
 the next goes on in a new process; one that no longer fits into the time is recorded as skipped. A second call with the
-same folder adds to it (`--only speed/1.5B` runs what begins so), and the later line of a case counts. log.txt has what
+same folder adds to it (`--only speed/1.5B` runs one part), and the later line of a case counts. log.txt has what
 the libraries say.
 """
 
 import argparse
+import contextlib
 import importlib
 import importlib.metadata
 import importlib.util
@@ -85,11 +86,14 @@ class Worker:
             "TOKENIZERS_PARALLELISM": "false",
             "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # as torch has it on these cards; named, runs can be repeated
         }
+        if settings["smoke"]:
+            environment |= {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
         command = [sys.executable, "-m", "gpu_parts.worker", json.dumps(settings)]
         with open(log, "a") as stderr:
             self.process = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr, text=True, env=environment
             )
+        self.ready = False
         self.answers: queue.Queue[dict[str, Any] | None] = queue.Queue()
         threading.Thread(target=self._read, daemon=True).start()
 
@@ -111,18 +115,24 @@ class Worker:
             return {"status": "died", "why": f"exit code {self.process.wait()}", "traceback": "\n".join(quoted)}
         return answer
 
-    def run(self, case: Case, seconds: float) -> dict[str, Any]:
-        """What came of a case."""
-        try:
+    def run(self, case: Case, end: float) -> dict[str, Any]:
+        """What came of a case, before `end`."""
+        if not self.ready:
+            said = self.hear(min(START_SECONDS, end - time.monotonic()))
+            if said["status"] != "ready":
+                return said
+            self.ready = True
+        with contextlib.suppress(BrokenPipeError):  # of a process that has just died, which is heard next
             self.process.stdin.write(json.dumps({"function": case.function, "arguments": case.arguments}) + "\n")
             self.process.stdin.flush()
-        except BrokenPipeError:
-            pass  # it has died, which is heard next
-        return self.hear(seconds)
+        said = self.hear(min(case.seconds, end - time.monotonic()))
+        if said["status"] == "failed":
+            self.end()  # a card may be left in a state in which nothing runs
+        return said
 
     @property
     def serves(self) -> bool:
-        """Whether it can take a case."""
+        """Whether it lives."""
         return self.process.poll() is None
 
     def end(self) -> None:
@@ -133,27 +143,21 @@ class Worker:
 
 def run_cases(cases: Iterable[Case], settings: dict[str, Any], results: Results, seconds: float) -> None:
     """Run each case in turn, in as many processes as it takes, within so many seconds."""
-    end, worker = time.monotonic() + seconds - RESERVE, None
+    end, worker, lacking = time.monotonic() + seconds - RESERVE, None, ""
     for case in cases:
-        left = end - time.monotonic()
-        if left < case.seconds:
-            said = {"status": "skipped", "why": f"{max(left, 0):.0f} s are left, and it may take {case.seconds:.0f} s"}
-            report(results, case, said, 0.0, left)
-            continue
         start = time.monotonic()
-        if worker is None or not worker.serves:
-            worker = Worker(settings, results.folder / "log.txt")
-            said = worker.hear(min(START_SECONDS, left))
-            if said["status"] != "ready":
-                report(results, case, said, time.monotonic() - start, end - time.monotonic())
-                continue
-        began = time.monotonic()
-        said = worker.run(case, min(case.seconds, end - began))
-        if said["status"] == "failed":  # its process ends by itself
-            worker.process.wait()
-        report(results, case, said, time.monotonic() - began, end - time.monotonic())
+        left = end - start
+        if lacking or left < case.seconds:
+            why = lacking or f"{max(left, 0):.0f} s are left, and it may take {case.seconds:.0f} s"
+            said = {"status": "skipped", "why": why}
+        else:
+            if worker is None or not worker.serves:
+                worker = Worker(settings, results.folder / "log.txt")
+            said = worker.run(case, end)
+        if case.vital and said["status"] != "ok":
+            lacking = f"{case.name} did not come off"
+        report(results, case, said, time.monotonic() - start, end - time.monotonic())
     if worker is not None:
-        worker.process.stdin.close()
         worker.end()
 
 
@@ -179,13 +183,18 @@ def given_batches(texts: Iterable[str]) -> dict[str, int]:
     return {name: int(count) for name, _, count in (text.partition("=") for text in texts)}
 
 
+def is_in(name: str, part: str) -> bool:
+    """Whether a case is, or belongs to, what is named."""
+    return name == part or name.startswith(f"{part}/")
+
+
 def main() -> int:
     """Run the cases; 1 where any went wrong, 0 otherwise."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output_dir", type=Path, required=True)
     parser.add_argument("--smoke", action="store_true", help="tiny sizes, on a CPU")
     parser.add_argument("--minutes", type=float, default=8.0, help="that all takes at most")
-    parser.add_argument("--only", nargs="+", default=[""], help="cases whose names begin with one of these")
+    parser.add_argument("--only", nargs="+", default=[], help="cases of these names, or parts of them: speed/1.5B")
     parser.add_argument("--batches", nargs="+", default=[], help="124M=64 1.5B=4 (else by the card's memory)")
     parser.add_argument("--plan", default="gpu_parts.cases:PLAN", help="module:list of the cases")
     arguments = parser.parse_args()
@@ -194,9 +203,8 @@ def main() -> int:
     if missing:
         raise SystemExit(f"This Python lacks {', '.join(missing)}: `make wheels` fetches what a bare machine needs.")
     module, _, name = arguments.plan.partition(":")
-    cases = [
-        case for case in getattr(importlib.import_module(module), name) if case.name.startswith(tuple(arguments.only))
-    ]
+    plan: list[Case] = getattr(importlib.import_module(module), name)
+    cases = [case for case in plan if not arguments.only or any(is_in(case.name, part) for part in arguments.only)]
     results = Results(arguments.output_dir)
     before = len(results.records)
     results.add(case="setup", status="ok", seconds=0.0, facts={"smoke": arguments.smoke, "versions": versions()})

@@ -12,11 +12,7 @@ class Case:
     function: str  # "module:function", called with the setting and `arguments`; returns facts
     seconds: float  # it is stopped after so many, and not begun where fewer are left
     arguments: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def part(self) -> str:
-        """Of which part it is."""
-        return self.name.partition("/")[0]
+    vital: bool = False  # whether nothing else makes sense where it fails
 
 
 def _check(name: str, function: str, seconds: float = 30, **arguments: Any) -> Case:
@@ -32,7 +28,7 @@ NO_DROPOUT = {"backbone_dropout": 0.0, "input_dropout": 0.0}
 SMALL, LARGE = "124M", "1.5B"
 
 MACHINE = [
-    Case("machine/card", "gpu_parts.machine:card", 60),
+    Case("machine/card", "gpu_parts.machine:card", 90, vital=True),
     Case("machine/rates", "gpu_parts.machine:rates", 60),
 ]
 CORRECTNESS = [
@@ -71,10 +67,9 @@ FIRST_ROWS = [
     _row(LARGE, "fpt bf16, no dropout, filled", "fpt", "bf16", 60, fields=NO_DROPOUT, filled=True),
 ]
 PIPELINE = [
-    *(
-        Case(f"pipeline/{task}", "gpu_parts.pipeline:keeps_up", 45, {"task_name": task})
-        for task in ("cifar10", "listops")
-    ),
+    Case("pipeline/cifar10", "gpu_parts.pipeline:keeps_up", 50, {"task_name": "cifar10"}),
+    Case("pipeline/listops", "gpu_parts.pipeline:keeps_up", 50, {"task_name": "listops"}),
+    Case("pipeline/cifar10, streamed", "gpu_parts.pipeline:keeps_up", 50, {"task_name": "cifar10", "streamed": True}),
 ]
 MORE_ROWS = [
     _row(SMALL, "peft LN tuning bf16", "peft-norms", "bf16", 30),

@@ -44,7 +44,9 @@ PRECISIONS = {  # of torch's fp32 products, and the dtype
 
 
 def card(setting: Setting) -> dict[str, Any]:
-    """Names, memory, driver, clocks."""
+    """Names, memory, driver, clocks. Raises RuntimeError where there is no card."""
+    if setting.device.type == "cuda" and not torch.cuda.is_available():
+        raise RuntimeError("torch finds no GPU here: --smoke runs the same on a CPU.")
     facts: dict[str, Any] = {"cpu": cpu_name(), "cores": len(os.sched_getaffinity(0)), "system": platform.platform()}
     facts |= {"cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version(), **clocks()}
     if setting.device.type == "cuda":

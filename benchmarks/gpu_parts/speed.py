@@ -56,7 +56,7 @@ def problem_of(shape: Shape) -> Problem:
 
 def base_folder(setting: Setting, shape: Shape) -> str:
     """Where a backbone of random weights lies, drawn on the device when first asked for."""
-    folder = setting.folder / f"base-{shape.layers}x{shape.hidden}"
+    folder = setting.folder / f"base-{shape.layers}-{shape.hidden}-{shape.positions}"
     if not folder.is_dir():
         config = GPT2Config(
             n_embd=shape.hidden,
