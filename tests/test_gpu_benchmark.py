@@ -84,14 +84,11 @@ QUICK = (
     "correctness/losses/bert",
     "correctness/resume/fp32",
     "correctness/dtype/bfloat16",
-    "correctness/device_map",
-    "correctness/checkpointing",
     "correctness/two-models",
     "speed/graph-breaks",
     "speed/124M/batch",
     "speed/124M/full bf16",
     "speed/124M/fpt bf16",
-    "speed/124M/fpt bf16, compiled",
     "pipeline/listops",
 )
 

@@ -22,7 +22,9 @@ def answer(case: dict[str, Any], setting: Setting) -> dict[str, Any]:
     """What came of a case; one whose facts have "passed" that is not true is wrong."""
     module, _, name = case["function"].partition(":")
     try:
-        facts = getattr(importlib.import_module(module), name)(setting, **case["arguments"])
+        function = getattr(importlib.import_module(module), name)
+        gc.freeze()  # Trainer and accelerate collect garbage in each run: not all that was imported each time
+        facts = function(setting, **case["arguments"])
     except Skipped as reason:
         return {"status": "skipped", "why": str(reason)}
     except Exception as error:  # whatever it is belongs into the results, and the other cases go on
