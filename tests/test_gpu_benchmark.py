@@ -113,7 +113,7 @@ def test_it_runs_on_a_cpu(tmp_path):
 def test_all_of_it_runs_on_a_cpu(tmp_path):
     pytest.importorskip("bitsandbytes")
     found = check_smoke(tmp_path, "--minutes", "60")
-    assert len(found) > 60
+    assert len(found) > 50
 
 
 @pytest.fixture(scope="module")

@@ -19,12 +19,22 @@ def _check(name: str, function: str, seconds: float = 30, **arguments: Any) -> C
     return Case(f"correctness/{name}", f"gpu_parts.correctness:{function}", seconds, arguments)
 
 
-def _row(shape: str, label: str, contestant: str, precision: str, seconds: float, **arguments: Any) -> Case:
-    arguments = {"shape": shape, "contestant": contestant, "precision": precision, **arguments}
+def _row(
+    shape: str,
+    label: str,
+    contestant: str,
+    precision: str,
+    seconds: float,
+    fields: dict[str, Any] | None = None,
+    **arguments: Any,
+) -> Case:
+    arguments |= {"shape": shape, "contestant": contestant, "precision": precision, "fields": fields}
     return Case(f"speed/{shape}/{label}", "gpu_parts.speed:row", seconds, arguments)
 
 
 NO_DROPOUT = {"backbone_dropout": 0.0, "input_dropout": 0.0}
+CHECKPOINTED = {"gradient_checkpointing": True}
+NON_BLOCKING = {"accelerator_config": {"non_blocking": True}}
 SMALL, LARGE = "124M", "1.5B"
 
 MACHINE = [
@@ -53,18 +63,9 @@ FIRST_ROWS = [
             _row(shape, "fpt bf16", "fpt", "bf16", seconds),
         )
     ),
-    _row(SMALL, "fpt bf16, compiled", "fpt", "bf16", 120, compiled="whole"),
-    _row(
-        SMALL,
-        "fpt bf16, compiled, no dropout, filled",
-        "fpt",
-        "bf16",
-        120,
-        compiled="whole",
-        fields=NO_DROPOUT,
-        filled=True,
-    ),
-    _row(LARGE, "fpt bf16, no dropout, filled", "fpt", "bf16", 60, fields=NO_DROPOUT, filled=True),
+    _row(SMALL, "fpt bf16, layers compiled", "fpt", "bf16", 90, compiled="layers"),
+    _row(SMALL, "fpt bf16, layers compiled, filled", "fpt", "bf16", 90, NO_DROPOUT, compiled="layers", filled=True),
+    _row(LARGE, "fpt bf16, layers compiled, filled", "fpt", "bf16", 90, NO_DROPOUT, compiled="layers", filled=True),
 ]
 PIPELINE = [
     Case("pipeline/cifar10", "gpu_parts.pipeline:keeps_up", 50, {"task_name": "cifar10"}),
@@ -72,38 +73,29 @@ PIPELINE = [
     Case("pipeline/cifar10, streamed", "gpu_parts.pipeline:keeps_up", 50, {"task_name": "cifar10", "streamed": True}),
 ]
 MORE_ROWS = [
+    _row(SMALL, "fpt bf16, compiled whole", "fpt", "bf16", 120, compiled="whole"),
     _row(SMALL, "peft LN tuning bf16", "peft-norms", "bf16", 30),
     _row(SMALL, "peft LoRA bf16", "peft-lora", "bf16", 30),
     _row(SMALL, "by hand bf16", "by-hand", "bf16", 30),
     _row(SMALL, "full tf32", "full", "tf32", 30),
     _row(SMALL, "fpt tf32", "fpt", "tf32", 30),
-    _row(SMALL, "fpt bf16, no dropout", "fpt", "bf16", 30, fields=NO_DROPOUT),
-    _row(SMALL, "fpt bf16, frozen weights in fp32", "fpt", "bf16", 30, fields={"dtype": "float32"}),
-    *(
-        _row(SMALL, f"fpt bf16, no dropout, {kernel} attention", "fpt", "bf16", 30, fields=NO_DROPOUT, kernel=kernel)
-        for kernel in ("flash", "efficient", "math")
-    ),
-    _row(SMALL, "fpt bf16, eager attention", "fpt", "bf16", 30, fields={"attn_implementation": "eager"}),
+    _row(SMALL, "fpt bf16, no dropout", "fpt", "bf16", 30, NO_DROPOUT),
+    _row(SMALL, "fpt bf16, frozen weights in fp32", "fpt", "bf16", 30, {"dtype": "float32"}),
+    _row(SMALL, "fpt bf16, no dropout, flash attention", "fpt", "bf16", 30, NO_DROPOUT, kernel="flash"),
+    _row(SMALL, "fpt bf16, no dropout, efficient attention", "fpt", "bf16", 30, NO_DROPOUT, kernel="efficient"),
+    _row(SMALL, "fpt bf16, eager attention", "fpt", "bf16", 30, {"attn_implementation": "eager"}),
+    _row(SMALL, "fpt bf16, non-blocking copies", "fpt", "bf16", 30, training=NON_BLOCKING),
     _row(SMALL, "fpt bf16, filled", "fpt", "bf16", 30, filled=True),
-    _row(SMALL, "fpt bf16, checkpointed", "fpt", "bf16", 30, checkpointed=True),
-    _row(
-        LARGE,
-        "fpt bf16, layers compiled, no dropout, filled",
-        "fpt",
-        "bf16",
-        90,
-        compiled="layers",
-        fields=NO_DROPOUT,
-        filled=True,
-    ),
+    _row(SMALL, "fpt bf16, checkpointed", "fpt", "bf16", 30, training=CHECKPOINTED),
+    _row(LARGE, "fpt bf16, filled", "fpt", "bf16", 60, filled=True),
     _row(LARGE, "peft LoRA bf16", "peft-lora", "bf16", 60),
     _row(LARGE, "peft LN tuning bf16", "peft-norms", "bf16", 60),
     _row(LARGE, "by hand bf16", "by-hand", "bf16", 60),
-    _row(SMALL, "full bf16, compiled", "full", "bf16", 120, compiled="whole"),
+    _row(SMALL, "full bf16, compiled whole", "full", "bf16", 120, compiled="whole"),
     _row(SMALL, "fpt bare bf16", "fpt-bare", "bf16", 30),
     _row(SMALL, "full fp32", "full", "fp32", 40),
     _row(SMALL, "fpt fp32", "fpt", "fp32", 40),
-    _row(LARGE, "fpt bf16, checkpointed", "fpt", "bf16", 60, checkpointed=True),
+    _row(LARGE, "fpt bf16, checkpointed", "fpt", "bf16", 60, training=CHECKPOINTED),
     _row(LARGE, "full tf32", "full", "tf32", 60),
     _row(LARGE, "fpt tf32", "fpt", "tf32", 60),
 ]

@@ -1,11 +1,17 @@
 """Time and memory by the device's own count."""
 
+import gc
 import time
 from collections.abc import Callable
 from itertools import pairwise
 
 import torch
-from compare_worker import synchronize
+
+
+def synchronize() -> None:
+    """Wait for a card's queue."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
 
 
 def mark(device: torch.device) -> torch.cuda.Event | float:
@@ -39,11 +45,18 @@ def seconds_of(device: torch.device, function: Callable[[], object], times: int)
 
 def restart_peak() -> None:
     """Let the highest memory be counted from here; a CPU's process keeps its own."""
+    synchronize()
     if torch.cuda.is_available():
-        torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
 
 
 def allocated() -> int:
     """Bytes of tensors on the card; 0 without one."""
     return torch.cuda.memory_allocated() if torch.cuda.is_available() else 0
+
+
+def give_memory_back() -> None:
+    """Leave nothing of what nobody holds on the card."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

@@ -180,11 +180,10 @@ def checkpointing(setting: Setting) -> dict[str, Any]:
 
 def two_models(setting: Setting) -> dict[str, Any]:
     """Two models that take steps in turn, beside each alone; and what is left on the card when they are gone."""
-    gc.collect()
-    before = allocated()
-    alone, together = [], {}
     with repeatable():
         alone = [_steps(setting, [family])[family] for family in ("gpt2", "bert")]
+        gc.collect()
+        before = allocated()  # with what libraries keep
         together = _steps(setting, ["gpt2", "bert"])
     undisturbed = alone == list(together.values())
     with tempfile.TemporaryDirectory() as folder:

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from compare_worker import arguments_for, synchronize
+from compare_worker import arguments_for
 from data_pipeline import TimedTrainer, random_images
 
 from fpt_adapters import FPTPreTrainedModel
 from fpt_adapters.tasks import TASKS
 from fpt_adapters.tasks.task import Task, TaskData
-from gpu_parts.clock import seconds_of
+from gpu_parts.clock import seconds_of, synchronize
 from gpu_parts.setting import Setting
 from gpu_parts.speed import base_folder, shape_of
 

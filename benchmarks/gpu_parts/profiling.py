@@ -6,6 +6,8 @@ import torch
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
+from gpu_parts.clock import synchronize
+
 ACTIVITIES = {"cuda": ProfilerActivity.CUDA, "cpu": ProfilerActivity.CPU}
 SHOWN = 80  # letters of a kernel's name
 
@@ -25,11 +27,10 @@ class Profiled:
 
     def stop(self) -> None:
         """Record until here."""
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
+        synchronize()
         self.recorder.stop()
         for event in self.recorder.events():
-            if event.device_type == self.kind:
+            if event.device_type == self.kind and not event.is_user_annotation:  # which spans what waits inside
                 self.spans.append((event.time_range.start, event.time_range.end))
                 self.times[event.name] += event.time_range.end - event.time_range.start
 

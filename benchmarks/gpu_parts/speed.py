@@ -18,7 +18,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.data import Dataset
 from transformers import AutoModel, GPT2Config, TrainerCallback
 
-from gpu_parts.clock import allocated, intervals, mark, restart_peak
+from gpu_parts.clock import allocated, give_memory_back, intervals, mark, restart_peak
 from gpu_parts.machine import PRECISIONS, peak_rate
 from gpu_parts.profiling import Profiled
 from gpu_parts.setting import Setting
@@ -40,7 +40,6 @@ DIFFERENT = 16  # examples that are drawn; others are these again
 KERNELS = {
     "flash": SDPBackend.FLASH_ATTENTION,
     "efficient": SDPBackend.EFFICIENT_ATTENTION,
-    "math": SDPBackend.MATH,
 }
 
 
@@ -140,6 +139,7 @@ def choose_batches(setting: Setting, shape: str) -> dict[str, Any]:
             model = CONTESTANTS[contestant].build(base, problem, bf16)
             chosen[name] = min(largest_batch(model, problem, bf16, SHARE), MOST[name])
             del model
+            give_memory_back()
     setting.leave(f"batches-{shape}", chosen)
     return chosen | {"tokens": problem.tokens}
 
@@ -150,21 +150,22 @@ def row(
     contestant: str,
     precision: str,
     fields: dict[str, Any] | None = None,
+    training: dict[str, Any] | None = None,
     compiled: str | None = None,
     kernel: str | None = None,
     filled: bool = False,
-    checkpointed: bool = False,
 ) -> dict[str, Any]:
     """One contestant's steps.
 
-    `fields`: of `from_backbone`. `compiled`: "whole" by Trainer's own flag, or "layers", one by one. `kernel`: the
-    only one that attention may use. `filled`: a batch that fills the card, else one that all have.
+    `fields`: of `from_backbone`; `training`: of TrainingArguments. `compiled`: "whole" by Trainer's own flag, or
+    "layers", one by one. `kernel`: the only one that attention may use. `filled`: a batch that fills the card, else
+    one that all have.
     """
     sizes, who, bf16 = shape_of(setting, shape), CONTESTANTS[contestant], precision == "bf16"
     problem, base = problem_of(sizes), base_folder(setting, sizes)
     chosen = setting.left(f"batches-{shape}") or {"equal": 4, "filled": 4}
     batch = setting.batches.get(shape) or chosen["filled" if filled else "equal"]
-    changes: dict[str, Any] = {"gradient_checkpointing": True} if checkpointed else {}
+    changes = training or {}
     backend = "aot_eager" if setting.smoke else "inductor"
     if compiled == "whole":
         changes |= {"torch_compile": True, "torch_compile_backend": backend}
@@ -226,7 +227,18 @@ def graph_breaks(setting: Setting) -> dict[str, Any]:
         with torch.autocast(setting.device.type, dtype=torch.bfloat16, enabled=bf16):
             explained = torch._dynamo.explain(model)(input_values=inputs, labels=labels)
         reasons = [reason.reason[:200] for reason in explained.break_reasons]
-        found["bf16" if bf16 else "fp32"] = {"graphs": explained.graph_count, "breaks": reasons}
+        attention = [
+            node.kwargs.get("attn_mask")
+            for graph in explained.graphs
+            for node in graph.graph.nodes
+            if node.target is torch.nn.functional.scaled_dot_product_attention
+        ]
+        found["bf16" if bf16 else "fp32"] = {
+            "graphs": explained.graph_count,
+            "breaks": reasons,
+            "attentions": len(attention),
+            "with_a_mask": sum(mask is not None for mask in attention),  # which keeps flash attention away
+        }
         passed &= explained.graph_count == 1
         torch.compiler.reset()
     return {"passed": passed, **found}

@@ -43,7 +43,9 @@ def brief(record: Record) -> str:
 def summary(records: list[Record]) -> str:
     """All that was found so far, as Markdown."""
     found = latest(records)
-    parts = ["# On a GPU", machine(found), targets(found)]
+    setup = found.get("setup", {}).get("facts", {})
+    title = "# A smoke run on a CPU: figures mean nothing" if setup.get("smoke") else "# On a GPU"
+    parts = [title, machine(found), targets(found)]
     for shape in dict.fromkeys(rows_of(found)):
         parts.append(f"## Speed, {shape}\n\n{speed_table(found, shape)}")
     parts += [pipeline(found), *rest(found)]

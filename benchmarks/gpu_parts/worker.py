@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from gpu_parts.clock import give_memory_back
 from gpu_parts.setting import Setting, Skipped
 
 
@@ -27,16 +28,11 @@ def answer(case: dict[str, Any], setting: Setting) -> dict[str, Any]:
         facts = function(setting, **case["arguments"])
     except Skipped as reason:
         return {"status": "skipped", "why": str(reason)}
+    except torch.OutOfMemoryError as error:
+        return {"status": "skipped", "why": f"the card's memory does not suffice: {error}"}
     except Exception as error:  # whatever it is belongs into the results, and the other cases go on
         return {"status": "failed", "why": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc()}
     return {"status": "ok" if facts.get("passed", True) else "wrong", "facts": facts}
-
-
-def give_memory_back() -> None:
-    """Leave nothing of a case on the card."""
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
 
 
 def main(settings: str) -> None:
