@@ -42,7 +42,7 @@ class TokenClassifier(nn.Module):
 def classification_loss(
     logits: Tensor, labels: Tensor, problem_type: str | None, num_items_in_batch: Tensor | int | None = None
 ) -> Tensor:
-    """Loss in fp32, averaged over the labelled items.
+    """Loss in fp32, averaged over the labelled items; 0, with gradients of 0, where nothing is labelled.
 
     `problem_type` is transformers': None or "single_label_classification" (labels (...), -100 left out),
     "multi_label_classification" (labels (..., num_labels) in 0..1) or "regression" (labels shaped as the logits, or
@@ -56,6 +56,8 @@ def classification_loss(
     elif problem_type == "multi_label_classification":
         loss = F.binary_cross_entropy_with_logits(logits, labels.float(), reduction=reduction)
     else:
-        flat = logits.reshape(-1, logits.shape[-1])  # (items, num_labels)
-        loss = F.cross_entropy(flat, labels.reshape(-1), ignore_index=IGNORED_LABEL, reduction=reduction)
-    return loss if num_items_in_batch is None else loss / num_items_in_batch
+        flat, labels = logits.reshape(-1, logits.shape[-1]), labels.reshape(-1)  # (items, num_labels), (items,)
+        loss = F.cross_entropy(flat, labels, ignore_index=IGNORED_LABEL, reduction="sum")
+        if num_items_in_batch is None:
+            num_items_in_batch = (labels != IGNORED_LABEL).sum()
+    return loss if num_items_in_batch is None else loss / torch.as_tensor(num_items_in_batch).clamp(min=1)

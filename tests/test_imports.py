@@ -20,6 +20,7 @@ ORDER = (
     "attention",
     "fingerprints",
     "untrusted",
+    "float_fields",
     "adapter_settings",
     "quantized_layers",
     "peft_api",
@@ -131,7 +132,7 @@ def test_the_imports_are_seen():
     """The test above would pass for a package whose imports it cannot read."""
     assert own_imports(PACKAGE / "freezing.py") == {"backbones", "quantized_layers", "sharding"}
     base_configurations = {"configuration_identity", "configuration_lstm"}
-    rules = {"adapter_settings", "depth", "quantization", "untrusted"}
+    rules = {"adapter_settings", "depth", "float_fields", "quantization", "untrusted"}
     assert own_imports(PACKAGE / "configuration_fpt.py") == rules | base_configurations
     assert {"backbones", "configuration_fpt", "heads", "inputs"} <= own_imports(PACKAGE / "modeling_fpt.py")
     assert {"metrics", "pretrained"} <= own_imports(PACKAGE / "tasks" / "task.py")

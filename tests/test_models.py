@@ -187,6 +187,19 @@ def test_parts_of_a_batch_add_up_to_its_loss(make_model, problem_type, model_cla
     torch.testing.assert_close(model(**batch, labels=labels, num_items_in_batch=int(count)).loss, whole.loss)
 
 
+@pytest.mark.parametrize("num_items_in_batch", [None, 0, torch.tensor(0)])
+@pytest.mark.parametrize("model_class", [FPTForSequenceClassification, FPTForTokenClassification])
+def test_the_loss_over_nothing_is_zero_and_changes_nothing(make_model, model_class, num_items_in_batch):
+    model = make_model("gpt2", model_class)
+    labels = torch.full((4, 10) if model_class is FPTForTokenClassification else (4,), -100)
+    loss = model(**example("values", 4), labels=labels, num_items_in_batch=num_items_in_batch).loss
+    loss.backward()
+    assert loss == 0
+    for name, parameter in model.named_parameters():  # DDP wants one of each that trains
+        assert (parameter.grad is not None) == parameter.requires_grad, name
+        assert parameter.grad is None or not parameter.grad.any(), name
+
+
 def test_the_loss_is_taken_in_fp32():
     logits = torch.randn(64, 10).bfloat16()
     labels = torch.randint(0, 10, (64,))
