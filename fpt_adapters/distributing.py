@@ -96,10 +96,10 @@ class DistributedTrainer(Trainer):
 
     _living: weakref.WeakSet["DistributedTrainer"] = weakref.WeakSet()
 
-    def __init__(self, model: FPTPreTrainedModel, args=None, **kwargs):
+    def __init__(self, model: FPTPreTrainedModel | None = None, args=None, *more, **kwargs):
         if args is not None and args.ddp_find_unused_parameters is None:
             args.ddp_find_unused_parameters = False  # every trained parameter takes part in every step
-        super().__init__(model, args, **kwargs)
+        super().__init__(model, args, *more, **kwargs)
         self._refuse_silent_ddp()
         self._refuse_fsdp1()
         self._warn_of_lone_process()

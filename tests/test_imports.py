@@ -71,6 +71,7 @@ ORDER = (
     "publishing",
     "caching",
     "streaming",
+    "resuming",
     "training",
     "finding",
 )

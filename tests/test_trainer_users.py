@@ -1,0 +1,196 @@
+"""What users of the stock Trainer do, and get of FPTTrainer likewise: searches, any metrics, columns, resumes."""
+
+import math
+import os
+
+import numpy as np
+import pytest
+import torch
+from conftest import tiny_config
+from test_training import TRAINERS, arguments, labelled_tokens, losses, sequences
+from transformers import Trainer, hyperparameter_search, integrations
+from transformers.trainer_utils import BestRun, HPSearchBackend
+
+from fpt_adapters import (
+    FPTForSequenceClassification,
+    FPTForTokenClassification,
+    FPTTrainer,
+)
+from fpt_adapters.card_numbers import confusion_of
+
+
+def build(trainable=("input", "output", "norm", "position")):
+    """A new model of the family of the other tests."""
+    fields = {"input_type": "values", "input_size": 3, "sequence_length": 10, "num_labels": 4, "trainable": trainable}
+    return FPTForSequenceClassification.from_backbone(tiny_config("gpt2"), backbone_init="random", **fields)
+
+
+# model_init
+
+
+@pytest.mark.parametrize("positional", [False, True])
+def test_each_training_starts_from_a_new_model(positional, tmp_path):
+    curves = []
+    for trainer_class in (Trainer, FPTTrainer):
+        given = (arguments(tmp_path), None, sequences(32), None, None, lambda: build())
+        names = ("args", "data_collator", "train_dataset", "eval_dataset", "processing_class", "model_init")
+        if positional:
+            trainer = trainer_class(None, *given)
+        else:
+            trainer = trainer_class(**dict(zip(names, given, strict=True)))
+        first = trainer.model
+        for _ in range(2):
+            trainer.train()
+            assert trainer.model is not first
+            curves.append(losses(trainer))
+    assert all(curve == curves[0] for curve in curves)
+    assert trainer.data_collator.config is trainer.model.config and trainer.card is trainer.model.card
+
+
+class GridBackend:
+    """Three learning rates, as optuna's integration tries them; installing that takes long."""
+
+    def ensure_available(self):
+        """It is here."""
+
+    def run(self, trainer, n_trials, direction):
+        """Train and evaluate each, and forget its model."""
+        found = {}
+        for number, rate in enumerate([1e-3, 1e-2, 1e-1]):
+            trial = type("Trial", (), {"number": number, "params": {"learning_rate": rate}})()
+            trainer.train(trial=trial)
+            found[trainer.evaluate()["eval_loss"]] = number, trial.params
+            trainer.model = trainer.model_wrapped = None
+        objective = min(found)
+        return BestRun(str(found[objective][0]), objective, found[objective][1])
+
+
+def test_a_search_gives_what_stock_trainer_gives(tmp_path, monkeypatch):
+    backends = hyperparameter_search.ALL_HYPERPARAMETER_SEARCH_BACKENDS
+    monkeypatch.setitem(backends, HPSearchBackend.OPTUNA, GridBackend)
+    monkeypatch.setattr(integrations, "hp_params", lambda trial: trial.params)  # knows optuna's own trials alone
+    best = []
+    for trainer_class in (Trainer, FPTTrainer):
+        trainer = trainer_class(
+            args=arguments(tmp_path / trainer_class.__name__, save_strategy="steps"),
+            train_dataset=sequences(32),
+            eval_dataset=sequences(8, seed=1),
+            model_init=lambda trial: build(),
+        )
+        if trainer_class is FPTTrainer:
+            trainer.card.task_name = "mine"
+        best.append(trainer.hyperparameter_search(lambda trial: trial.params, backend="optuna"))
+    assert best[0] == best[1]
+    assert sorted(os.listdir(tmp_path / "FPTTrainer")) == ["run-0", "run-1", "run-2"]
+    assert trainer.card.task_name == "mine"
+    trainer.args.learning_rate = best[1].hyperparameters["learning_rate"]
+    trainer.train()
+    assert trainer.evaluate()["eval_loss"] == best[1].objective
+    assert "# " in (tmp_path / "FPTTrainer" / "README.md").read_text() and trainer.card.task_name == "mine"
+
+
+def test_a_new_model_without_a_group_that_is_to_learn_is_refused(tmp_path):
+    made = iter([build(), build(("input", "output"))])
+    trainer = FPTTrainer(
+        args=arguments(tmp_path),
+        train_dataset=sequences(8),
+        model_init=lambda: next(made),
+        group_learning_rates={"norm": 1e-3},
+    )
+    with pytest.raises(ValueError, match="has 'norm'; the groups that train here are input, output"):
+        trainer.train()
+
+
+# Metrics and answers of any kind
+
+
+RETURNED = {
+    "a list": {"per_class": [0.5, 1.0], "accuracy": 0.5},
+    "a dict": {"report": {"a": {"f1": 0.5}}, "accuracy": 0.5},
+    "nothing": {"best": None, "accuracy": 0.5},
+    "a text": {"note": "fine", "accuracy": 0.5},
+    "an array": {"matrix": np.eye(2), "accuracy": 0.5},
+    "a number in an array": {"accuracy": np.array(0.5)},
+    "numpy's numbers": {"accuracy": np.float32(0.5), "count": np.int64(3)},
+    "accuracy itself": {"accuracy": [0.5, 0.5]},
+    "not a number": {"accuracy": math.nan},
+    "a tensor": {"accuracy": torch.tensor(0.5)},
+    "no metric at all": {},
+}
+
+
+@pytest.mark.parametrize("returned", RETURNED)
+def test_metrics_of_any_kind_are_returned_as_by_stock_trainer(returned, make_model, tmp_path):
+    metrics = []
+    for trainer_class in (Trainer, FPTTrainer):
+        trainer = trainer_class(
+            make_model("gpt2"),
+            arguments(tmp_path, eval_strategy="steps", eval_steps=2),
+            train_dataset=sequences(32),
+            eval_dataset=sequences(8),
+            compute_metrics=lambda prediction: dict(RETURNED[returned]),
+        )
+        trainer.train()
+        metrics.append(trainer.evaluate())
+        metrics[-1] = {
+            name: value for name, value in metrics[-1].items() if "second" not in name and "time" not in name
+        }
+    assert repr(metrics[0]) == repr(metrics[1])
+    results = trainer.card.results
+    shown = results["validation"].metrics if results else {}
+    assert all(isinstance(value, float) for value in shown.values())
+    assert ("accuracy" in shown) == (returned not in ("accuracy itself", "no metric at all"))
+
+
+LABELS = np.array([0, 0, 0, 1, 1, 1])
+PROBABILITIES = np.array([0.1, 0.2, 0.6, 0.9, 0.8, 0.4], dtype=np.float32)  # of class 1
+COUNTS = [[2, 1], [1, 2]]
+ANSWERS = {
+    "class ids": ((PROBABILITIES > 0.5).astype(np.int64), LABELS, COUNTS),
+    "truth values": (PROBABILITIES > 0.5, LABELS, COUNTS),
+    "logits": (np.stack([1 - PROBABILITIES, PROBABILITIES], axis=1), LABELS, COUNTS),
+    "batches": ([PROBABILITIES[:4] > 0.5, PROBABILITIES[4:] > 0.5], [LABELS[:4], LABELS[4:]], COUNTS),
+    "probabilities of class 1": (PROBABILITIES, LABELS, None),
+    "margins": (PROBABILITIES - 0.5, LABELS, None),
+    "ids as floats": ((PROBABILITIES > 0.5).astype(np.float32), LABELS, None),
+    "ranked classes": (np.array([[0, 1]] * 6), LABELS, None),
+    "ids out of range": (np.array([0, 0, 2, 1, 1, 0]), LABELS, None),
+    "logits that are not finite": (np.full((6, 2), np.nan), LABELS, None),
+    "several outputs": ((PROBABILITIES, PROBABILITIES), LABELS, None),
+}
+
+
+@pytest.mark.parametrize("kind", ANSWERS)
+def test_a_confusion_matrix_is_drawn_of_classes_alone(kind, make_model, tmp_path):
+    predictions, labels, counts = ANSWERS[kind]
+    config = make_model("gpt2", num_labels=2).config
+    found = confusion_of(predictions, labels, config)
+    assert (None if found is None else found.tolist()) == counts
+
+
+def test_answers_to_several_labels_are_no_classes(make_model):
+    config = make_model("gpt2", num_labels=2, problem_type="multi_label_classification").config
+    answers = np.array([[1, 0], [0, 1]])
+    assert confusion_of(answers, answers, config) is None
+
+
+@TRAINERS
+def test_batches_in_which_nothing_is_labelled_change_nothing(trainer_class, make_model, tmp_path):
+    data = labelled_tokens(16)
+    for example in data[8:]:
+        example["labels"] = torch.full_like(example["labels"], -100)
+    args = arguments(
+        tmp_path,
+        per_device_eval_batch_size=8,
+        train_sampling_strategy="sequential",
+        eval_strategy="steps",
+        eval_steps=1,
+        save_strategy="best",
+        metric_for_best_model="loss",
+        logging_nan_inf_filter=False,
+    )
+    trainer = trainer_class(make_model("gpt2", FPTForTokenClassification), args, train_dataset=data, eval_dataset=data)
+    trainer.train()
+    assert [loss > 0 for loss in losses(trainer)] == [True, False, True, False]
+    assert all(math.isfinite(row["eval_loss"]) for row in trainer.state.log_history if "eval_loss" in row)
+    assert trainer.state.best_global_step is not None
