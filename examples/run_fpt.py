@@ -70,7 +70,6 @@ def main(arguments: list[str]) -> dict[str, float]:
     if args.do_train:
         checkpoint = args.resume_from_checkpoint
         output = trainer.train(resume_from_checkpoint=True if checkpoint == "last" else checkpoint)
-        trainer.save_model(_internal_call=True)  # which pushes nothing: the push below has the results too
         trainer.save_state()
         report(trainer, "train", output.metrics, results)
     if args.save_backbone and trainer.is_world_process_zero():

@@ -4,7 +4,7 @@ The stock Trainer trains these models as well: the loss, the freezing and the sm
 """
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from transformers import (
     TrainingArguments,
     default_data_collator,
 )
-from transformers.trainer_utils import get_last_checkpoint
+from transformers.trainer_utils import EvalLoopOutput, IntervalStrategy, get_last_checkpoint
 from transformers.utils import logging
 
 from .cached_features import innermost, random_state_kept
@@ -210,16 +210,30 @@ class FPTTrainer(StreamingTrainer):
         if not self.streams:  # the first batch of a stream is looked at where its loader is made
             if len(self.train_dataset) == 0:
                 raise ValueError("The training set is empty.")
-            with random_state_kept(self.args.device):
-                example = self.train_dataset[0]
-                self._check_inputs(self._first_batch(self.train_dataset), example)
+            self._check_inputs(self._first_batch_of(self.train_dataset), self.train_dataset[0])
+            sets = self.eval_dataset.values() if isinstance(self.eval_dataset, dict) else [self.eval_dataset]
+            for dataset in sets if self.args.eval_strategy != IntervalStrategy.NO else []:
+                self._first_batch_of(dataset)
 
-    def _first_batch(self, dataset: Dataset) -> dict[str, Tensor]:
-        """The first example as Trainer serves it, collated. Raises ValueError where it lacks what makes the inputs."""
+    def evaluation_loop(self, dataloader: DataLoader, *args, **kwargs) -> EvalLoopOutput:
+        """As `Trainer.evaluation_loop`. Raises ValueError for examples that lack what makes the model's inputs."""
+        if not self.is_in_train:  # before it, that was seen to
+            self._first_batch(dataloader)
+        return super().evaluation_loop(dataloader, *args, **kwargs)
+
+    def _first_batch_of(self, dataset: Dataset) -> dict[str, Tensor]:
+        if not isinstance(dataset, Sized) or len(dataset) == 0:
+            return {}
         one = dataset.select([0]) if isinstance(dataset, datasets.Dataset) else Subset(dataset, [0])
-        loader = self.get_test_dataloader(one)
+        return self._first_batch(self.get_test_dataloader(one))
+
+    def _first_batch(self, loader: DataLoader) -> dict[str, Tensor]:
+        """The first example as a loader of Trainer's serves it, collated; {} where none is held."""
+        if not isinstance(loader.dataset, Sized) or len(loader.dataset) == 0:
+            return {}
         try:
-            return loader.collate_fn([loader.dataset[0]])
+            with random_state_kept(self.args.device):
+                return loader.collate_fn([loader.dataset[0]])
         except KeyError as error:
             if not self.args.remove_unused_columns:
                 raise

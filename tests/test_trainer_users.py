@@ -2,16 +2,30 @@
 
 import math
 import os
+import shutil
 
+import datasets
 import numpy as np
 import pytest
 import torch
 from conftest import tiny_config
-from test_training import TRAINERS, arguments, labelled_tokens, losses, sequences
-from transformers import Trainer, hyperparameter_search, integrations
+from safetensors.torch import load_file
+from test_training import TRAINERS, WEIGHTS, arguments, assert_same, copied, labelled_tokens, losses, sequences
+from transformers import (
+    AutoFeatureExtractor,
+    AutoModelForSequenceClassification,
+    EarlyStoppingCallback,
+    Trainer,
+    default_data_collator,
+    hyperparameter_search,
+    integrations,
+)
 from transformers.trainer_utils import BestRun, HPSearchBackend
 
 from fpt_adapters import (
+    DeltaError,
+    FPTFeatureExtractor,
+    FPTForImageClassification,
     FPTForSequenceClassification,
     FPTForTokenClassification,
     FPTTrainer,
@@ -194,3 +208,188 @@ def test_batches_in_which_nothing_is_labelled_change_nothing(trainer_class, make
     assert [loss > 0 for loss in losses(trainer)] == [True, False, True, False]
     assert all(math.isfinite(row["eval_loss"]) for row in trainer.state.log_history if "eval_loss" in row)
     assert trainer.state.best_global_step is not None
+
+
+# Columns that Trainer removes
+
+
+PIXELS = {"input_type": "images", "image_size": 8, "num_channels": 1, "patch_size": 4}
+PIXELS |= {"input_size": None, "sequence_length": None}
+
+
+def pictures():
+    return [{"image": np.full((1, 8, 8), number, np.float32), "labels": number % 4} for number in range(8)]
+
+
+def transformed():
+    data = datasets.Dataset.from_list(
+        [{"image": row["image"].tolist(), "labels": row["labels"]} for row in pictures()]
+    )
+    data.set_transform(lambda rows: {"pixel_values": torch.tensor(rows["image"]), "labels": rows["labels"]})
+    return data
+
+
+def collate(rows):
+    pixels = torch.stack([torch.from_numpy(row["image"]) for row in rows])
+    return {"pixel_values": pixels, "labels": torch.tensor([row["labels"] for row in rows])}
+
+
+@pytest.mark.parametrize("kind", ["a transform", "a collator", "a collator of a subset"])
+@pytest.mark.parametrize("place", ["train", "eval in training", "evaluate", "predict"])
+def test_a_column_that_is_removed_but_needed_names_the_flag(kind, place, make_model, tmp_path):
+    data = transformed() if kind == "a transform" else pictures()
+    data = torch.utils.data.Subset(data, range(4)) if kind.endswith("subset") else data
+    good = [{"pixel_values": torch.zeros(1, 8, 8), "labels": 0}] * 4
+    both = {"train_dataset": data if place == "train" else good, "eval_dataset": good if place == "train" else data}
+
+    def trainer(**changes):
+        def collator(rows):
+            return collate(rows) if "pixel_values" not in rows[0] else default_data_collator(rows)
+
+        args = arguments(tmp_path, eval_strategy="epoch" if place == "eval in training" else "no", **changes)
+        model = make_model("gpt2", FPTForImageClassification, **PIXELS)
+        return FPTTrainer(model, args, data_collator=None if kind == "a transform" else collator, **both)
+
+    calls = {"evaluate": lambda one: one.evaluate(), "predict": lambda one: one.predict(data)}
+    call = calls.get(place, lambda one: one.train())
+    stopped = trainer()
+    with pytest.raises(
+        ValueError, match=r"asks for 'image', .* Write TrainingArguments\(remove_unused_columns=False\)"
+    ):
+        call(stopped)
+    assert stopped.state.global_step == 0
+    call(trainer(remove_unused_columns=False))
+
+
+# Evaluations in half precision
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "fp16"])
+@pytest.mark.parametrize("call", ["evaluate", "predict"])
+def test_an_evaluation_in_half_precision_rounds_nothing(dtype, call, make_model, tmp_path):
+    model = make_model("bert")
+    trainer = FPTTrainer(
+        model,
+        arguments(tmp_path, eval_strategy="steps", eval_steps=2, **{f"{dtype}_full_eval": True}),
+        train_dataset=sequences(32),
+        eval_dataset=sequences(8, seed=1),
+    )
+    seen = set()
+    model.head.register_forward_pre_hook(lambda module, _: seen.add(module.weight.dtype))
+
+    def score():
+        before = {**copied(model), **{name: buffer.clone() for name, buffer in model.named_buffers()}}
+        trainer.evaluate() if call == "evaluate" else trainer.predict(sequences(8, seed=1))
+        assert_same({**copied(model), **dict(model.named_buffers())}, before)
+
+    score()
+    assert seen == {torch.bfloat16 if dtype == "bf16" else torch.float16}
+    trainer.train()
+    score()
+    trainer.save_model(tmp_path / "saved")
+    assert_same(load_file(tmp_path / "saved" / WEIGHTS), copied(model, trained=True))
+
+
+# What a training leaves
+
+
+@pytest.mark.parametrize("changes", [{}, {"save_strategy": "steps", "save_steps": 2}])
+def test_a_training_leaves_a_folder_that_loads(changes, make_model, tmp_path, capsys):
+    model = make_model("gpt2")
+    processor = FPTFeatureExtractor(max_length=10, feature_size=3)
+    trainer = FPTTrainer(
+        model,
+        arguments(tmp_path, **changes),
+        train_dataset=sequences(32),
+        compute_metrics=lambda prediction: {"accuracy": 0.625},
+        processing_class=processor,
+    )
+    trainer.train()
+    said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Saved")]
+    load = f"AutoModelForSequenceClassification.from_pretrained('{tmp_path}')"
+    assert said == [f"Saved in {tmp_path}: `import fpt_adapters`, then {load}"]
+    loaded = AutoModelForSequenceClassification.from_pretrained(tmp_path)
+    assert_same(copied(loaded, trained=True), copied(model, trained=True))
+    assert AutoFeatureExtractor.from_pretrained(tmp_path).feature_size == 3
+    left = {path.name for path in tmp_path.iterdir() if path.is_file()}
+    assert "training_args.bin" not in left and {"README.md", "config.json", WEIGHTS} <= left
+    assert "62.5" not in (tmp_path / "README.md").read_text()
+    trainer.evaluate(sequences(8))
+    card = (tmp_path / "README.md").read_text()
+    assert "62.5" in card and "validation" in card
+    trainer.predict(sequences(8))
+    assert "| test |" in (tmp_path / "README.md").read_text()
+
+
+def test_an_evaluation_without_a_training_leaves_the_folder_alone(make_model, tmp_path):
+    FPTTrainer(make_model("gpt2"), arguments(tmp_path), train_dataset=sequences(8)).train()
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    trainer = FPTTrainer(make_model("gpt2"), arguments(tmp_path), compute_metrics=lambda prediction: {"accuracy": 0.5})
+    trainer.evaluate(sequences(8))
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_a_training_beside_another_model_is_refused_before_it(make_model, tmp_path, saved_base):
+    shutil.copytree(saved_base, tmp_path / "out")
+    trainer = FPTTrainer(make_model("gpt2"), arguments(tmp_path / "out"), train_dataset=sequences(8))
+    with pytest.raises(DeltaError, match="holds a model of type 'gpt2', which saving a delta there would overwrite"):
+        trainer.train()
+    assert trainer.state.global_step == 0
+
+
+# Resume
+
+
+def test_a_checkpoint_of_the_model_alone_is_no_place_to_resume(make_model, tmp_path):
+    args = arguments(tmp_path, save_strategy="steps", save_steps=2, save_only_model=True)
+    FPTTrainer(make_model("gpt2"), args, train_dataset=sequences(32)).train()
+    trainer = FPTTrainer(make_model("gpt2"), args, train_dataset=sequences(32))
+    with pytest.raises(
+        ValueError, match="holds the model alone, as save_only_model=True leaves it: resumed, the opti"
+    ):
+        trainer.train(resume_from_checkpoint=True)
+    with pytest.raises(DeltaError, match=r"has no trainer_state\.json"):
+        trainer.train(resume_from_checkpoint=str(tmp_path))
+
+
+def test_lost_random_numbers_are_told(make_model, tmp_path, warned):
+    args = arguments(tmp_path, save_strategy="steps", save_steps=2)
+    FPTTrainer(make_model("gpt2"), args, train_dataset=sequences(32)).train()
+    (tmp_path / "checkpoint-2" / "rng_state.pth").unlink()
+    trainer = FPTTrainer(make_model("gpt2"), args, train_dataset=sequences(32))
+    trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+    assert "has no rng_state.pth: dropout and the order" in warned.text
+
+
+@pytest.mark.parametrize("restored", [True, False])
+def test_early_stopping_goes_on_or_says_that_it_does_not(restored, make_model, tmp_path, warned):
+    def trainer(name, steps):
+        args = arguments(
+            tmp_path / name,
+            max_steps=steps,
+            eval_strategy="steps",
+            eval_steps=1,
+            save_strategy="steps",
+            save_steps=1,
+            metric_for_best_model="score",
+            greater_is_better=True,
+            load_best_model_at_end=True,
+            restore_callback_states_from_checkpoint=restored,
+        )
+        return FPTTrainer(
+            make_model("gpt2"),
+            args,
+            train_dataset=sequences(80),
+            eval_dataset=sequences(8),
+            compute_metrics=lambda prediction: {"score": 0.5},
+            callbacks=[EarlyStoppingCallback(early_stopping_patience=3)],
+        )
+
+    whole, halted, resumed = trainer("whole", 9), trainer("halves", 3), trainer("halves", 9)
+    whole.train()
+    halted.train()
+    assert "starts anew" not in warned.text
+    resumed.train(resume_from_checkpoint=True)
+    assert whole.state.global_step == 4  # the first score is the best
+    assert resumed.state.global_step == (4 if restored else 6)
+    assert ("EarlyStoppingCallback starts anew with {'early_stopping_patience_counter': 0}" in warned.text) != restored
