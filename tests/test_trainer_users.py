@@ -31,6 +31,8 @@ from fpt_adapters import (
     FPTTrainer,
 )
 from fpt_adapters.card_numbers import confusion_of
+from fpt_adapters.tasks import Digits
+from fpt_adapters.tasks.bits import BitMemory, BitXor
 
 
 def build(trainable=("input", "output", "norm", "position")):
@@ -186,6 +188,27 @@ def test_answers_to_several_labels_are_no_classes(make_model):
     config = make_model("gpt2", num_labels=2, problem_type="multi_label_classification").config
     answers = np.array([[1, 0], [0, 1]])
     assert confusion_of(answers, answers, config) is None
+
+
+@pytest.mark.parametrize("task", [BitMemory(num_strings=2, string_length=6, bits_per_token=3), BitXor(), Digits()])
+def test_the_tasks_metrics_take_batches_of_any_size(task, tmp_path):
+    data = task.load(0, {"validation": 20})
+    model = task.model_class.from_backbone(tiny_config("bert"), backbone_init="random", **data.config)
+
+    def metrics(**changes):
+        args = arguments(tmp_path, remove_unused_columns=False, per_device_eval_batch_size=8, **changes)
+        args.include_for_metrics = list(task.include_for_metrics)
+        trainer = FPTTrainer(
+            model,
+            args,
+            data_collator=task.collate,
+            compute_metrics=task.compute_metrics,
+            preprocess_logits_for_metrics=task.preprocess_logits_for_metrics,
+        )
+        found = trainer.evaluate(data.validation)
+        return found["eval_accuracy"], trainer.card.results["validation"].confusion.tolist()
+
+    assert metrics(eval_do_concat_batches=False) == metrics()
 
 
 @TRAINERS
