@@ -17,14 +17,16 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_NAME
+from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_NAME, logging
 
 from .configuration_fpt import FPTConfig, config_digest
 from .sharding import whole_shape
 
+logger = logging.get_logger(__name__)
+
 DIGESTS_KEY = "fpt_digests"  # metadata: hex digests of the tensors in the order of their sorted names
 CONFIG_KEY = "fpt_config"  # metadata: digest of the config.json that was saved with the tensors
-DTYPES = (torch.float32, torch.bfloat16, torch.float16)  # half precision: of a model that was cast by hand
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)  # half precision: of a model that an earlier version saved
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 STAGING_PREFIX = ".saving-"
 NAMES_SHOWN = 4
@@ -55,6 +57,14 @@ def running_statistics(model: nn.Module) -> dict[str, Tensor]:
     return {name: buffer for name, buffer in buffers if buffer.is_floating_point()}
 
 
+def as_stored(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors as a delta holds them: sorted by name, on the CPU, in float32. A warning says where that rounds them."""
+    wide = [name for name, tensor in tensors.items() if tensor.dtype == torch.float64]
+    if wide:
+        logger.warning(f"{wide[0]} is of torch.float64 ({len(wide)} tensors in all): a delta keeps them in float32.")
+    return {name: tensors[name].detach().to("cpu", torch.float32).contiguous() for name in sorted(tensors)}
+
+
 def write_delta(directory: str | os.PathLike, config: FPTConfig, tensors: dict[str, Tensor]) -> None:
     """Write `config.json` and `model.safetensors` into `directory` (made if missing).
 
@@ -68,7 +78,7 @@ def write_delta(directory: str | os.PathLike, config: FPTConfig, tensors: dict[s
         shutil.rmtree(left_over, ignore_errors=True)
     staging = Path(tempfile.mkdtemp(prefix=STAGING_PREFIX, dir=directory))
     try:
-        tensors = {name: tensors[name].detach().cpu().contiguous() for name in sorted(tensors)}
+        tensors = as_stored(tensors)
         config.save_pretrained(staging)
         metadata = {
             "format": "pt",

@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 from transformers.utils import CONFIG_NAME
 
 from .adapters import BASE_LAYER, NAME, adapter_buffers, adapter_parameters, on_conv1d, peft_config_of, settings_of
-from .delta import DeltaError, new_folder, whole_file
+from .delta import DeltaError, as_stored, new_folder, whole_file
 from .fetching import fetch
 from .peft_api import (
     ADAPTER_CONFIG_NAME,
@@ -109,10 +109,10 @@ def write_adapter(model: PreTrainedModel, directory: str | os.PathLike) -> None:
     config = to_peft_config(model)
     groups, tuned = model.parameter_groups(), isinstance(config, LNTuningConfig)
     norms = {name.rpartition(".")[0] for name, group in groups.items() if group == "norm" and tuned}
-    tensors = {
-        PREFIX + _peft_name(name, norms): tensor.detach().cpu().contiguous()
-        for name, tensor in (model.delta_tensors() | _remade(model)).items()
-    }
+    remade = {name: tensor.detach().cpu().contiguous() for name, tensor in _remade(model).items()}
+    stored = as_stored(model.delta_tensors()) | remade
+    tensors = {PREFIX + _peft_name(name, norms): tensor for name, tensor in stored.items()}
+    model.note_dtype()
     config.inference_mode = True  # as peft writes it
     config.base_model_name_or_path = model.config.base_model
     config.revision = model.config.base_model_revision

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from transformers import AutoConfig, BitsAndBytesConfig, PreTrainedConfig, PreTrainedModel
 from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_NAME
 
-from .backbones import device_of
-from .building import build_from_config
+from .backbones import device_of, frozen_dtype
+from .building import DTYPES, build_from_config
 from .card import FPTCard
 from .checkpointing import check_checkpointable, trains
 from .configuration_fpt import FPTConfig
@@ -43,12 +43,17 @@ from .remote_code import AUTO_MAP, runs_from_repo, write_code
 from .repository import Origin, check_shareable, repository_files, upload, write_repository
 from .saved_backbone import write_backbone
 from .sharding import refuse_sharded, written_class
+from .stock_arguments import (
+    IGNORED_LOADING,
+    IGNORED_SAVING,
+    REFUSED_LOADING,
+    REFUSED_SAVING,
+    take_stock_arguments,
+)
 
 if TYPE_CHECKING:
     from .peft_api import PeftConfig
 
-# What transformers' Auto classes and Trainer pass to every `from_pretrained`, and which has no meaning for a delta.
-IGNORED_LOADING_KEYS = ("_from_auto", "_from_pipeline", "adapter_kwargs", "code_revision", "trust_remote_code")
 HUB_KEYS = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token")
 
 
@@ -253,15 +258,13 @@ class FPTPreTrainedModel(PeftMixin, PreTrainedModel):
         frozen weights in (None: as in training). `quantization_config`: how to quantise them (None: as in training;
         False: not at all). `device_map`: as for `from_backbone`. `kwargs`: `revision`, `subfolder`, `token` and the
         like for the delta (of these, only `cache_dir` and `local_files_only` also serve the base), and fields of
-        `FPTConfig`.
+        `FPTConfig`; what else transformers' models take is ignored where it changes nothing, or refused by name.
 
         Raises DeltaError (a ValueError) for a delta or a base that is not the one meant or came damaged; where either
         cannot be found, an OSError that says which of the two (the Hub client's own where there is one); ImportError
         for a quantised base without bitsandbytes.
         """
-        for key in IGNORED_LOADING_KEYS:
-            kwargs.pop(key, None)
-        _refuse_unsupported(kwargs)
+        kwargs = take_stock_arguments(kwargs, IGNORED_LOADING, REFUSED_LOADING)
         dtype = kwargs.pop("torch_dtype", None) if dtype is None else dtype
         hub_kwargs = {key: kwargs.pop(key, None) for key in HUB_KEYS}
         hub_kwargs = {key: value for key, value in hub_kwargs.items() if value is not None}
@@ -350,19 +353,25 @@ class FPTPreTrainedModel(PeftMixin, PreTrainedModel):
         state_dict: Mapping[str, Tensor] | None = None,
         push_to_hub: bool = False,
         max_shard_size: int | str | None = None,
+        variant: str | None = None,
+        token: str | bool | None = None,
         with_code: bool | None = None,
         **push_kwargs,
     ) -> None:
         """Write `config.json` and `model.safetensors`, which holds exactly `delta_tensors`. No network is needed.
 
+        The tensors are saved in float32, whatever the model was cast to by hand (float64 is rounded, with a warning);
+        `config.dtype` becomes the dtype that the frozen weights have then, which a loader gives them again.
+
         `with_code`: copy the library's code too, for machines without it (None: as the last time; a model that runs
-        from a repo's own code keeps carrying it). `max_shard_size` is accepted for callers that pass it to every
-        model; a delta is always one file. `push_to_hub` and `push_kwargs` (`repo_id`, `token` ...): also call
-        `push_to_hub`.
+        from a repo's own code keeps carrying it). `push_to_hub`, `token` and `push_kwargs` (`repo_id` ...): also call
+        `push_to_hub`. What else callers pass to every model is accepted where it changes nothing, such as
+        `max_shard_size` (a delta is always one file), `save_function` and `safe_serialization=True`.
 
         Raises DeltaError where `save_directory` holds another kind of model, ValueError for a tensor that is empty
-        (sharded, and not gathered) or not finite.
+        (sharded, and not gathered) or not finite, and for `variant` and `safe_serialization=False`.
         """
+        push_kwargs = take_stock_arguments(push_kwargs | {"variant": variant}, IGNORED_SAVING, REFUSED_SAVING)
         if push_kwargs and not push_to_hub:
             raise TypeError(
                 f"save_pretrained does not know {', '.join(sorted(push_kwargs))} without push_to_hub=True."
@@ -376,6 +385,8 @@ class FPTPreTrainedModel(PeftMixin, PreTrainedModel):
             if infinite:
                 raise ValueError(f"{infinite[0]} is not finite: training diverged, and nothing was saved.")
             self._ignore_on_save(tensors)
+            if state_dict is None:  # else of a back end that casts weights as it trains
+                self.note_dtype()
             self.config.architectures = [written_class(self).__name__]
             vars(self.config).pop("auto_map", None)
             if self.with_code:
@@ -384,7 +395,14 @@ class FPTPreTrainedModel(PeftMixin, PreTrainedModel):
             if self.with_code:
                 write_code(save_directory)
         if push_to_hub:
-            self.push_to_hub(push_kwargs.pop("repo_id", Path(save_directory).name), **push_kwargs)
+            repo_id = push_kwargs.pop("repo_id", Path(save_directory).name)
+            self.push_to_hub(repo_id, token=token, **push_kwargs)
+
+    def note_dtype(self) -> None:
+        """Write into the configuration the dtype that the frozen weights have now: `half()` may have cast them."""
+        dtype = frozen_dtype(self.fpt_model.backbone)
+        if self.config.base_quantization is None:
+            self.config.dtype = dtype if dtype in DTYPES.values() else torch.float32
 
     def save_backbone(self, save_directory: str | os.PathLike, is_main_process: bool = True) -> None:
         """Write the backbone as an ordinary transformers checkpoint, with its present weights: a base for new deltas.
@@ -437,14 +455,3 @@ class FPTPreTrainedModel(PeftMixin, PreTrainedModel):
                 revision=revision,
                 create_pr=create_pr,
             )
-
-
-def _refuse_unsupported(kwargs: dict[str, Any]) -> None:
-    for key in ("state_dict", "gguf_file"):
-        if kwargs.pop(key, None) is not None:
-            raise ValueError(f"{key} is not supported for a frozen pretrained transformer: load it from its folder.")
-    for key in ("load_in_8bit", "load_in_4bit"):
-        if kwargs.pop(key, None):
-            raise ValueError(f"{key} is a setting of quantization_config: write BitsAndBytesConfig({key}=True).")
-    if kwargs.pop("use_safetensors", None) is False:
-        raise ValueError("use_safetensors=False is refused: deltas and bases are read from safetensors only.")

@@ -58,6 +58,7 @@ ORDER = (
     "loading",
     "saved_backbone",
     "checkpointing",
+    "stock_arguments",
     "pretrained",
     "modeling_fpt",
     "attention_maps",
