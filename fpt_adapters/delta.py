@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_NAME, logging
 
 from .configuration_fpt import FPTConfig, config_digest
+from .plain_names import named_buffers, named_modules, plain_state
 from .sharding import whole_shape
 
 logger = logging.get_logger(__name__)
@@ -44,15 +45,15 @@ def tensor_digest(tensor: Tensor) -> str:
 
 def persistent_buffers(model: nn.Module) -> dict[str, Tensor]:
     """The floating-point buffers that a state dict holds (running statistics of a batch norm), by name."""
-    floating = {name for name, buffer in model.named_buffers() if buffer.is_floating_point()}
+    floating = {name for name, buffer in named_buffers(model).items() if buffer.is_floating_point()}
     if not floating:  # most backbones; a state dict is slow to make
         return {}
-    return {name: tensor for name, tensor in model.state_dict().items() if name in floating}
+    return {name: tensor for name, tensor in plain_state(model.state_dict()).items() if name in floating}
 
 
 def running_statistics(model: nn.Module) -> dict[str, Tensor]:
     """The buffers that training changes: a batch norm's. Others are frozen, as the bias that chooses experts."""
-    norms = {name: module for name, module in model.named_modules() if isinstance(module, BATCH_NORMS)}
+    norms = {name: module for name, module in named_modules(model).items() if isinstance(module, BATCH_NORMS)}
     buffers = ((f"{path}.{name}", b) for path, norm in norms.items() for name, b in norm.named_buffers(recurse=False))
     return {name: buffer for name, buffer in buffers if buffer.is_floating_point()}
 
@@ -195,7 +196,7 @@ def read_delta(path: str | os.PathLike, config_path: str | os.PathLike) -> dict[
     for name, digest in zip(names, digests, strict=True):
         if tensor_digest(tensors[name]) != digest:
             raise DeltaError(f"{path} is corrupt: the values of {name} are not those that were saved. Fetch it again.")
-    return tensors
+    return plain_state(tensors)
 
 
 @contextlib.contextmanager

@@ -37,6 +37,7 @@ from .freezing import GroupCount, apply_policy, backbone_groups, count_by_group,
 from .loading import load_base, resolve_commit
 from .peft_mixin import PeftMixin
 from .placing import DeviceMap
+from .plain_names import keep_plain_states, named_parameters, plain_module, plain_state
 from .quantization import settings_of
 from .quantized_layers import settle_biases
 from .remote_code import AUTO_MAP, runs_from_repo, write_code
@@ -76,13 +77,17 @@ class FPTPreTrainedModel(PeftMixin, PreTrainedModel):
     _supports_flex_attn = True
     _supports_attention_backend = True
 
+    def __init__(self, config: FPTConfig):
+        super().__init__(config)
+        keep_plain_states(self)
+
     def apply_policy(self) -> None:
         """Have the groups of `config.trainable` train, all else frozen; the outermost constructor ends with this."""
         self.main_input_name = self.fpt_model.input_projection.input_name
         trainable = [group for group in self.config.trainable if not (self.headless and group == "output")]
         if self.config.base_quantization is not None:
             settle_biases(self.fpt_model.backbone)
-        parameters = dict(self.named_parameters())
+        parameters = named_parameters(self)
         whose = f"the backbone {type(self.fpt_model.backbone).__name__}"
         groups = self.parameter_groups()
         apply_policy(parameters, groups, trainable, whose)
@@ -93,8 +98,8 @@ class FPTPreTrainedModel(PeftMixin, PreTrainedModel):
 
     def _ignore_on_save(self, saved: Collection[str]) -> None:
         """Tell Trainer which keys a checkpoint lacks on purpose, so that its resume neither warns nor hides others."""
-        names = {name for name, _ in self.named_parameters(remove_duplicate=False)}
-        self._keys_to_ignore_on_save = names.union(persistent_buffers(self)).difference(saved)
+        names = {*named_parameters(self, remove_duplicate=False), *persistent_buffers(self)}
+        self._keys_to_ignore_on_save = names.difference(saved)
 
     def init_weights(self) -> None:
         """Nothing: the backbone arrives with its weights, and new modules draw theirs as they are built."""
@@ -138,7 +143,7 @@ class FPTPreTrainedModel(PeftMixin, PreTrainedModel):
         last_attention = "last_attention" in self.config.trainable
         groups = backbone_groups(backbone, own_positions, qk_norms, last_attention, self._adapter_parameters())
         groups = {self.backbone_prefix + name: group for name, group in groups.items()}
-        for name, _ in self.named_parameters():
+        for name in named_parameters(self):
             if name.startswith(f"{prefix}input_projection."):
                 groups[name] = "input"
             elif name == f"{prefix}position_embeddings.weight":
@@ -299,7 +304,7 @@ class FPTPreTrainedModel(PeftMixin, PreTrainedModel):
     def _join_devices(self) -> None:
         """Put the new modules beside the backbone's inputs and outputs, and tell Trainer of several devices."""
         backbone, prefix = self.fpt_model.backbone, self.backbone_prefix
-        parameters, device = dict(self.named_parameters()), device_of(backbone)
+        parameters, device = named_parameters(self), device_of(backbone)
         for name, parameter in parameters.items():
             if not name.startswith(prefix):
                 parameter.data = parameter.data.to(device)
@@ -312,7 +317,7 @@ class FPTPreTrainedModel(PeftMixin, PreTrainedModel):
             tensors = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
         elif not self.headless and not any(name.startswith(prefix) for name in tensors):
             raise DeltaError(f"{file} holds an FPTModel without a head: load it with AutoModel.")
-        parameters, buffers = dict(self.named_parameters()), running_statistics(self)
+        parameters, buffers = named_parameters(self), running_statistics(self)
         check_delta(tensors, self._delta_parameters(parameters), buffers, file)
         overlay(self, tensors)
 
@@ -337,11 +342,12 @@ class FPTPreTrainedModel(PeftMixin, PreTrainedModel):
         adapter into its base.
         """
         self._refuse_wrapped()
-        tensors = self._delta_parameters(dict(self.named_parameters()))
+        tensors = self._delta_parameters(named_parameters(self))
         for name, buffer in running_statistics(self).items():
             if tensor_digest(buffer) != self._base_buffer_digests[name]:
                 tensors[name] = buffer
         if state_dict is not None:  # gathered in half precision by some back ends, held so by others
+            state_dict = plain_state(state_dict)
             dtypes = {name: torch.promote_types(t.dtype, state_dict[name].dtype) for name, t in tensors.items()}
             tensors = {name: state_dict[name].to(dtype) for name, dtype in dtypes.items()}
         return tensors
@@ -418,7 +424,7 @@ class FPTPreTrainedModel(PeftMixin, PreTrainedModel):
         finite, and a backbone that is a part of a model (an image model's layers, BART's encoder).
         """
         if is_main_process:
-            write_backbone(self.fpt_model.backbone, self.config, save_directory)
+            write_backbone(plain_module(self.fpt_model.backbone), self.config, save_directory)
 
     def push_to_hub(
         self,

@@ -21,7 +21,7 @@ from transformers.utils import PushInProgress, logging
 
 from .card import FPTCard, SplitResult, auto_class
 from .card_numbers import confusion_of, delta_size, numbers_of
-from .distributing import DistributedTrainer
+from .distributing import DistributedTrainer, compiled_in_place
 from .pictures import confusion_matrix, learning_curves
 from .precision import weights_kept
 from .pretrained import FPTPreTrainedModel
@@ -77,7 +77,7 @@ class PublishingTrainer(DistributedTrainer):
 
     def call_model_init(self, trial=None) -> FPTPreTrainedModel:
         """As `Trainer.call_model_init`: a new model for each training, with the card and the processor of the last."""
-        model = super().call_model_init(trial)
+        model = compiled_in_place(super().call_model_init(trial))
         self.check_model(model, self.args)
         if self.is_in_train:
             if self.model is not None:

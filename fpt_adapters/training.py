@@ -26,8 +26,9 @@ from transformers.utils import logging
 from .cached_features import innermost, random_state_kept
 from .configuration_fpt import PARAMETER_GROUPS, FPTConfig
 from .delta import refuse_foreign, tensor_digest
-from .distributing import gather
+from .distributing import compiled_in_place, gather
 from .heads import IGNORED_LABEL
+from .plain_names import named_parameters
 from .pretrained import FPTPreTrainedModel
 from .resuming import check_checkpoint, warn_of_callbacks, warn_of_random_numbers
 from .stream_batches import BatchStream
@@ -105,7 +106,7 @@ class FPTTrainer(StreamingTrainer):
     def __init__(self, model: FPTPreTrainedModel | None = None, args=None, *more, group_learning_rates=None, **kwargs):
         self.group_learning_rates = dict(group_learning_rates or {})
         self._checkpoint: Path | None = None  # that is resumed
-        super().__init__(model, args, *more, **kwargs)
+        super().__init__(compiled_in_place(model), args, *more, **kwargs)
         if self.group_learning_rates and self.optimizer is not None:
             raise ValueError("group_learning_rates sets up Trainer's optimizer; give that or your own, not both.")
         dataset = innermost(self.train_dataset)
@@ -139,7 +140,7 @@ class FPTTrainer(StreamingTrainer):
         created = self.optimizer is None
         optimizer = super().create_optimizer(model)
         if created and self.group_learning_rates:
-            names = {id(parameter): name for name, parameter in self.model.named_parameters()}
+            names = {id(parameter): name for name, parameter in named_parameters(self.model).items()}
             group_of = self.model.parameter_groups()
             param_groups = list(optimizer.param_groups)
             optimizer.param_groups.clear()
@@ -195,7 +196,7 @@ class FPTTrainer(StreamingTrainer):
             self._refuse_divergence(f"at step {self.state.global_step}")
 
     def _check_before_training(self) -> None:
-        trained = [(n, p) for n, p in self.model.named_parameters() if p.requires_grad]
+        trained = [(n, p) for n, p in named_parameters(self.model).items() if p.requires_grad]
         if not trained:
             remedy = "model.apply_policy() undoes what froze them" if self.model.trained_groups else "name some group"
             raise ValueError(f"Nothing would train: trainable={self.model.config.trainable}, {remedy}.")
@@ -272,7 +273,7 @@ class FPTTrainer(StreamingTrainer):
     def _checksums(self) -> dict[str, tuple[torch.dtype, int]]:
         """Sum over the bits of every frozen parameter, on its device: enough to see that none was trained."""
         integer = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-        frozen = ((name, gather(p)) for name, p in self.model.named_parameters() if not p.requires_grad)
+        frozen = ((name, gather(p)) for name, p in named_parameters(self.model).items() if not p.requires_grad)
         return {n: (t.dtype, t.view(integer[t.element_size()]).sum(dtype=torch.int64).item()) for n, t in frozen}
 
     def _check_frozen(self) -> None:
@@ -284,7 +285,8 @@ class FPTTrainer(StreamingTrainer):
             raise TrainingError(f"The frozen weight {changed[0]} changed in training ({len(changed)} tensors in all).")
 
     def _digests(self) -> dict[str, str]:
-        return {name: tensor_digest(gather(p)) for name, p in self.model.named_parameters() if p.requires_grad}
+        trained = {name: p for name, p in named_parameters(self.model).items() if p.requires_grad}
+        return {name: tensor_digest(gather(p)) for name, p in trained.items()}
 
     def _check_trained(self) -> None:
         self._refuse_divergence("after training")
@@ -298,7 +300,7 @@ class FPTTrainer(StreamingTrainer):
 
     def _refuse_divergence(self, when: str) -> None:
         """Raise TrainingError for trained weights that are not finite; a loss alone may be so for one bad step."""
-        trained = {name: gather(p) for name, p in self.model.named_parameters() if p.requires_grad}
+        trained = {name: gather(p) for name, p in named_parameters(self.model).items() if p.requires_grad}
         finite = [torch.isfinite(tensor).all().to(self.args.device, non_blocking=True) for tensor in trained.values()]
         if not torch.stack(finite).all():  # the one wait for the device
             name = next(name for name, one in zip(trained, finite, strict=True) if not one)

@@ -15,6 +15,7 @@ PACKAGE = Path(fpt_adapters.__file__).parent
 ORDER = (
     "version",
     "sharding",
+    "plain_names",
     "dropout",
     "activations",
     "attention",
@@ -132,7 +133,7 @@ def test_a_module_imports_only_from_earlier_ones(path):
 
 def test_the_imports_are_seen():
     """The test above would pass for a package whose imports it cannot read."""
-    assert own_imports(PACKAGE / "freezing.py") == {"backbones", "quantized_layers", "sharding"}
+    assert own_imports(PACKAGE / "freezing.py") == {"backbones", "plain_names", "quantized_layers", "sharding"}
     base_configurations = {"configuration_identity", "configuration_lstm"}
     rules = {"adapter_settings", "depth", "float_fields", "quantization", "untrusted"}
     assert own_imports(PACKAGE / "configuration_fpt.py") == rules | base_configurations

@@ -1,5 +1,7 @@
 """What users of the stock Trainer do, and get of FPTTrainer likewise: searches, any metrics, columns, resumes."""
 
+import copy
+import json
 import math
 import os
 import shutil
@@ -10,7 +12,17 @@ import pytest
 import torch
 from conftest import tiny_config
 from safetensors.torch import load_file
-from test_training import TRAINERS, WEIGHTS, arguments, assert_same, copied, labelled_tokens, losses, sequences
+from test_training import (
+    NO_DROPOUT,
+    TRAINERS,
+    WEIGHTS,
+    arguments,
+    assert_same,
+    copied,
+    labelled_tokens,
+    losses,
+    sequences,
+)
 from transformers import (
     AutoFeatureExtractor,
     AutoModelForSequenceClassification,
@@ -416,3 +428,73 @@ def test_early_stopping_goes_on_or_says_that_it_does_not(restored, make_model, t
     assert whole.state.global_step == 4  # the first score is the best
     assert resumed.state.global_step == (4 if restored else 6)
     assert ("EarlyStoppingCallback starts anew with {'early_stopping_patience_counter': 0}" in warned.text) != restored
+
+
+# torch.compile by hand
+
+
+def wrap(module):
+    return torch.compile(module, backend="eager")
+
+
+def wrap_backbone(model):
+    model.fpt.backbone = wrap(model.fpt.backbone)
+    return model
+
+
+def wrap_layers(model):
+    for number, layer in enumerate(model.fpt.backbone.h):
+        model.fpt.backbone.h[number] = wrap(layer)
+    return model
+
+
+def wrap_inside(model):
+    model.fpt = wrap(wrap_backbone(wrap_layers(model)).fpt)
+    return model
+
+
+def compile_in_place(model):
+    model.compile(backend="eager")
+    return model
+
+
+WRAPPINGS = [wrap, wrap_backbone, wrap_layers, wrap_inside, compile_in_place]
+
+
+@pytest.mark.filterwarnings("ignore")  # torch's, of its own tracing
+@pytest.mark.parametrize(
+    ("trainer_class", "wrapping"), [*((FPTTrainer, one) for one in WRAPPINGS), (Trainer, wrap_inside)]
+)
+def test_a_model_compiled_by_hand_is_trained_saved_and_resumed(trainer_class, wrapping, make_model, tmp_path, warned):
+    plain, data = make_model("gpt2", **NO_DROPOUT), sequences(32)
+    args = arguments(tmp_path, save_strategy="steps", save_steps=2, weight_decay=0.1)
+    rates = {"group_learning_rates": {"norm": 1e-3}} if trainer_class is FPTTrainer else {}
+    trainer = trainer_class(wrapping(make_model("gpt2", **NO_DROPOUT)), args, train_dataset=data, **rates)
+    trainer.train()
+    model = trainer.model
+    assert (trainer.is_in_train, model.parameter_groups()) == (False, plain.parameter_groups())
+    assert model.count_parameters() == plain.count_parameters()
+    assert model.state_dict().keys() == plain.state_dict().keys()
+    loaded = FPTForSequenceClassification.from_pretrained(tmp_path / "checkpoint-4")
+    assert_same(
+        copied(loaded), {name: tensor for name, tensor in model.state_dict().items() if name in copied(loaded)}
+    )
+    resumed = trainer_class(wrapping(make_model("gpt2", **NO_DROPOUT)), args, train_dataset=data, **rates)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+    assert losses(resumed) == losses(trainer)
+    assert "keys in the checkpoint" not in warned.text
+
+
+@pytest.mark.parametrize("wrapping", WRAPPINGS)
+def test_a_model_compiled_by_hand_is_saved_in_each_way(wrapping, make_model, tmp_path):
+    plain = make_model("gpt2", peft_config={"peft_type": "lora", "target_modules": ["c_attn"]})
+    model = wrapping(copy.deepcopy(plain))
+    for name, one in {"plain": plain, "wrapped": getattr(model, "_orig_mod", model)}.items():
+        one.save_pretrained(tmp_path / name)
+        one.save_backbone(tmp_path / name / "backbone")
+        one.save_peft_adapter(tmp_path / name / "adapter")
+    for file in (WEIGHTS, "config.json", f"backbone/{WEIGHTS}", "adapter/adapter_model.safetensors"):
+        read = load_file if file.endswith(".safetensors") else lambda path: json.loads(path.read_text())
+        one, other = read(tmp_path / "plain" / file), read(tmp_path / "wrapped" / file)
+        assert_same(one, other) if read is load_file else (one == other or pytest.fail(file))
+    FPTForSequenceClassification.from_pretrained(tmp_path / "wrapped")
