@@ -803,13 +803,26 @@ def test_whole_numbers_can_be_regressed(make_model, tmp_path):
     assert losses(trainer)[0] > losses(trainer)[-1] > 1
 
 
-def test_a_diverging_loss_stops_training(make_model, tmp_path):
-    trainer = FPTTrainer(
-        make_model("gpt2"), arguments(tmp_path, learning_rate=1e38, max_steps=50), train_dataset=sequences(32)
-    )
-    with pytest.raises(TrainingError, match=r"The loss is (nan|inf) at step [2-9]: training diverged. Lower learn"):
+@pytest.mark.parametrize("filtered", [True, False])
+def test_diverging_weights_stop_training(filtered, make_model, tmp_path):
+    args = arguments(tmp_path, learning_rate=1e38, max_steps=50, logging_nan_inf_filter=filtered)
+    trainer = FPTTrainer(make_model("gpt2"), args, train_dataset=sequences(32))
+    with pytest.raises(TrainingError, match=r"is not finite at step [1-9]: training diverged. Lower learning_rate"):
         trainer.train()
-    assert trainer.state.global_step < 10
+    assert trainer.state.global_step < 10 and trainer.args.logging_nan_inf_filter is filtered
+    assert not (tmp_path / WEIGHTS).exists()
+
+
+@pytest.mark.parametrize("filtered", [True, False])
+def test_a_loss_that_is_not_finite_once_does_not(filtered, make_model, tmp_path):
+    def loss(outputs, labels, num_items_in_batch):
+        value = torch.nn.functional.cross_entropy(outputs.logits, labels)
+        return value + (math.inf if trainer.state.global_step == 1 else 0)  # whose gradient is finite
+
+    args = arguments(tmp_path, logging_nan_inf_filter=filtered)
+    trainer = FPTTrainer(make_model("gpt2"), args, train_dataset=sequences(32), compute_loss_func=loss)
+    trainer.train()
+    assert [math.isfinite(one) for one in losses(trainer)] == [True, *[filtered] * 3]  # the sum of losses stays so
 
 
 def test_weights_that_are_not_finite_are_told_without_a_log(make_model, tmp_path):
