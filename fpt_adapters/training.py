@@ -12,7 +12,7 @@ from typing import Any
 import datasets
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Subset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset
 from transformers import (
     TrainerCallback,
     TrainerControl,
@@ -222,15 +222,15 @@ class FPTTrainer(StreamingTrainer):
             self._first_batch(dataloader)
         return super().evaluation_loop(dataloader, *args, **kwargs)
 
-    def _first_batch_of(self, dataset: Dataset) -> dict[str, Tensor]:
-        if not isinstance(dataset, Sized) or len(dataset) == 0:
+    def _first_batch_of(self, dataset: Dataset | None) -> dict[str, Tensor]:
+        if not _is_held(dataset):
             return {}
         one = dataset.select([0]) if isinstance(dataset, datasets.Dataset) else Subset(dataset, [0])
         return self._first_batch(self.get_test_dataloader(one))
 
     def _first_batch(self, loader: DataLoader) -> dict[str, Tensor]:
         """The first example as a loader of Trainer's serves it, collated; {} where none is held."""
-        if not isinstance(loader.dataset, Sized) or len(loader.dataset) == 0:
+        if not _is_held(getattr(loader, "dataset", None)):
             return {}
         try:
             with random_state_kept(self.args.device):
@@ -305,6 +305,11 @@ class FPTTrainer(StreamingTrainer):
         if not torch.stack(finite).all():  # the one wait for the device
             name = next(name for name, one in zip(trained, finite, strict=True) if not one)
             raise TrainingError(
-                f"{name} is not finite {when}: training diverged. Lower learning_rate; the checkpoints written before "
-                "are whole."
+                f"{name} is not finite {when}: training diverged. Lower learning_rate, or look for inputs and targets "
+                "far out of scale; the checkpoints written before are whole."
             )
+
+
+def _is_held(dataset: Any) -> bool:
+    """Whether a data set has a first example that can be looked at without reading on."""
+    return isinstance(dataset, Sized) and not isinstance(dataset, IterableDataset) and len(dataset) > 0
