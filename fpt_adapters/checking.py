@@ -7,7 +7,7 @@ from typing import Any
 
 import datasets
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Subset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset
 from transformers import Trainer, default_data_collator
 from transformers.trainer_utils import EvalLoopOutput, IntervalStrategy
 
@@ -87,14 +87,14 @@ class CheckingTrainer(StreamingTrainer):
 
     def _loader_of(self, dataset: Dataset, rows: Sequence[int]) -> DataLoader | None:
         """Trainer's loader of some rows; None where they are not held."""
-        if not isinstance(dataset, Sized) or len(dataset) == 0:
+        if not _is_held(dataset):
             return None
         part = dataset.select(rows) if isinstance(dataset, datasets.Dataset) else Subset(dataset, rows)
         return self.get_test_dataloader(part)
 
     def _first_batch(self, loader: DataLoader | None, what: str) -> dict[str, Tensor]:
         """The first example as a loader of Trainer's serves it, collated; {} where none is held."""
-        if loader is None or not isinstance(loader.dataset, Sized) or len(loader.dataset) == 0:
+        if not _is_held(getattr(loader, "dataset", None)):
             return {}
         try:
             with random_state_kept(self.args.device), self._naming_the_row(what, loader):
@@ -123,11 +123,9 @@ class CheckingTrainer(StreamingTrainer):
         try:
             yield
         except BatchError as error:
-            if loader is None and isinstance(self.train_dataset, Sized):
+            if loader is None and _is_held(self.train_dataset):
                 loader = self._loader_of(self.train_dataset, range(len(self.train_dataset)))
-            if loader is None or not isinstance(loader.dataset, Sized):
-                raise
-            found = _find_wrong(loader)
+            found = _find_wrong(loader) if _is_held(getattr(loader, "dataset", None)) else None
             if found is None:
                 raise
             row, problem = found
@@ -145,3 +143,8 @@ def _find_wrong(loader: DataLoader) -> tuple[int, str] | None:
         if time.monotonic() - start > SEARCHED:
             return None
     return None
+
+
+def _is_held(dataset: Any) -> bool:
+    """Whether a data set has examples that can be looked at without reading on."""
+    return isinstance(dataset, Sized) and not isinstance(dataset, IterableDataset) and len(dataset) > 0

@@ -15,7 +15,7 @@ from .pretrained import FPTPreTrainedModel
 
 logger = logging.get_logger(__name__)
 
-OPTIMIZERS = ("optimizer", "global_step")  # what Trainer's and DeepSpeed's files or folders of it begin with
+OPTIMIZER, DEEPSPEED = "optimizer", "global_step"  # what the files or folders of an optimizer's state begin with
 
 
 def check_checkpoint(folder: Path, model: FPTPreTrainedModel) -> None:
@@ -29,8 +29,8 @@ def check_checkpoint(folder: Path, model: FPTPreTrainedModel) -> None:
     _check_config(folder, model)
     tensors = read_delta(folder / SAFE_WEIGHTS_NAME, folder / CONFIG_NAME)
     check_delta(tensors, model.delta_tensors(), running_statistics(model), folder)
-    files = os.listdir(folder)
-    if not any(name.startswith(OPTIMIZERS) for name in files) or SCHEDULER_NAME not in files:
+    files = " ".join(sorted(os.listdir(folder)))
+    if DEEPSPEED not in files and not (OPTIMIZER in files and SCHEDULER_NAME in files):
         raise ValueError(
             f"{folder} holds the model alone, as save_only_model=True leaves it: resumed, the optimizer and the "
             "learning rate would start anew in the middle of the training. To train on from its weights in a new "

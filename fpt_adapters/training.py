@@ -209,6 +209,6 @@ class FPTTrainer(CheckingTrainer):
         if not torch.stack(finite).all():  # the one wait for the device
             name = next(name for name, one in zip(trained, finite, strict=True) if not one)
             raise TrainingError(
-                f"{name} is not finite {when}: training diverged. Lower learning_rate; the checkpoints written before "
-                "are whole."
+                f"{name} is not finite {when}: training diverged. Lower learning_rate, or look for inputs and targets "
+                "far out of scale; the checkpoints written before are whole."
             )

@@ -6,11 +6,13 @@ import math
 import os
 import shutil
 
+import accelerate
 import datasets
 import numpy as np
 import pytest
 import torch
 from conftest import tiny_config
+from packaging.version import Version
 from safetensors.torch import load_file
 from test_training import (
     NO_DROPOUT,
@@ -459,6 +461,9 @@ def compile_in_place(model):
 
 
 WRAPPINGS = [wrap, wrap_backbone, wrap_layers, wrap_inside, compile_in_place]
+OLD_ACCELERATE = Version(accelerate.__version__) < Version(
+    "1.13"
+)  # its unwrap_model fails on wrapped parts of a model
 
 
 @pytest.mark.filterwarnings("ignore")  # torch's, of its own tracing
@@ -466,6 +471,8 @@ WRAPPINGS = [wrap, wrap_backbone, wrap_layers, wrap_inside, compile_in_place]
     ("trainer_class", "wrapping"), [*((FPTTrainer, one) for one in WRAPPINGS), (Trainer, wrap_inside)]
 )
 def test_a_model_compiled_by_hand_is_trained_saved_and_resumed(trainer_class, wrapping, make_model, tmp_path, warned):
+    if OLD_ACCELERATE and wrapping not in (wrap, compile_in_place):
+        pytest.skip("needs accelerate 1.13")
     plain, data = make_model("gpt2", **NO_DROPOUT), sequences(32)
     args = arguments(tmp_path, save_strategy="steps", save_steps=2, weight_decay=0.1)
     rates = {"group_learning_rates": {"norm": 1e-3}} if trainer_class is FPTTrainer else {}
