@@ -153,6 +153,12 @@ class FPTTrainer(StreamingTrainer):
                     optimizer.add_param_group({**param_group, "params": parameters, "lr": lr})
         return optimizer
 
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        """As `Trainer.compute_loss`; where nothing is labelled, it is 0 with label smoothing, too."""
+        if torch.is_tensor(num_items_in_batch):
+            num_items_in_batch = num_items_in_batch.clamp(min=1)
+        return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+
     def get_train_dataloader(self) -> DataLoader:
         """As `Trainer.get_train_dataloader`. Raises ValueError for a stream whose first batch has wrong inputs."""
         loader = super().get_train_dataloader()
