@@ -6,9 +6,10 @@ from collections.abc import Iterator, Sequence, Sized
 from typing import Any
 
 import datasets
+import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset
-from transformers import Trainer, default_data_collator
+from transformers import default_data_collator
 from transformers.trainer_utils import EvalLoopOutput, IntervalStrategy
 
 from .batch_checks import ROW, BatchError, CheckedCollator, check_first_batch
@@ -54,6 +55,12 @@ class CheckingTrainer(StreamingTrainer):
         with self._naming_the_row("the training set"):
             return super().train(*args, **kwargs)
 
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        """As `Trainer.compute_loss`; where nothing is labelled, it is 0 with label smoothing, too."""
+        if torch.is_tensor(num_items_in_batch):
+            num_items_in_batch = num_items_in_batch.clamp(min=1)
+        return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+
     def evaluation_loop(self, dataloader: DataLoader, *args, **kwargs) -> EvalLoopOutput:
         """As `Trainer.evaluation_loop`. Raises ValueError for a wrong batch, and where none can be made."""
         if not self.is_in_train:  # before it, that was seen to
@@ -70,7 +77,7 @@ class CheckingTrainer(StreamingTrainer):
 
     @property
     def _own_loss(self) -> bool:
-        return self.compute_loss_func is not None or type(self).compute_loss is not Trainer.compute_loss
+        return self.compute_loss_func is not None or type(self).compute_loss is not CheckingTrainer.compute_loss
 
     def _rule(self) -> LabelRule | None:
         """What the labels of a batch must be; None where an own loss reads them."""

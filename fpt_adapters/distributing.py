@@ -104,7 +104,8 @@ class DistributedTrainer(Trainer):
     DeepSpeed, what is saved is gathered tensor by tensor, in fp32, without the base; so are the files that Trainer
     resumes from (DeepSpeed's hold the base where the input or the head does not train).
 
-    Raises ValueError for FSDP1, and for FSDP on a CPU, where Trainer would run DDP and not say so.
+    Raises ValueError for FSDP1, for FSDP on a CPU, where Trainer would run DDP and not say so, and for an evaluation
+    that would round the weights of a sharded model.
     """
 
     _living: weakref.WeakSet["DistributedTrainer"] = weakref.WeakSet()
@@ -115,6 +116,7 @@ class DistributedTrainer(Trainer):
         super().__init__(model, args, *more, **kwargs)
         self._refuse_silent_ddp()
         self._refuse_fsdp1()
+        self._refuse_rounding()
         self._warn_of_lone_process()
         self._living.add(self)
 
@@ -205,6 +207,14 @@ class DistributedTrainer(Trainer):
             raise ValueError(
                 "Frozen and trained weights lie side by side in a layer: FSDP2 shards that, and this is FSDP1. Write "
                 "fsdp_version: 2, as in examples/accelerate/fsdp2.yaml."
+            )
+
+    def _refuse_rounding(self) -> None:
+        args = self.args
+        if self._shards and (args.bf16_full_eval or args.fp16_full_eval):
+            raise ValueError(
+                "bf16_full_eval and fp16_full_eval round the weights of a sharded model, the trained ones too: leave "
+                "them out, and write bf16=True, under which evaluations run in half precision as well."
             )
 
     def _warn_of_lone_process(self) -> None:

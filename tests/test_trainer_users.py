@@ -247,6 +247,16 @@ def test_batches_in_which_nothing_is_labelled_change_nothing(trainer_class, make
     assert trainer.state.best_global_step is not None
 
 
+def test_label_smoothing_over_nothing_is_zero_too(make_model, tmp_path):
+    data = labelled_tokens(16)
+    for example in data[8:]:
+        example["labels"] = torch.full_like(example["labels"], -100)
+    args = arguments(tmp_path, train_sampling_strategy="sequential", label_smoothing_factor=0.1)
+    trainer = FPTTrainer(make_model("gpt2", FPTForTokenClassification), args, train_dataset=data)
+    trainer.train()
+    assert [loss > 0 for loss in losses(trainer)] == [True, False, True, False]
+
+
 # Columns that Trainer removes
 
 
@@ -325,6 +335,14 @@ def test_an_evaluation_in_half_precision_rounds_nothing(dtype, call, make_model,
     score()
     trainer.save_model(tmp_path / "saved")
     assert_same(load_file(tmp_path / "saved" / WEIGHTS), copied(model, trained=True))
+
+
+def test_an_evaluation_that_would_round_a_sharded_model_is_refused(make_model, tmp_path):
+    class Sharding(FPTTrainer):
+        _shards = True
+
+    with pytest.raises(ValueError, match="round the weights of a sharded model"):
+        Sharding(make_model("gpt2"), arguments(tmp_path, bf16_full_eval=True))
 
 
 # What a training leaves

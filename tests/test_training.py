@@ -719,13 +719,24 @@ def test_training_notes_the_problem_for_the_card_and_pipelines(num_labels, label
     assert json.loads((tmp_path / "config.json").read_text()).get("problem_type") == problem_type
 
 
-def test_an_own_loss_may_have_labels_of_its_own(make_model, tmp_path, warned):
-    def ordinal(outputs, labels, num_items_in_batch=None):
-        return ((outputs.logits.sum(-1) - labels) ** 2).mean()
+class Ordinal(FPTTrainer):
+    """A Trainer with a loss of its own."""
 
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        labels = inputs.pop("labels")
+        outputs = model(**inputs)
+        loss = ordinal(outputs, labels)
+        return (loss, outputs) if return_outputs else loss
+
+
+def ordinal(outputs, labels, num_items_in_batch=None):
+    return ((outputs.logits.sum(-1) - labels) ** 2).mean()
+
+
+@pytest.mark.parametrize(("trainer_class", "more"), [(Ordinal, {}), (FPTTrainer, {"compute_loss_func": ordinal})])
+def test_an_own_loss_may_have_labels_of_its_own(trainer_class, more, make_model, tmp_path, warned):
     data = [example | {"labels": example["labels"] + 0.5} for example in sequences(16)]
-    args = arguments(tmp_path, max_steps=1)
-    FPTTrainer(make_model("gpt2"), args, train_dataset=data, compute_loss_func=ordinal).train()
+    trainer_class(make_model("gpt2"), arguments(tmp_path, max_steps=1), train_dataset=data, **more).train()
     messages = [record.getMessage() for record in warned.records if record.name.startswith("fpt_adapters")]
     assert len(messages) == 1 and "a float: for a regression" in messages[0] and "own loss" in messages[0]
 
