@@ -69,7 +69,6 @@ def train(backbone_init: str, task: BitXor, folder: Path, steps: int) -> tuple[F
     start = time.perf_counter()
     trainer.train()
     seconds = time.perf_counter() - start
-    trainer.save_model()
     return trainer, {
         "backbone": backbone_init,
         "accuracy": trainer.predict(data.test).metrics["test_accuracy"],

@@ -1,6 +1,6 @@
 """Batches are checked before they reach the model: their values, and of the first one whether it fits the model."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,9 +11,16 @@ from .configuration_fpt import FPTConfig
 from .label_checks import LabelRule, Wrong, raw_labels
 from .pretrained import FPTPreTrainedModel
 
+ROW = " This is row "  # what messages name it by
+
 
 class BatchError(ValueError):
     """A batch that must not reach the model. Made of its message alone, as workers of a data loader hand it on."""
+
+    @property
+    def problem(self) -> str:
+        """What is wrong, without the row."""
+        return str(self).rpartition(ROW)[0]
 
 
 @dataclass
@@ -29,18 +36,13 @@ class CheckedCollator:
 
     def __call__(self, features: Sequence[Any]) -> dict[str, Tensor]:
         """Collate and check. Raises BatchError, a ValueError, naming the row."""
-        batch, wrong = self.look_at(features)
-        if wrong is not None:
-            raise BatchError(f"{wrong.problem}. This is row {wrong.row} of a batch.")
-        return batch
-
-    def look_at(self, features: Sequence[Any]) -> tuple[dict[str, Tensor], Wrong | None]:
-        """The batch, empty where its labels do not collate, and its first wrong row."""
         wrong = self._wrong_label(raw_labels(features, self.collator))
+        if wrong is None:
+            batch = self.collator(features)
+            wrong = wrong_input(batch, self.config) or self._wrong_label(batch.get("labels"))
         if wrong is not None:
-            return {}, wrong
-        batch = self.collator(features)
-        return batch, wrong_input(batch, self.config) or self._wrong_label(batch.get("labels"))
+            raise BatchError(f"{wrong.problem}.{ROW}{wrong.row} of a batch.")
+        return batch
 
     def _wrong_label(self, labels: Sequence[Any] | Tensor | None) -> Wrong | None:
         if self.rule is None or labels is None or all(label is None for label in labels):
@@ -80,16 +82,22 @@ def _first_row(wrong: Tensor) -> int:
 
 
 @torch.no_grad()
-def check_first_batch(model: FPTPreTrainedModel, batch: dict[str, Tensor], rule: LabelRule | None) -> None:
-    """Raise ValueError for a batch to train on that lacks what the model reads, or its labels, or has other shapes."""
+def check_first_batch(
+    model: FPTPreTrainedModel, batch: dict[str, Tensor], rule: LabelRule | None, example: Any = None
+) -> None:
+    """Raise ValueError for a batch to train on that lacks what the model reads, or its labels, or has other shapes.
+
+    `example`: what the batch was made of, whose columns are named.
+    """
+    columns = ", ".join(sorted(example if isinstance(example, Mapping) else batch))
     projection = model.fpt_model.input_projection
     if projection.input_name not in batch:
         raise ValueError(
-            f"The model takes {projection.input_name}, but the data has {', '.join(sorted(batch))}: rename the "
+            f"The model takes {projection.input_name}, but the data has {columns}: rename the "
             "column, and set remove_unused_columns=False if a transform makes it."
         )
     if "labels" not in batch:
-        raise ValueError(f"The data needs labels to learn from, but has only {', '.join(sorted(batch))}.")
+        raise ValueError(f"The data needs labels to learn from, but has only {columns}.")
     device = next(projection.parameters()).device
     mask = batch.get("attention_mask")
     projection.eval()  # so that its dropout draws nothing

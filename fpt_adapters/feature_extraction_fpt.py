@@ -119,7 +119,7 @@ class FPTFeatureExtractor(SequenceFeatureExtractor):
         except (TypeError, ValueError):
             raise ValueError(
                 f"a sequence has {self.feature_size} numbers at each step, but {name} has other things or steps of "
-                "several lengths."
+                "several lengths: of a table, give the column of sequences, or the columns of numbers alone."
             ) from None
         if steps.ndim == 1 and self.feature_size == 1:
             steps = steps[:, None]  # (steps, 1)

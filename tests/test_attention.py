@@ -154,6 +154,22 @@ def test_the_models_agree(make_model, model_type, padded):
     torch.testing.assert_close(one[real], two[real], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.filterwarnings("ignore")  # torch: tracing is deprecated
+@pytest.mark.parametrize("padded", [False, True])
+def test_a_traced_model_serves_other_batch_sizes(make_model, padded, monkeypatch):
+    monkeypatch.setattr(attention, "SCORES", 150)  # several pieces
+    model = make_model("bert").eval()
+
+    def inputs(batch):
+        values = torch.randn(batch, 5, 3, generator=torch.Generator().manual_seed(2))
+        mask = (torch.arange(5) < 3).long().expand(batch, -1).clone()
+        return {"input_values": values} | ({"attention_mask": mask} if padded else {})
+
+    traced = torch.jit.trace(model, example_kwarg_inputs=inputs(4), strict=False, check_trace=False)
+    for batch in (1, 4, 7):
+        torch.testing.assert_close(traced(**inputs(batch))["logits"], model(**inputs(batch)).logits)
+
+
 def test_transformers_knows_it():
     assert attention.NAME in AttentionInterface().valid_keys()
     model = AutoModel.from_config(tiny_config("bert"), attn_implementation=attention.NAME)

@@ -16,12 +16,14 @@ ORDER = (
     "version",
     "extras",
     "sharding",
+    "plain_names",
     "dropout",
     "activations",
     "attention",
     "fingerprints",
     "isolation",
     "untrusted",
+    "float_fields",
     "adapter_settings",
     "quantized_layers",
     "peft_api",
@@ -59,6 +61,7 @@ ORDER = (
     "loading",
     "saved_backbone",
     "checkpointing",
+    "stock_arguments",
     "pretrained",
     "modeling_fpt",
     "attention_maps",
@@ -74,6 +77,7 @@ ORDER = (
     "publishing",
     "caching",
     "streaming",
+    "resuming",
     "checking",
     "training",
     "finding",
@@ -134,9 +138,9 @@ def test_a_module_imports_only_from_earlier_ones(path):
 
 def test_the_imports_are_seen():
     """The test above would pass for a package whose imports it cannot read."""
-    assert own_imports(PACKAGE / "freezing.py") == {"backbones", "quantized_layers", "sharding"}
+    assert own_imports(PACKAGE / "freezing.py") == {"backbones", "plain_names", "quantized_layers", "sharding"}
     base_configurations = {"configuration_identity", "configuration_lstm"}
-    rules = {"adapter_settings", "depth", "quantization", "untrusted"}
+    rules = {"adapter_settings", "depth", "float_fields", "quantization", "untrusted"}
     assert own_imports(PACKAGE / "configuration_fpt.py") == rules | base_configurations
     assert {"backbones", "configuration_fpt", "heads", "inputs"} <= own_imports(PACKAGE / "modeling_fpt.py")
     assert {"metrics", "pretrained"} <= own_imports(PACKAGE / "tasks" / "task.py")

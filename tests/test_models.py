@@ -241,16 +241,6 @@ def test_what_is_not_labelled_is_left_out_of_the_loss(problem_type, shape):
     assert not gradient[~kept].any() and gradient[kept].any()
 
 
-@PROBLEMS
-@pytest.mark.parametrize("num_items_in_batch", [None, 0, torch.tensor(0)])
-def test_the_loss_over_nothing_is_zero_with_no_gradient(problem_type, num_items_in_batch):
-    logits = torch.randn(2, 3, 4, requires_grad=True)
-    labels = torch.full_like(targets(problem_type, logits.shape), -100)
-    loss = classification_loss(logits, labels, problem_type, num_items_in_batch)
-    loss.backward()
-    assert loss.item() == 0 and not logits.grad.any()
-
-
 @pytest.mark.parametrize(
     "problem_type, shape, labels",
     [
@@ -277,6 +267,21 @@ def test_labels_may_have_any_type_that_holds_them_exactly():
     expected = classification_loss(logits, several, "multi_label_classification")
     for dtype in (torch.bool, torch.float64):
         assert classification_loss(logits, several.to(dtype), "multi_label_classification") == expected
+
+
+@PROBLEMS
+@HEADS
+@pytest.mark.parametrize("num_items_in_batch", [None, 0, torch.tensor(0)])
+def test_the_loss_over_nothing_is_zero_and_changes_nothing(make_model, problem_type, model_class, num_items_in_batch):
+    model = make_model("gpt2", model_class, problem_type=problem_type)
+    labels = targets(problem_type, (4, 10, 4) if model_class is FPTForTokenClassification else (4, 4))
+    labels[:] = -100
+    loss = model(**example("values", 4), labels=labels, num_items_in_batch=num_items_in_batch).loss
+    loss.backward()
+    assert loss == 0
+    for name, parameter in model.named_parameters():  # DDP wants one of each that trains
+        assert (parameter.grad is not None) == parameter.requires_grad, name
+        assert parameter.grad is None or not parameter.grad.any(), name
 
 
 def test_the_loss_is_taken_in_fp32():

@@ -719,13 +719,24 @@ def test_training_notes_the_problem_for_the_card_and_pipelines(num_labels, label
     assert json.loads((tmp_path / "config.json").read_text()).get("problem_type") == problem_type
 
 
-def test_an_own_loss_may_have_labels_of_its_own(make_model, tmp_path, warned):
-    def ordinal(outputs, labels, num_items_in_batch=None):
-        return ((outputs.logits.sum(-1) - labels) ** 2).mean()
+class Ordinal(FPTTrainer):
+    """A Trainer with a loss of its own."""
 
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        labels = inputs.pop("labels")
+        outputs = model(**inputs)
+        loss = ordinal(outputs, labels)
+        return (loss, outputs) if return_outputs else loss
+
+
+def ordinal(outputs, labels, num_items_in_batch=None):
+    return ((outputs.logits.sum(-1) - labels) ** 2).mean()
+
+
+@pytest.mark.parametrize(("trainer_class", "more"), [(Ordinal, {}), (FPTTrainer, {"compute_loss_func": ordinal})])
+def test_an_own_loss_may_have_labels_of_its_own(trainer_class, more, make_model, tmp_path, warned):
     data = [example | {"labels": example["labels"] + 0.5} for example in sequences(16)]
-    args = arguments(tmp_path, max_steps=1)
-    FPTTrainer(make_model("gpt2"), args, train_dataset=data, compute_loss_func=ordinal).train()
+    trainer_class(make_model("gpt2"), arguments(tmp_path, max_steps=1), train_dataset=data, **more).train()
     messages = [record.getMessage() for record in warned.records if record.name.startswith("fpt_adapters")]
     assert len(messages) == 1 and "a float: for a regression" in messages[0] and "own loss" in messages[0]
 
@@ -803,13 +814,26 @@ def test_whole_numbers_can_be_regressed(make_model, tmp_path):
     assert losses(trainer)[0] > losses(trainer)[-1] > 1
 
 
-def test_a_diverging_loss_stops_training(make_model, tmp_path):
-    trainer = FPTTrainer(
-        make_model("gpt2"), arguments(tmp_path, learning_rate=1e38, max_steps=50), train_dataset=sequences(32)
-    )
-    with pytest.raises(TrainingError, match=r"The loss is (nan|inf) at step [2-9]: training diverged. Lower learn"):
+@pytest.mark.parametrize("filtered", [True, False])
+def test_diverging_weights_stop_training(filtered, make_model, tmp_path):
+    args = arguments(tmp_path, learning_rate=1e38, max_steps=50, logging_nan_inf_filter=filtered)
+    trainer = FPTTrainer(make_model("gpt2"), args, train_dataset=sequences(32))
+    with pytest.raises(TrainingError, match=r"is not finite at step [1-9]: training diverged. Lower learning_rate"):
         trainer.train()
-    assert trainer.state.global_step < 10
+    assert trainer.state.global_step < 10 and trainer.args.logging_nan_inf_filter is filtered
+    assert not (tmp_path / WEIGHTS).exists()
+
+
+@pytest.mark.parametrize("filtered", [True, False])
+def test_a_loss_that_is_not_finite_once_does_not(filtered, make_model, tmp_path):
+    def loss(outputs, labels, num_items_in_batch):
+        value = torch.nn.functional.cross_entropy(outputs.logits, labels)
+        return value + (math.inf if trainer.state.global_step == 1 else 0)  # whose gradient is finite
+
+    args = arguments(tmp_path, logging_nan_inf_filter=filtered)
+    trainer = FPTTrainer(make_model("gpt2"), args, train_dataset=sequences(32), compute_loss_func=loss)
+    trainer.train()
+    assert [math.isfinite(one) for one in losses(trainer)] == [True, *[filtered] * 3]  # the sum of losses stays so
 
 
 def test_weights_that_are_not_finite_are_told_without_a_log(make_model, tmp_path):
