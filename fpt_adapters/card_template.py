@@ -4,9 +4,11 @@ The template is a Python string, because only .py files travel with a model's co
 """
 
 import re
+from collections.abc import Sequence
 from enum import Enum
 from typing import Any
 
+from .card_metrics import FIRST, is_share
 from .configuration_fpt import FPTConfig
 
 LABELS_SHOWN = 20
@@ -112,17 +114,16 @@ model = {{ auto_class }}.from_pretrained("{{ repo_id }}", trust_remote_code=True
 
 ## Results
 
-| split | examples |{% for name in metric_names %} {{ name }} |{% endfor %} floor |{#-
-#}{% if seed is not none %} seed |{% endif %}
-|---|---:|{% for name in metric_names %}---:|{% endfor %}---:|{% if seed is not none %}---:|{% endif %}
+| split | examples |{% for name in columns %} {{ name }} |{% endfor %}{% if seed is not none %} seed |{% endif %}
+|---|---:|{% for name in columns %}---:|{% endfor %}{% if seed is not none %}---:|{% endif %}
 {%- for row in result_rows %}
-| {{ row.split }} | {{ thousands(row.examples) }} |{#-
-#}{% for value in row.scores %} {{ score(value, row.examples) }} |{% endfor %}{#-
-#} {{ score(row.floor, row.examples) }} |{#-
+| {{ row.split }} | {{ thousands(row.examples) }} |{% for cell in row.cells %} {{ cell }} |{% endfor %}{#-
 #}{% if seed is not none %} {{ seed }} |{% endif %}
 {%- endfor %}
+{%- if floor_note %}
 
-The floor is the accuracy that needs no learning.
+{{ floor_note }}
+{%- endif %}
 {%- endif %}
 {%- for picture in pictures %}
 
@@ -188,11 +189,11 @@ def percent(fraction: float, examples: int = 0) -> str:
     return f"{100 * fraction:.{2 if examples >= MANY_EXAMPLES else 1}f} %"
 
 
-def score(value: float | None, examples: int) -> str:
-    """A metric in a table: a percentage, other numbers as they are, nothing where there is none."""
+def score(name: str, value: float | None, examples: int = 0) -> str:
+    """The metric `name` in a text: a share as a percentage, other numbers as they are, nothing where there is none."""
     if value is None:
         return ""
-    return percent(value, examples) if 0 <= value <= 1 else f"{value:.4g}"
+    return percent(value, examples) if is_share(name, [value]) else f"{value:.4g}"
 
 
 def share(percentage: float) -> str:
@@ -276,6 +277,15 @@ def without_paths(text: str) -> str:
 
 def _last_part(path: str) -> str:
     return re.split(r"[\\/]", path.rstrip("\\/"))[-1]
+
+
+def describe_floors(metrics: Sequence[str]) -> str:
+    """What the floors in a table are, where there are some: those of `metrics`."""
+    if not metrics:
+        return ""
+    if list(metrics) == [FIRST]:
+        return "The floor is the accuracy that needs no learning."
+    return "A floor is the score that needs no learning, such as that of always answering the mean."
 
 
 # A configuration in words

@@ -15,10 +15,11 @@ import numpy as np
 import torch
 from huggingface_hub import CommitInfo, HfApi
 from transformers.modelcard import extract_hyperparameters_from_trainer
-from transformers.trainer_utils import HubStrategy
+from transformers.trainer_utils import EvalLoopOutput, HubStrategy
 from transformers.utils import PushInProgress, logging
 
 from .card import FPTCard, SplitResult
+from .card_metrics import main_metric, mean_floors, metric_name
 from .card_numbers import confusion_counts, delta_size
 from .distributing import DistributedTrainer
 from .pictures import confusion_matrix, learning_curves
@@ -38,7 +39,8 @@ class PublishingTrainer(DistributedTrainer):
 
     `trainer.card` is the model's card: fill in what only you know (`task_name`, `license`, `limits` ...), and into
     `trainer.floors` the accuracy that needs no learning, by split ("validation", "test"; else that of the largest
-    class). Uploads during training (`hub_strategy`) run in the background; one that fails is reported by a warning.
+    class), or a dict of such scores by metric (else, of numbers, what always answering their mean scores). Uploads
+    during training (`hub_strategy`) run in the background; one that fails is reported by a warning.
     """
 
     group_learning_rates: dict[str, float] = {}
@@ -50,7 +52,7 @@ class PublishingTrainer(DistributedTrainer):
         model.card = model.card or FPTCard()
         if self.processing_class is not None:
             model.processor = self.processing_class
-        self.floors: dict[str, float] = {}
+        self.floors: dict[str, float | dict[str, float]] = {}
         self._step_of_results: dict[str, int] = {}
         self._uploads = HfApi()  # runs one job after the other: the newest delta arrives last
 
@@ -74,10 +76,17 @@ class PublishingTrainer(DistributedTrainer):
         split = SPLIT_NAMES.get(metric_key_prefix, metric_key_prefix)
         if metrics:
             counts = self._confusion(output.predictions, output.label_ids)
-            result = SplitResult(split, output.num_samples, metrics, self.floors.get(split), counts)
+            result = SplitResult(split, output.num_samples, metrics, self._floors(split, output, metrics), counts)
             self.card.results[split] = result
             self._step_of_results[split] = self.state.global_step
         return output
+
+    def _floors(
+        self, split: str, output: EvalLoopOutput, metrics: dict[str, float]
+    ) -> float | dict[str, float] | None:
+        """The floors that were given for a split; for regressions else what answering the labels' mean scores."""
+        given = self.floors.get(split)
+        return mean_floors(output.predictions, output.label_ids, metrics) or None if given is None else given
 
     def _confusion(self, predictions: Any, labels: Any) -> np.ndarray | None:
         """Counts (labels, labels) of a classifier's answers, given as class ids or as logits; None for others."""
@@ -151,11 +160,12 @@ class PublishingTrainer(DistributedTrainer):
         card, pictures = self.card, {}
         shown = card.results.get("test") or card.results.get("validation")
         title = card.task_name or ""
-        if any("loss" in row or "eval_accuracy" in row for row in card.history):
+        metric = main_metric(card.history)
+        if metric is not None or any("loss" in row for row in card.history):
             validation = card.results.get("validation")
             drawn = io.BytesIO()
-            floor = None if validation is None else validation.known_floor()
-            learning_curves({"run": card.history}, drawn, floor=floor, title=title)
+            floor = None if validation is None or metric is None else validation.floors().get(metric_name(metric))
+            learning_curves({"run": card.history}, drawn, metric=metric, floor=floor, title=title)
             pictures[PICTURES[0]] = drawn.getvalue()
         if shown is not None and shown.confusion is not None:
             config, drawn = self.model.config, io.BytesIO()

@@ -48,6 +48,7 @@ ORDER = (
     "peft_format",
     "peft_wrapping",
     "peft_mixin",
+    "card_metrics",
     "card_template",
     "card_numbers",
     "card",
