@@ -135,7 +135,13 @@ class CardArguments:
     """What the model card says that the run cannot know."""
 
     license: str | None = field(default=None, metadata={"help": "Licence of the delta: a Hub identifier, as mit."})
+    card_task: str | None = field(
+        default=None, metadata={"help": "What the task is called, where the data is not the task's own."}
+    )
     card_dataset: str | None = field(default=None, metadata={"help": "What the data is, in a line."})
+    card_dataset_id: str | None = field(
+        default=None, metadata={"help": "Hub id of the data set that a local file or folder is a copy of."}
+    )
     card_dataset_license: str | None = field(default=None, metadata={"help": "The data's licence."})
     card_limits: list[str] | None = field(default=None, metadata={"help": "Sentences: what it is not good for."})
     push_code: bool = field(

@@ -11,7 +11,6 @@ its own: `python examples/run_fpt.py --task_name mnist --help`. Results lie in `
 """
 
 import json
-import os
 import shlex
 import sys
 from collections.abc import Callable
@@ -125,25 +124,30 @@ def prepare(arguments: list[str], load: Callable[[Task, DataArguments, RunArgume
 def fill_card(
     trainer: FPTTrainer, task: Task, model_args: ModelArguments, card_args: CardArguments, arguments: list[str]
 ) -> None:
-    """Tell the model card what the Trainer does not know."""
-    card = trainer.card
-    card.task_name = task.name
-    card.dataset_name = card_args.card_dataset or task.data_source
-    if isinstance(task, FileArguments) and task.train_file is None:
-        card.dataset_id = task.dataset_name
-    card.license, card.dataset_license = card_args.license, card_args.card_dataset_license or task.data_license
-    card.limits = [*task.limits, *(card_args.card_limits or [])]
+    """Tell the model card what the Trainer does not know. What a task says of its data is about no other data."""
+    card, copy_of = trainer.card, card_args.card_dataset_id
+    own = task if task.reads(copy_of) else None  # whose facts are about this data
+    card.task_name = card_args.card_task or (own and own.name)
+    card.dataset_name = card_args.card_dataset or (own and own.data_source)
+    card.dataset_id = (task.hub_dataset if isinstance(task, FileArguments) else None) or copy_of
+    card.license = card_args.license
+    card.dataset_license = card_args.card_dataset_license or (own and own.data_license)
+    card.limits = [*(own.limits if own else ()), *(card_args.card_limits or [])]
     card.command = shown_command(arguments, model_args)
-    card.example_text = task.example_text
+    card.example_text = own and own.example_text
     card.check()
 
 
 def shown_command(arguments: list[str], model_args: ModelArguments) -> str:
-    """The command of this run without the folders of this machine: a base by its Hub id, a file by its name."""
-    name = model_args.model_name_or_path or ""
-    shown = {name: model_args.base_model or Path(name).name}
-    parts = [shown.get(part, Path(part).name if os.path.isabs(part) else part) for part in arguments]
-    return shlex.join(["python", "examples/run_fpt.py", *parts])
+    """The command of this run, with a folder that is a copy of a base by that base's Hub id.
+
+    The card cuts what other folders of this machine it names.
+    """
+    name, shown = model_args.model_name_or_path, model_args.base_model
+    flag = "--model_name_or_path="
+    if name is not None and shown is not None:
+        arguments = [{name: shown, flag + name: flag + shown}.get(part, part) for part in arguments]
+    return shlex.join(["python", "examples/run_fpt.py", *arguments])
 
 
 def check_output_dir(args: RunArguments) -> None:

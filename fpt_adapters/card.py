@@ -23,6 +23,7 @@ from .card_numbers import best_step, delta_size, last_loss, majority_floor_of, t
 from .card_template import (
     TEMPLATE,
     byte_size,
+    command_without_paths,
     counted,
     describe_answers,
     describe_base,
@@ -37,7 +38,6 @@ from .card_template import (
     setting,
     share,
     thousands,
-    without_paths,
 )
 from .configuration_fpt import FPTConfig
 from .freezing import GroupCount
@@ -130,8 +130,8 @@ class FPTCard:
                 validate_repo_id(self.dataset_id)
             except HFValidationError as error:
                 raise ValueError(
-                    f"dataset_id is a Hub id such as 'ylecun/mnist', got {self.dataset_id!r}: give data that is not "
-                    "on the Hub a dataset_name alone."
+                    f"dataset_id is a Hub id such as 'ylecun/mnist', got {self.dataset_id!r}: leave it out for data "
+                    "that is not on the Hub, and say what it is in the card's field dataset_name."
                 ) from error
         if self.license is not None and not re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", self.license):
             raise ValueError(f"license is a Hub identifier such as 'apache-2.0' or 'other', got {self.license!r}.")
@@ -229,7 +229,7 @@ class FPTCard:
                 "task_type": tag or "other",
                 "task_name": one_line(self.task_name),
                 "dataset_type": self.dataset_id or "unknown",
-                "dataset_name": one_line(self.dataset_name or self.dataset_id or self.task_name) or "unknown",
+                "dataset_name": one_line(self.dataset_name or self.dataset_id) or "unknown",
                 "dataset_split": one_line(result.split),
                 "dataset_args": {"examples": int(result.examples)},
             }
@@ -297,7 +297,7 @@ class FPTCard:
         return {
             "training": lines,
             "recipe": [(plain(name), setting(value)) for name, value in self.recipe.items() if value is not None],
-            "command": fenced(without_paths(self.command)) if self.command else None,
+            "command": fenced(command_without_paths(self.command)) if self.command else None,
             "versions": ", ".join(f"{plain(name)} {plain(version)}" for name, version in self.versions.items()),
             "data": data,
         }

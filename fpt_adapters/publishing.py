@@ -170,7 +170,9 @@ class PublishingTrainer(DistributedTrainer):
         if shown is not None and shown.confusion is not None:
             config, drawn = self.model.config, io.BytesIO()
             names = [str(config.id2label[i]) for i in range(config.num_labels)]
-            confusion_matrix(shown.confusion, names, drawn, title=f"{title} ({shown.split}, {shown.examples:,})")
+            confusion_matrix(
+                shown.confusion, names, drawn, title=f"{title} ({shown.split}, {shown.examples:,})".strip()
+            )
             pictures[PICTURES[1]] = drawn.getvalue()
         return pictures
 

@@ -2,6 +2,7 @@
 
 import logging
 import re
+import shlex
 from enum import Enum
 
 import numpy as np
@@ -45,6 +46,7 @@ from fpt_adapters.card_reading import read_summary, retitle
 from fpt_adapters.card_template import (
     byte_size,
     code,
+    command_without_paths,
     counted,
     describe_answers,
     describe_base,
@@ -322,6 +324,50 @@ def test_formats(got, wanted):
 )
 def test_absolute_paths_are_cut(text, wanted):
     assert without_paths(text) == wanted
+
+
+PATHS = (
+    *("/absolute path/with spaces/file.csv", '/o\'brien/"x" $y/file.csv', "/a=b, c;d/file.csv", "/a/b/c/file.csv/"),
+    *("~/my data/file.csv", "~me/data/file.csv", "$HOME/my data/file.csv", "${HOME}/my data/file.csv"),
+    *(
+        "file:///my data/x/file.csv",
+        "C:\\my data\\x\\file.csv",
+        "C:/my data/x/file.csv",
+        "\\\\server\\my share\\file.csv",
+    ),
+)
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("form", ["{}", "--flag={}", "-f={}", "key={}", "--flag=key={}"])
+def test_no_form_of_a_path_keeps_its_folders(form, path):
+    """As shlex quotes an argument, and as people do."""
+    argument, wanted = form.format(path), form.format("file.csv")
+    quotings = [
+        shlex.quote(argument),
+        '"' + re.sub(r'(["\\])', r"\\\1", argument) + '"',
+        re.sub(r"(\W)", r"\\\1", argument),
+    ]
+    flag, _, value = argument.rpartition("=")
+    quotings += [f"{flag}={shlex.quote(value)}"] if flag else []
+    for quoted in quotings[:1] if "\\" in path else quotings:
+        command = f"python x.py  --a 'b c' {quoted} \\\n  --d e/f"
+        assert command_without_paths(command) == f"python x.py  --a 'b c' {wanted} \\\n  --d e/f", quoted
+
+
+@pytest.mark.parametrize(
+    ("command", "wanted"),
+    [
+        ("""x.py --peft '{"file": "/my data/a.json", "r": 4}'""", """x.py --peft '{"file": "a.json", "r": 4}'"""),
+        ("/usr/bin/python x.py /data/rows-*.parquet", "python x.py 'rows-*.parquet'"),
+        ("x.py --limits 'as in /data/notes.txt, or not'", "x.py --limits 'as in notes.txt, or not'"),
+        ("x.py org/base ../d './e f' a=1/2 'a / b' /", "x.py org/base ../d './e f' a=1/2 'a / b' /"),
+        ("x.py https://x.org/y hf://datasets/a/b s3://c/d --u=https://x.org/y", None),
+        ("x.py 'unclosed /data/a.csv \"", "x.py 'unclosed a.csv \""),
+    ],
+)
+def test_what_else_a_command_may_have(command, wanted):
+    assert command_without_paths(command) == (wanted or command)
 
 
 def test_the_inputs_in_words(make_model):
