@@ -314,11 +314,11 @@ class FPTCard:
                 "transformers may draw other weights; that is noticed, and refused."
             )
             return lines
-        lines.append(
-            "The delta alone is no model: loading fetches the base too."
-            if config.base_model
-            else "The delta alone is no model: who loads it must have the base, and say where it is."
-        )
+        named = "`base_model_name_or_path=`"
+        how = f"loading fetches the base too, or reads a copy that {named} names."
+        if not config.base_model:
+            how = f"who loads it must have the base, and say where it is with {named}."
+        lines.append(f"The delta alone is no model: {how}")
         lines.append(
             "That it is the base trained on is checked by a fingerprint, which samples every tensor: it tells another "
             "or a fine-tuned base, not one altered outside the samples."

@@ -673,7 +673,7 @@ def test_what_limits_depend_on(pretrained_model):
     assert "One training run" not in FPTCard().render(pretrained_model, REPO, 5)
     config.base_model = config.base_model_revision = None
     text = FPTCard().render(pretrained_model, REPO, 5)
-    assert "must have the base, and say where it is" in text
+    assert "must have the base, and say where it is with `base_model_name_or_path=`." in text
     assert 'from_pretrained("someone/a-delta", base_model_name_or_path="path/to/the/base")' in text
     assert 'model="someone/a-delta", model_kwargs={"base_model_name_or_path": "path/to/the/base"})' in text
     config.backbone_init = "random"
