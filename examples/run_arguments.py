@@ -172,8 +172,8 @@ class RunArguments(TrainingArguments):
     def __post_init__(self):
         if self.output_dir is None:
             raise ValueError("--output_dir is needed: a new folder for results and checkpoints.")
-        if not torch.accelerator.is_available():  # else bf16 is refused, and pinned memory warned of
-            self.use_cpu, self.dataloader_pin_memory = True, False
+        if not torch.accelerator.is_available():  # else bf16 is refused
+            self.use_cpu = True
         super().__post_init__()
 
 

@@ -10,6 +10,11 @@ its own: `python examples/run_fpt.py --task_name mnist --help`. Results lie in `
 `test_accuracy` and `test_floor`.
 """
 
+if __name__ == "__main__":
+    from starting import say_at_once
+
+    say_at_once(__file__)
+
 import json
 import shlex
 import sys
@@ -29,9 +34,10 @@ from run_arguments import (
     parse_group_learning_rates,
 )
 from transformers import AutoConfig, PreTrainedConfig, set_seed
-from transformers.utils import logging
+from transformers.utils import CONFIG_NAME, logging
 
 from fpt_adapters import FPTConfig, FPTTrainer
+from fpt_adapters.fetching import fetch, saying_whose
 from fpt_adapters.tasks import FileArguments, Task, TaskData
 
 logger = logging.get_logger(__name__)
@@ -99,8 +105,10 @@ def prepare(arguments: list[str], load: Callable[[Task, DataArguments, RunArgume
     check_output_dir(args)
     check_streaming(data_args, args)
     set_seed(args.seed)
+    tell(f"reading the data of {task.name} ...", args)
     with args.main_process_first(desc="reading the data"):
         data = (load or load_data)(task, data_args, args)
+    tell(f"loading {model_args.model_name_or_path or 'a backbone of the given configuration'} ...", args)
     model = build_model(task, data, model_args)
     model.with_code = card_args.push_code
     args.remove_unused_columns = False  # the splits make their own columns
@@ -119,6 +127,12 @@ def prepare(arguments: list[str], load: Callable[[Task, DataArguments, RunArgume
     )
     fill_card(trainer, task, model_args, card_args, arguments)
     return Run(trainer, task, data, args)
+
+
+def tell(text: str, args: RunArguments) -> None:
+    """Print what comes next, in the first process of several."""
+    if args.process_index == 0:
+        print(text, flush=True)
 
 
 def fill_card(
@@ -247,10 +261,10 @@ def find_backbone(
     if name is None:
         config = read_backbone_config(model_args.backbone_config)
         return config, config
-    try:
+    advice = "Write the folder or the Hub id of a base, or of a saved delta."
+    with saying_whose(name, f"--model_name_or_path {name!r}", advice):
+        fetch(name, CONFIG_NAME, **hub_kwargs)
         return name, AutoConfig.from_pretrained(name, trust_remote_code=False, **hub_kwargs)
-    except OSError as error:
-        raise OSError(f"--model_name_or_path {name!r} cannot be read: {error}") from error
 
 
 def read_backbone_config(text: str) -> PreTrainedConfig:

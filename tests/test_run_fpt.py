@@ -450,6 +450,9 @@ TRAIN = ["--do_train", "--max_steps", "2"]
         (["--max_train_samples", "0"], ["max_samples['train']", "got 0"]),
         (["--dtype", "int8"], ["dtype", "float32, bfloat16, float16", "'int8'"]),
         (["--base_model", "/my/gpt2"], ["base_model", "Hub id", "'/my/gpt2'"]),
+        (["--model_name_or_path", "/absent"], ["--model_name_or_path '/absent'", "no folder '/absent'", "no Hub id"]),
+        (["--model_name_or_path", "of/nobody"], ["--model_name_or_path 'of/nobody'", "looked for on the Hub"]),
+        (["--model_name_or_path", "."], ["has no config.json", "--model_name_or_path '.'"]),
         (["--resume_from_checkpoint", "last"], ["No checkpoint to resume from"]),
         (["--resume_from_checkpoint", "/nowhere"], ["/nowhere", "no checkpoint of this model"]),
         (["--learning_rate", "1e38", "--max_steps", "30", "--logging_steps", "1"], ["training diverged"]),
@@ -605,8 +608,7 @@ def in_a_process(arguments):
     environment |= {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, str(SCRIPT), *arguments]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=200)
-    others = ("Loading weights", "from kernels-community")  # the latter: bitsandbytes, which peft imports
-    lines = [line for line in done.stderr.splitlines() if line.strip() and not any(other in line for other in others)]
+    lines = [line for line in done.stderr.splitlines() if line.strip() and "Loading weights" not in line]
     return done.returncode, done.stdout, lines
 
 
@@ -620,7 +622,26 @@ def test_a_real_process_trains_without_a_word_on_stderr(saved_base, tmp_path):
     status, stdout, lines = in_a_process(flags("digits", saved_base, tmp_path / "out", *TRAIN, "--do_eval"))
     assert (status, lines) == (0, [])
     assert "eval_accuracy" in stdout and "all trained" in stdout
+    told = [
+        "run_fpt.py: importing torch and transformers ...",
+        "reading the data of digits ...",
+        f"loading {saved_base} ...",
+    ]
+    assert stdout.splitlines()[:3] == told
     assert "eval_accuracy" in results_in(tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("script", "rank"),
+    [("run_fpt.py", "0"), ("demo.py", "0"), ("reproduce.py", "0"), ("attention_maps.py", "0"), ("run_fpt.py", "1")],
+)
+def test_the_first_word_comes_before_the_imports_that_take_long(script, rank, tmp_path):
+    (tmp_path / "torch.py").write_text("raise SystemExit('torch')")
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)]), "RANK": rank}
+    command = [sys.executable, str(ROOT / "examples" / script)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60)
+    first = f"{script}: importing torch and transformers ...\n" if rank == "0" else ""
+    assert (done.stdout, done.stderr) == (first, "torch\n")
 
 
 def test_a_flag_that_the_delta_settled_otherwise_is_refused(saved_base, tmp_path, monkeypatch, capsys):

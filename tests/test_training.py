@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 import shutil
+import warnings
 
 import numpy as np
 import pytest
@@ -715,3 +716,19 @@ def test_the_saved_config_says_what_trained(make_model, tmp_path):
     config = json.loads((tmp_path / "config.json").read_text())
     assert config["trainable"] == list(PAPER)
     assert config["base_model_fingerprint"] == trainer.model.config.base_model_fingerprint
+
+
+# What it leaves alone
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_no_loader_warns_of_pinned_memory(workers, make_model, tmp_path):
+    """Nobody's choice is changed either: pinned memory is what Trainer asks for by default."""
+    settings = arguments(tmp_path, dataloader_num_workers=workers, use_cpu=False)  # which would turn it off
+    trainer = FPTTrainer(make_model("gpt2"), settings, train_dataset=sequences(8), eval_dataset=sequences(4))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        trainer.train()
+        trainer.evaluate()
+        trainer.predict(sequences(4))
+    assert settings.dataloader_pin_memory is trainer.args.dataloader_pin_memory is True
