@@ -6,6 +6,7 @@ import math
 import shutil
 import warnings
 
+import datasets
 import numpy as np
 import pytest
 import torch
@@ -721,11 +722,12 @@ def test_the_saved_config_says_what_trained(make_model, tmp_path):
 # What it leaves alone
 
 
-@pytest.mark.parametrize("workers", [0, 1])
-def test_no_loader_warns_of_pinned_memory(workers, make_model, tmp_path):
+@pytest.mark.parametrize(("workers", "data"), [(0, list), (1, list), (0, datasets.Dataset.to_iterable_dataset)])
+def test_no_loader_warns_of_pinned_memory(workers, data, make_model, tmp_path):
     """Nobody's choice is changed either: pinned memory is what Trainer asks for by default."""
     settings = arguments(tmp_path, dataloader_num_workers=workers, use_cpu=False)  # which would turn it off
-    trainer = FPTTrainer(make_model("gpt2"), settings, train_dataset=sequences(8), eval_dataset=sequences(4))
+    rows = data(datasets.Dataset.from_list(sequences(8)).with_format("torch"))
+    trainer = FPTTrainer(make_model("gpt2"), settings, train_dataset=rows, eval_dataset=sequences(4))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         trainer.train()
