@@ -70,19 +70,23 @@ def mean_floors(predictions: Any, labels: Any, metrics: Mapping[str, float]) -> 
     known where its value is what this module computes of them, so that no floor is in other units than its metric.
     Empty for all else.
     """
-    if not (isinstance(predictions, np.ndarray) and isinstance(labels, np.ndarray)) or not labels.size:
+    if not (_are_numbers(predictions) and _are_numbers(labels)) or predictions.size != labels.size:
         return {}
-    if not np.issubdtype(labels.dtype, np.floating) or predictions.size != labels.size:
+    if not np.issubdtype(labels.dtype, np.floating):
         return {}
     rows = len(labels)
     predictions, labels = (np.float64(array).reshape(rows, -1) for array in (predictions, labels))  # (rows, numbers)
-    mean = np.broadcast_to(labels.mean(axis=0), labels.shape)
-    floors = {}
-    for name, value in metrics.items():
-        score = REGRESSION_SCORES.get(name)
-        if score is not None and is_number(value) and _agree(score(predictions, labels), value):
-            floors[name] = float(score(mean, labels))
+    mean, floors = np.broadcast_to(labels.mean(axis=0), labels.shape), {}
+    with np.errstate(all="ignore"):  # what is not finite agrees with nothing
+        for name, value in metrics.items():
+            score = REGRESSION_SCORES.get(name)
+            if score is not None and is_number(value) and _agree(score(predictions, labels), value):
+                floors[name] = score(mean, labels)
     return floors
+
+
+def _are_numbers(values: Any) -> bool:
+    return isinstance(values, np.ndarray) and values.ndim > 0 and values.size > 0 and values.dtype.kind in "biuf"
 
 
 def _mse(predictions: np.ndarray, labels: np.ndarray) -> float:

@@ -647,6 +647,8 @@ def test_the_floor_of_numbers_is_their_mean():
     # in other units, of another definition, unknown, or of labels that are no numbers: nothing is claimed
     assert mean_floors(answers, labels, {"mse": 0.25, "r2": 0.6, "mine": 25.0, "mae": "2.5"}) == {}
     assert mean_floors(answers, np.array([[1, 10], [3, 30]]), right) == mean_floors((answers,), labels, right) == {}
+    assert mean_floors(np.full((2, 2), "a"), labels, right) == mean_floors(np.float64(1), np.float64(1), right) == {}
+    assert mean_floors(answers * np.inf, labels * np.nan, right) == {}
     assert mean_floors(answers[:0], labels[:0], right) == mean_floors(answers[:1], labels, right) == {}
     assert mean_floors(np.ones((2, 1)), np.ones(2), {"mse": 0.0, "r2": 1.0}) == {"mse": 0.0}  # R2 of what is constant
 
