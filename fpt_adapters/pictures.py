@@ -39,7 +39,7 @@ def learning_curves(
     plt = _pyplot()
     metric = metric or main_metric([row for history in histories.values() for row in history])
     scores, losses = _curves(histories, metric), _curves(histories, "loss")
-    panels = [curves for curves in (scores, losses) if curves] or [losses]
+    panels = [curves for curves in (scores, losses) if any(steps for steps, _ in curves.values())] or [losses]
     figure, grid = plt.subplots(1, len(panels), figsize=(5 * len(panels), 4), layout="constrained", squeeze=False)
     for axes, curves in zip(grid.flat, panels, strict=True):
         if curves is scores:
@@ -48,20 +48,17 @@ def learning_curves(
             for name, (steps, values) in losses.items():
                 axes.plot(steps, values, label=name)
             axes.set(ylabel="loss", ylim=(0, None), title="Training loss")
-        axes.set(xlabel="step")
+        axes.set(xlabel="step", xlim=(0, None))
         axes.grid(alpha=0.3)
-    if panels[0]:
-        grid.flat[0].legend(loc="best", frameon=False)
+    grid.flat[0].legend(loc="best", frameon=False)
     figure.suptitle(_literal(title))
     _save(figure, path_or_file)
 
 
 def _curves(histories: Mapping[str, Sequence[Mapping[str, float]]], key: str | None) -> dict[str, tuple[list, list]]:
-    """Steps and values of what was logged under a key, by the run's name; runs without it are left out."""
+    """Steps and values of what was logged under a key, by the run's name: both may be empty."""
     rows = {name: [row for row in history if is_number(row.get(key))] for name, history in histories.items()}
-    return {
-        _literal(name): ([r["step"] for r in found], [r[key] for r in found]) for name, found in rows.items() if found
-    }
+    return {_literal(name): ([r["step"] for r in found], [r[key] for r in found]) for name, found in rows.items()}
 
 
 def _draw_scores(axes, metric: str, scores: Mapping[str, tuple[list, list]], floor: float | None) -> None:

@@ -93,6 +93,16 @@ def test_each_panel_shows_something(rows, titles, label, tmp_path, monkeypatch):
     assert floors == ([0.25] if "Evaluation" in titles else [])
 
 
+def test_a_run_has_one_colour_in_both_panels(tmp_path, monkeypatch):
+    kept = []
+    monkeypatch.setattr("fpt_adapters.pictures._save", lambda figure, _: kept.append(figure))
+    rows = history(0.9)
+    learning_curves({"a": [row for row in rows if "loss" in row], "b": rows}, tmp_path / "x.png")
+    left, right = ({line.get_label(): line.get_color() for line in axes.lines} for axes in kept[0].axes)
+    pyplot.close(kept[0])
+    assert left == right and len(set(left.values())) == 2
+
+
 def test_a_file_that_is_open_gets_the_same_png(tmp_path):
     for draw in (
         lambda to: learning_curves({"run": history(0.9)}, to),
