@@ -23,7 +23,6 @@ from .card_numbers import best_step, delta_size, last_loss, majority_floor_of, t
 from .card_template import (
     TEMPLATE,
     byte_size,
-    command_without_paths,
     counted,
     describe_answers,
     describe_base,
@@ -41,6 +40,7 @@ from .card_template import (
 )
 from .configuration_fpt import FPTConfig
 from .freezing import GroupCount
+from .local_paths import command_without_paths
 
 logger = logging.get_logger(__name__)
 

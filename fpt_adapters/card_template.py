@@ -4,26 +4,18 @@ The template is a Python string, because only .py files travel with a model's co
 """
 
 import re
-import shlex
 from collections.abc import Sequence
 from enum import Enum
 from typing import Any
 
 from .card_metrics import FIRST, is_share
 from .configuration_fpt import FPTConfig
+from .local_paths import is_path, last_part, without_paths
 
 LABELS_SHOWN = 20
 MANY_EXAMPLES = 10_000  # from so many on, a second decimal of a percentage says something
 MARKDOWN = re.compile(r"([\\`*\[\]<>|~&$]|(?<![^\W_])_|_(?![^\W_]))")  # what plain text must not be read as
 LINE_START = re.compile(r"^(\d*)([#+=.)-])(?=[#+=-]*(?:\s|$))")  # nor where it begins a line: headings and lists
-PATH_START = r"(?:/|~\w*/|\$\{?\w+\}?/|file:/+|[A-Za-z]:[\\/]|\\\\(?=\w))"
-QUOTED_PATH = re.compile(rf"""(?<=["']){PATH_START}[^"'\n]+(?=["'])""")
-BARE_PATH = re.compile(rf"""(?<![\w:/\\.~$}}-]){PATH_START}[^\s"'=,;]+""")
-SHELL_WORD = re.compile(r"""(?:[^\s"'\\]|\\.|"(?:[^"\\]|\\.)*"|'[^']*')+""", flags=re.DOTALL)
-OWN_PATH = re.compile(
-    rf"((?:-*[\w.-]+=)*)({PATH_START}\S.*)", flags=re.DOTALL
-)  # an argument that is one, after its flag
-WINDOWS_PATH = re.compile(r"[A-Za-z]:\\|\\\\\w")
 
 TEMPLATE = """\
 ---
@@ -272,33 +264,7 @@ def setting(value: Any) -> str:
     if isinstance(value, (list, tuple)):
         return ", ".join(setting(item) for item in value)
     text = str(value)
-    return plain(_last_part(text) if re.match(PATH_START, text) else without_paths(text))
-
-
-def without_paths(text: str) -> str:
-    """Text whose absolute paths are cut to their last part: how a disk is laid out is no fact about a model."""
-    text = QUOTED_PATH.sub(lambda match: _last_part(match[0]), text)
-    return BARE_PATH.sub(lambda match: _last_part(match[0]), text)
-
-
-def command_without_paths(text: str) -> str:
-    """A command of a shell whose arguments name no folder: as `without_paths`, also of paths with spaces in them."""
-    return SHELL_WORD.sub(lambda match: _short_word(match[0]), text)
-
-
-def _short_word(word: str) -> str:
-    """One word of a command, quoted or not; as it was where it has no path."""
-    if WINDOWS_PATH.search(word):
-        argument = word.replace('"', "").replace("'", "")  # backslashes are no quotes there
-    else:
-        argument = "".join(shlex.split(word))
-    own = OWN_PATH.fullmatch(argument)
-    short = f"{own[1]}{_last_part(own[2])}" if own else without_paths(argument)
-    return word if short == argument else shlex.quote(short)
-
-
-def _last_part(path: str) -> str:
-    return re.split(r"[\\/]", path.rstrip("\\/"))[-1]
+    return plain(last_part(text) if is_path(text) else without_paths(text))
 
 
 def describe_floors(metrics: Sequence[str]) -> str:

@@ -35,6 +35,8 @@ def find_deltas(
 ) -> list[DeltaSummary]:
     """List the deltas of the Hub model `base_model` (such as "openai-community/gpt2"), the most accurate first.
 
+    Those that state no accuracy, but perhaps another metric, come last.
+
     `task`: only those of this task, as "mnist"; `author`: only a user's or an organisation's; `limit`: how many cards
     to read at most; `token`: as everywhere, for private ones. The figures are the cards' own: different tasks, splits
     and data are not comparable, and nobody has checked them. Raises the Hub client's errors.

@@ -46,7 +46,6 @@ from fpt_adapters.card_reading import read_summary, retitle
 from fpt_adapters.card_template import (
     byte_size,
     code,
-    command_without_paths,
     counted,
     describe_answers,
     describe_base,
@@ -61,8 +60,8 @@ from fpt_adapters.card_template import (
     setting,
     share,
     thousands,
-    without_paths,
 )
+from fpt_adapters.local_paths import command_without_paths, without_paths
 
 REPO = "someone/a-delta"
 IMAGES = {"input_type": "images", "image_size": [8, 12], "num_channels": 1, "patch_size": 4}

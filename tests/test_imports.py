@@ -49,6 +49,7 @@ ORDER = (
     "peft_wrapping",
     "peft_mixin",
     "card_metrics",
+    "local_paths",
     "card_template",
     "card_numbers",
     "card",
