@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from transformers.utils import SAFE_WEIGHTS_NAME
 
+from .card_metrics import better_high, is_number, main_metric, metric_name
 from .configuration_fpt import FPTConfig
 from .freezing import GroupCount
 from .heads import IGNORED_LABEL
@@ -91,15 +92,18 @@ def delta_size(folder: str | os.PathLike) -> int | None:
     return file.stat().st_size if file.is_file() else None
 
 
-def best_step(history: Sequence[Mapping[str, float]], metric: str = "eval_accuracy") -> tuple[int, float] | None:
-    """Step and value of the highest `metric` in Trainer's log, at the first of equals.
+def best_step(history: Sequence[Mapping[str, float]], metric: str | None = None) -> tuple[int, float] | None:
+    """Step and value of the best `metric` (None: the main one) in Trainer's log, at the first of equals.
 
-    None where fewer than two steps were scored: there was nothing to choose from.
+    None where fewer than two steps were scored, so that there was nothing to choose from, and for a metric of which
+    nobody knows whether high or low is better.
     """
-    scored = [row for row in history if metric in row and "step" in row]
-    if len({row["step"] for row in scored}) < 2:
+    metric = metric or main_metric(history)
+    scored = [row for row in history if "step" in row and is_number(row.get(metric))]
+    high = better_high(metric_name(metric or ""))
+    if high is None or len({row["step"] for row in scored}) < 2:
         return None
-    best = max(scored, key=lambda row: row[metric])
+    best = (max if high else min)(scored, key=lambda row: row[metric])
     return int(best["step"]), float(best[metric])
 
 

@@ -8,10 +8,13 @@ import os
 import weakref
 from collections.abc import Collection, Iterator
 
+import torch
+from accelerate.data_loader import DataLoaderAdapter
 from accelerate.utils import gather_object, is_compiled_module, str_to_bool
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader, Dataset
 from transformers import Trainer
 from transformers.utils import logging
 
@@ -97,6 +100,16 @@ def sparing(engine: nn.Module) -> Iterator[None]:
         del engine.save_checkpoint
 
 
+def unpinned(loader: DataLoader) -> DataLoader:
+    """A loader that accelerate prepared; where no accelerator would read pinned memory, it does not ask for any.
+
+    It gets none there anyway, but each loader warns of it, and `dataloader_pin_memory` is True unless told otherwise.
+    """
+    if isinstance(loader, DataLoaderAdapter) and not torch.accelerator.is_available():
+        loader.base_dataloader.pin_memory = False
+    return loader
+
+
 class DistributedTrainer(Trainer):
     """Trainer whose processes exchange gradients of what trains and no more, and which saves the delta alone.
 
@@ -119,6 +132,18 @@ class DistributedTrainer(Trainer):
         self._refuse_rounding()
         self._warn_of_lone_process()
         self._living.add(self)
+
+    def get_train_dataloader(self) -> DataLoader:
+        """As `Trainer.get_train_dataloader`."""
+        return unpinned(super().get_train_dataloader())
+
+    def get_eval_dataloader(self, eval_dataset: str | Dataset | None = None) -> DataLoader:
+        """As `Trainer.get_eval_dataloader`."""
+        return unpinned(super().get_eval_dataloader(eval_dataset))
+
+    def get_test_dataloader(self, test_dataset: Dataset) -> DataLoader:
+        """As `Trainer.get_test_dataloader`."""
+        return unpinned(super().get_test_dataloader(test_dataset))
 
     @property
     def _shards(self) -> bool:

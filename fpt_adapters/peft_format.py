@@ -19,7 +19,7 @@ from transformers.utils import CONFIG_NAME
 
 from .adapters import BASE_LAYER, NAME, adapter_buffers, adapter_parameters, on_conv1d, peft_config_of, settings_of
 from .delta import DeltaError, as_stored, new_folder, whole_file
-from .fetching import fetch
+from .fetching import fetch, saying_whose
 from .peft_api import (
     ADAPTER_CONFIG_NAME,
     ADAPTER_WEIGHTS_NAME,
@@ -30,6 +30,7 @@ from .peft_api import (
 from .plain_names import named_modules, named_parameters
 from .untrusted import short
 
+ADAPTER_PLACE = "Give load_adapter the folder of a peft adapter, or its Hub id."
 PREFIX = "base_model.model."  # of a whole model's names in an adapter file
 LN_TUNING = "ln_tuning_layers"  # where peft keeps the copy of a norm
 WRAPPED = (BASE_LAYER, "original_module")  # where it keeps what a copy or an adapter stands for
@@ -147,9 +148,10 @@ def read_adapter(model: PreTrainedModel, source: str | os.PathLike, **hub_kwargs
     Names and shapes are not checked here. Raises DeltaError for an adapter with other settings than the model's, or
     of another base; ValueError for one that cannot be added; OSError where a file cannot be found.
     """
-    settings = _read_json(fetch(source, ADAPTER_CONFIG_NAME, **hub_kwargs))
-    _check_base(model, source, hub_kwargs)
-    file = fetch(source, ADAPTER_WEIGHTS_NAME, **hub_kwargs)
+    with saying_whose(os.fspath(source), f"the adapter {os.fspath(source)!r}", ADAPTER_PLACE):
+        settings = _read_json(fetch(source, ADAPTER_CONFIG_NAME, **hub_kwargs))
+        _check_base(model, source, hub_kwargs)
+        file = fetch(source, ADAPTER_WEIGHTS_NAME, **hub_kwargs)
     with whole_file(file):
         tensors = load_file(file)
     _match_adapter(model, settings, source)

@@ -7,6 +7,7 @@ import copy
 import os
 import tempfile
 from collections.abc import Collection, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -55,6 +56,8 @@ from .stock_arguments import (
 if TYPE_CHECKING:
     from .peft_api import PeftConfig
 
+BASE_PLACE = "Give from_backbone the base's folder, or its Hub id, such as 'openai-community/gpt2'."
+DELTA_PLACE = "Give from_pretrained the delta's folder, or its Hub id."
 
 
 class FPTPreTrainedModel(PeftMixin, PreTrainedModel):
@@ -215,10 +218,14 @@ class FPTPreTrainedModel(PeftMixin, PreTrainedModel):
             base_config, source = name_or_path, None
         else:
             source = os.fspath(name_or_path)
-            if not os.path.isdir(source):
-                commit = resolve_commit(source, revision, **hub_kwargs)
-                base_model, hub_kwargs["revision"] = base_model or source, commit
-            base_config = AutoConfig.from_pretrained(source, trust_remote_code=False, **hub_kwargs)
+            with saying_whose(source, f"the base {source!r}", BASE_PLACE):
+                if not os.path.isdir(source):
+                    commit = resolve_commit(source, revision, **hub_kwargs)
+                    base_model, hub_kwargs["revision"] = base_model or source, commit
+                fetch(source, CONFIG_NAME, **hub_kwargs)
+                base_config = AutoConfig.from_pretrained(source, trust_remote_code=False, **hub_kwargs)
+            if isinstance(base_config, FPTConfig):
+                raise ValueError(f"{source!r} holds a delta, no base: load it with from_pretrained.")
         if config is None:
             fields.setdefault("base_model_config", base_config)
             config = FPTConfig(**fields)
@@ -236,7 +243,9 @@ class FPTPreTrainedModel(PeftMixin, PreTrainedModel):
                 f"A configuration holds no weights for backbone_init={config.backbone_init!r}: give from_backbone a "
                 "Hub id or a folder, or write backbone_init='random'."
             )
-        backbone = build_from_config(config, source, dtype, attn_implementation, hub_kwargs, device_map, peft_config)
+        build = (config, source, dtype, attn_implementation, hub_kwargs, device_map, peft_config)
+        with nullcontext() if source is None else saying_whose(source, f"the base {source!r}", BASE_PLACE):
+            backbone = build_from_config(*build)
         model = cls(config, backbone)
         model._join_devices()
         return model
@@ -273,12 +282,17 @@ class FPTPreTrainedModel(PeftMixin, PreTrainedModel):
         hub_kwargs = {key: kwargs.pop(key, None) for key in HUB_KEYS}
         hub_kwargs = {key: value for key, value in hub_kwargs.items() if value is not None}
         source = os.fspath(pretrained_model_name_or_path)
-        with saying_whose(f"the delta {source!r}, not its base."):
+        with saying_whose(source, f"the delta {source!r}, not its base", DELTA_PLACE):
             config_file = fetch(source, CONFIG_NAME, **hub_kwargs)
             if not os.path.isdir(source):  # so that both files are of one commit
                 hub_kwargs["revision"] = commit_of(config_file)
             delta_file = fetch(source, SAFE_WEIGHTS_NAME, **hub_kwargs)
             if config is None:
+                kind = PreTrainedConfig.get_config_dict(source, **hub_kwargs)[0].get("model_type")
+                if kind not in (None, FPTConfig.model_type):
+                    raise DeltaError(
+                        f"{source!r} holds no delta, but a model of type {kind!r:.60}: from_backbone builds on it."
+                    )
                 config, kwargs = FPTConfig.from_pretrained(source, return_unused_kwargs=True, **hub_kwargs, **kwargs)
         check_config(config, config_file, source)
         if kwargs:

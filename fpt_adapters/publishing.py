@@ -20,6 +20,7 @@ from transformers.trainer_utils import EvalLoopOutput, HubStrategy, PredictionOu
 from transformers.utils import PushInProgress, logging
 
 from .card import FPTCard, SplitResult, auto_class
+from .card_metrics import main_metric, mean_floors, metric_name
 from .card_numbers import confusion_of, delta_size, numbers_of
 from .distributing import DistributedTrainer, compiled_in_place
 from .pictures import confusion_matrix, learning_curves
@@ -45,7 +46,8 @@ class PublishingTrainer(DistributedTrainer):
 
     `trainer.card` is the model's card: fill in what only you know (`task_name`, `license`, `limits` ...), and into
     `trainer.floors` the accuracy that needs no learning, by split ("validation", "test"; else that of the largest
-    class). A model that `model_init` makes goes on with it.
+    class), or a dict of such scores by metric (else, of numbers, what always answering their mean scores). A model
+    that `model_init` makes goes on with the card.
 
     A training that ends well leaves in `args.output_dir` the delta, the processor and the card, whatever
     `save_strategy` is, and says so; what is evaluated afterwards comes into that card. The trials of a hyperparameter
@@ -58,7 +60,7 @@ class PublishingTrainer(DistributedTrainer):
     is_in_train = False  # Trainer sets it, but calls `call_model_init` before
 
     def __init__(self, model: FPTPreTrainedModel | None = None, args=None, *more, **kwargs):
-        self.floors: dict[str, float] = {}
+        self.floors: dict[str, float | dict[str, float]] = {}
         self._step_of_results: dict[str, int] = {}
         self._reported = False  # whether the card in `args.output_dir` is that of the model as it is now
         self._uploads = HfApi()  # runs one job after the other: the newest delta arrives last
@@ -139,10 +141,17 @@ class PublishingTrainer(DistributedTrainer):
         split = SPLIT_NAMES.get(metric_key_prefix, metric_key_prefix)
         if metrics:
             counts = confusion_of(output.predictions, output.label_ids, self.model.config)
-            result = SplitResult(split, output.num_samples, metrics, self.floors.get(split), counts)
+            result = SplitResult(split, output.num_samples, metrics, self._floors(split, output, metrics), counts)
             self.card.results[split] = result
             self._step_of_results[split] = self.state.global_step
         return output
+
+    def _floors(
+        self, split: str, output: EvalLoopOutput, metrics: dict[str, float]
+    ) -> float | dict[str, float] | None:
+        """The floors that were given for a split; for regressions else what answering the labels' mean scores."""
+        given = self.floors.get(split)
+        return mean_floors(output.predictions, output.label_ids, metrics) or None if given is None else given
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """As `Trainer.save_model`, without its `training_args.bin` where the folder is no checkpoint."""
@@ -215,16 +224,19 @@ class PublishingTrainer(DistributedTrainer):
         card, pictures = self.card, {}
         shown = card.results.get("test") or card.results.get("validation")
         title = card.task_name or ""
-        if any("loss" in row or "eval_accuracy" in row for row in card.history):
+        metric = main_metric(card.history)
+        if metric is not None or any("loss" in row for row in card.history):
             validation = card.results.get("validation")
             drawn = io.BytesIO()
-            floor = None if validation is None else validation.known_floor()
-            learning_curves({"run": card.history}, drawn, floor=floor, title=title)
+            floor = None if validation is None or metric is None else validation.floors().get(metric_name(metric))
+            learning_curves({"run": card.history}, drawn, metric=metric, floor=floor, title=title)
             pictures[PICTURES[0]] = drawn.getvalue()
         if shown is not None and shown.confusion is not None:
             config, drawn = self.model.config, io.BytesIO()
             names = [str(config.id2label[i]) for i in range(config.num_labels)]
-            confusion_matrix(shown.confusion, names, drawn, title=f"{title} ({shown.split}, {shown.examples:,})")
+            confusion_matrix(
+                shown.confusion, names, drawn, title=f"{title} ({shown.split}, {shown.examples:,})".strip()
+            )
             pictures[PICTURES[1]] = drawn.getvalue()
         return pictures
 

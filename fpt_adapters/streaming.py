@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch.utils.data import DataLoader, IterableDataset
 from transformers import TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
@@ -63,7 +64,7 @@ class StreamingTrainer(CachingTrainer):
     def _batch_stream(self) -> BatchStream:
         args, source = self.args, self.train_dataset
         stream = source if isinstance(source, ExampleStream) else ExampleStream(source)
-        loader: dict[str, Any] = {"pin_memory": args.dataloader_pin_memory}
+        loader: dict[str, Any] = {"pin_memory": args.dataloader_pin_memory and torch.accelerator.is_available()}
         if args.dataloader_num_workers:
             loader["prefetch_factor"] = args.dataloader_prefetch_factor
         return BatchStream(

@@ -663,7 +663,9 @@ def test_a_declared_base_is_written_down_and_may_lie_elsewhere(saved_base, tmp_p
     written = (tmp_path / "delta" / "config.json").read_text()
     assert json.loads(written)["base_model"] == "someone/tiny-gpt2"
     assert str(saved_base) not in written
-    with pytest.raises(OSError, match="This is about the base 'someone/tiny-gpt2'"):
+    with pytest.raises(
+        OSError, match=r"the base 'someone/tiny-gpt2'(.|\n)*give its folder to .*base_model_name_or_path"
+    ):
         FPTForSequenceClassification.from_pretrained(tmp_path / "delta")
     moved = shutil.copytree(saved_base, tmp_path / "moved")
     loaded = FPTForSequenceClassification.from_pretrained(tmp_path / "delta", base_model_name_or_path=moved)
@@ -675,6 +677,73 @@ def test_a_declared_base_is_written_down_and_may_lie_elsewhere(saved_base, tmp_p
 def test_a_path_is_no_declaration(saved_base):
     with pytest.raises(ValueError, match="base_model is a Hub id"):
         on_base(saved_base, base_model=str(saved_base))
+
+
+NO_FOLDERS = (
+    "/absent/base",
+    "/absent/two words",
+    "./absent",
+    "../absent",
+    "~/absent",
+    "a/b/c",
+    "C:\\absent",
+    "two words",
+    "",
+)
+
+
+def readers(base, delta):
+    """What reads a folder, by what its errors say that they are about, and what they advise."""
+    model = on_base(base)
+    return {
+        "This is about the base ": (lambda place: on_base(place), "Give from_backbone the base's folder"),
+        "of a delta that was found. ": (
+            lambda place: FPTForSequenceClassification.from_pretrained(delta, base_model_name_or_path=place),
+            "Give base_model_name_or_path the folder",
+        ),
+        "the delta {}, not its base": (
+            lambda place: FPTForSequenceClassification.from_pretrained(place, base_model_name_or_path=base),
+            "Give from_pretrained the delta's folder",
+        ),
+        "This is about the adapter ": (model.load_adapter, "Give load_adapter the folder"),
+    }
+
+
+def test_what_cannot_be_read_is_named_with_what_to_write_instead(saved_base, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    on_base(saved_base).save_pretrained("delta")
+    os.mkdir("empty")
+    (tmp_path / "file.txt").write_text("x")
+    for about, (read, advice) in readers(saved_base, "delta").items():
+        for place in (*NO_FOLDERS, "empty", "file.txt", "owner/typo"):
+            with pytest.raises(OSError) as caught:
+                read(place)
+            text, where = str(caught.value), repr(place)
+            assert about.format(where) in text and advice in text and where in text, text
+            assert ("can be no Hub id" in text) == (place in NO_FOLDERS) and "Repo id must" not in text, text
+            assert ("looked for on the Hub" in text) == (place in ("file.txt", "owner/typo")), text
+            assert ("is a file, where a folder is wanted" in text) == (place == "file.txt")
+            assert ("expanduser" in text) == place.startswith("~")
+            assert ("empty has no " in text) == (place == "empty")
+
+
+def test_a_base_in_pieces_is_named(saved_base, tmp_path):
+    for name in ("config.json", "model.safetensors"):
+        broken = shutil.copytree(saved_base, tmp_path / name)
+        (broken / name).unlink()
+        with pytest.raises(OSError, match=rf"{name}(.|\n)*This is about the base '{broken}'\. Give from_backbone"):
+            on_base(broken)
+    (shutil.copytree(saved_base, tmp_path / "cut") / "config.json").write_text("{")
+    with pytest.raises(OSError, match=r"not a valid JSON(.|\n)*This is about the base"):
+        on_base(tmp_path / "cut")
+
+
+def test_delta_and_base_are_not_taken_for_each_other(saved_base, tmp_path):
+    on_base(saved_base).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="holds a delta, no base: load it with from_pretrained"):
+        on_base(tmp_path)
+    with pytest.raises(DeltaError, match="holds no delta, but a model of type 'gpt2': from_backbone builds on it"):
+        FPTForSequenceClassification.from_pretrained(saved_base)
 
 
 # Where it may be written

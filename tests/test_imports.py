@@ -52,6 +52,8 @@ ORDER = (
     "peft_format",
     "peft_wrapping",
     "peft_mixin",
+    "card_metrics",
+    "local_paths",
     "card_template",
     "card_numbers",
     "card",

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 import shutil
+import warnings
 
 import datasets
 import numpy as np
@@ -877,3 +878,20 @@ def test_the_saved_config_says_what_trained(make_model, tmp_path):
     config = json.loads((tmp_path / "config.json").read_text())
     assert config["trainable"] == list(PAPER)
     assert config["base_model_fingerprint"] == trainer.model.config.base_model_fingerprint
+
+
+# What it leaves alone
+
+
+@pytest.mark.parametrize(("workers", "data"), [(0, list), (1, list), (0, datasets.Dataset.to_iterable_dataset)])
+def test_no_loader_warns_of_pinned_memory(workers, data, make_model, tmp_path):
+    """Nobody's choice is changed either: pinned memory is what Trainer asks for by default."""
+    settings = arguments(tmp_path, dataloader_num_workers=workers, use_cpu=False)  # which would turn it off
+    rows = data(datasets.Dataset.from_list(sequences(8)).with_format("torch"))
+    trainer = FPTTrainer(make_model("gpt2"), settings, train_dataset=rows, eval_dataset=sequences(4))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        trainer.train()
+        trainer.evaluate()
+        trainer.predict(sequences(4))
+    assert settings.dataloader_pin_memory is trainer.args.dataloader_pin_memory is True
