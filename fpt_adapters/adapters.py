@@ -21,8 +21,10 @@ from .peft_api import (
     BaseTunerLayer,
     ModulesToSaveWrapper,
     PeftConfig,
+    get_peft_model_state_dict,
     inject_adapter_in_model,
 )
+from .plain_names import named_buffers, named_modules, plain_state
 from .quantized_layers import parameter_size
 from .untrusted import short
 
@@ -116,7 +118,9 @@ def _inject(config: PeftConfig, backbone: PreTrainedModel, seed: int) -> None:
         with DrawsFrom(seed), DefaultDtype(torch.float32):
             inject_adapter_in_model(config, backbone, NAME)
     except (ValueError, TypeError, AttributeError, RuntimeError) as error:
-        linear = sorted({name.rpartition(".")[2] for name, module in backbone.named_modules() if _is_linear(module)})
+        linear = sorted(
+            {name.rpartition(".")[2] for name, module in named_modules(backbone).items() if _is_linear(module)}
+        )
         raise ValueError(
             f"peft cannot put {config.peft_type.value.lower()} on this {backbone.config.model_type}: {error} Its "
             f"linear layers are {', '.join(linear) or 'none'}; name some in target_modules."
@@ -138,7 +142,7 @@ def _changes_base(config: PeftConfig) -> str:
 
 
 def _resolved_settings(config: PeftConfig, backbone: PreTrainedModel) -> dict[str, Any]:
-    layers = {name: module for name, module in backbone.named_modules() if isinstance(module, BaseTunerLayer)}
+    layers = {name: one for name, one in named_modules(backbone).items() if isinstance(one, BaseTunerLayer)}
     outside = [name for name in layers if not _in_repeated_layers(name, backbone)]
     if outside:
         raise ValueError(
@@ -156,7 +160,7 @@ def on_conv1d(model: nn.Module) -> bool:
 
 
 def _in_repeated_layers(name: str, backbone: nn.Module) -> bool:
-    lists = [path for path, module in backbone.named_modules() if isinstance(module, nn.ModuleList)]
+    lists = [path for path, module in named_modules(backbone).items() if isinstance(module, nn.ModuleList)]
     return any(name.startswith(path + ".") for path in lists)
 
 
@@ -191,23 +195,36 @@ def adapter_parameters(backbone: nn.Module) -> list[nn.Parameter]:
 
 def adapter_buffers(backbone: nn.Module) -> dict[str, Tensor]:
     """What peft saves beside the weights, and makes again of its settings and the base's weights."""
-    layers = [name for name, module in backbone.named_modules() if isinstance(module, BaseTunerLayer)]
+    layers = [name for name, module in named_modules(backbone).items() if isinstance(module, BaseTunerLayer)]
     inside = tuple(f"{name}." for name in layers)
-    own = [name for name, _ in backbone.named_buffers() if name.startswith(inside) and f".{BASE_LAYER}." not in name]
-    stored = backbone.state_dict() if own else {}
+    own = [name for name in named_buffers(backbone) if name.startswith(inside) and f".{BASE_LAYER}." not in name]
+    stored = plain_state(backbone.state_dict()) if own else {}
     return {name: stored[name] for name in own if name in stored}
 
 
 def merged_state(backbone: nn.Module) -> dict[str, Tensor]:
     """The state dict that a backbone would have with its adapter merged; the backbone stays as it is."""
-    layers = {name: module for name, module in backbone.named_modules() if isinstance(module, BaseTunerLayer)}
+    layers = {name: one for name, one in named_modules(backbone).items() if isinstance(one, BaseTunerLayer)}
     inside = tuple(f"{name}." for name in layers)
-    tensors = {name: tensor for name, tensor in backbone.state_dict().items() if not name.startswith(inside)}
+    state = plain_state(backbone.state_dict())
+    tensors = {name: tensor for name, tensor in state.items() if not name.startswith(inside)}
     for path, layer in layers.items():
         merged = copy.deepcopy(layer)
         merged.merge()
         tensors |= {f"{path}.{name}": tensor for name, tensor in merged.get_base_layer().state_dict().items()}
     return tensors
+
+
+def enable(backbone: nn.Module, enabled: bool) -> None:
+    """Have the layers compute with their adapter, or without."""
+    for layer in backbone.modules():
+        if isinstance(layer, BaseTunerLayer):
+            layer.enable_adapters(enabled)
+
+
+def adapter_state_dict(model: PreTrainedModel, state_dict: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
+    """The adapter's tensors of a state dict of `model`, under the names that peft saves."""
+    return get_peft_model_state_dict(model, state_dict, adapter_name=NAME, save_embedding_layers=False)
 
 
 def strip(model: nn.Module) -> None:

@@ -17,10 +17,8 @@ from .fetching import saying_whose
 from .placing import DeviceMap
 
 BASE_KEYS = ("cache_dir", "local_files_only")
-MOVED = (
-    "It may have moved, or its history may have been rewritten: if you have a copy, give it to "
-    "from_pretrained(..., base_model_name_or_path=...)."
-)
+COPY = "If you have a copy of it, give its folder to from_pretrained(..., base_model_name_or_path=...)."
+OVERRIDE = "Give base_model_name_or_path the folder of the base that the delta was trained on, or its Hub id."
 
 
 def load_base(
@@ -40,13 +38,14 @@ def load_base(
     hub_kwargs |= {key: delta_hub_kwargs[key] for key in BASE_KEYS if key in delta_hub_kwargs}
     wanted = config.base_model_fingerprint
     attn_implementation = attn_implementation or config._attn_implementation
-    on_hub = config.backbone_init != "random" and not os.path.isdir(source)
-    if on_hub:
-        commit = hub_kwargs.get("revision") or "of its main branch"
-        with saying_whose(f"the base {source!r} (commit {commit}) of a delta that was found.", MOVED):
-            backbone = build_from_config(config, source, dtype, attn_implementation, hub_kwargs, device_map)
+    build = (config, source, dtype, attn_implementation, hub_kwargs, device_map)
+    if config.backbone_init == "random":
+        backbone = build_from_config(*build)
     else:
-        backbone = build_from_config(config, source, dtype, attn_implementation, hub_kwargs, device_map)
+        commit = f" (commit {hub_kwargs['revision']})" if hub_kwargs.get("revision") else ""
+        whose = f"the base {source!r}{commit} of a delta that was found"
+        with saying_whose(source, whose, COPY if override is None else OVERRIDE):
+            backbone = build_from_config(*build)
     if config.base_model_fingerprint != wanted:
         where = f"{source!r}" if config.backbone_init != "random" else "the random weights drawn from the seed"
         raise DeltaError(
