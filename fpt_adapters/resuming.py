@@ -10,7 +10,7 @@ from transformers.trainer import SCHEDULER_NAME, TRAINER_STATE_NAME
 from transformers.trainer_callback import ExportableState
 from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_NAME, logging
 
-from .delta import DeltaError, check_delta, read_delta, running_statistics
+from .delta import DeltaError, check_delta, read_delta, read_json, running_statistics
 from .pretrained import FPTPreTrainedModel
 
 logger = logging.get_logger(__name__)
@@ -26,6 +26,7 @@ def check_checkpoint(folder: Path, model: FPTPreTrainedModel) -> None:
     for name in (CONFIG_NAME, SAFE_WEIGHTS_NAME, TRAINER_STATE_NAME):
         if not (folder / name).is_file():
             raise DeltaError(f"{folder} is no checkpoint of this model: it has no {name}.")
+    read_json(folder / CONFIG_NAME)  # which Trainer reads too
     tensors, saved = read_delta(folder / SAFE_WEIGHTS_NAME, folder / CONFIG_NAME)
     _check_config(folder, saved, model)
     check_delta(tensors, model.delta_tensors(), running_statistics(model), folder)

@@ -157,8 +157,8 @@ def test_checkpoints_hold_the_trained_tensors_alone(trainer_class, model_type, t
         assert_same(load_file(folder / WEIGHTS), trained)
         assert sorted(path.name for path in folder.glob("*.safetensors*")) == [WEIGHTS]
         assert not list(folder.glob("*.bin*")) or [p.name for p in folder.glob("*.bin*")] == ["training_args.bin"]
-        size = (folder / WEIGHTS).stat().st_size
-        assert size < sum(tensor.nbytes for tensor in trained.values()) + 200 * len(trained) + 500
+        size, text = ((folder / name).stat().st_size for name in (WEIGHTS, "config.json"))  # whose text it has too
+        assert size < sum(tensor.nbytes for tensor in trained.values()) + 200 * len(trained) + 500 + text
     loaded = FPTForSequenceClassification.from_pretrained(tmp_path / "checkpoint-2")
     assert_same(copied(loaded, trained=False), copied(model, trained=False))
     assert not torch.equal(loaded.head.weight, model.head.weight)  # those of step 2, not of step 4
