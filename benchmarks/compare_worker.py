@@ -17,6 +17,8 @@ from typing import Any
 
 import torch
 from contestants import CONTESTANTS, Contestant, Problem, checkpoint_bytes, load, run, save
+from flops import step_flops
+from scaling import Shape
 from torch import Tensor
 from torch.utils.data import Dataset
 from transformers import AutoConfig, AutoModel, TrainerCallback, TrainingArguments, set_seed
@@ -109,7 +111,7 @@ def score(model: torch.nn.Module, held_out: Examples) -> float:
     return (logits.argmax(-1) == labels)[counted].float().mean().item()
 
 
-def arguments_for(folder: str, batch: int, bf16: bool, rate: float = 1e-3) -> TrainingArguments:
+def arguments_for(folder: str, batch: int, bf16: bool, rate: float = 1e-3, **changes: Any) -> TrainingArguments:
     """What all contestants train with: Trainer's defaults, but no logs, no checkpoints, constant learning rate."""
     return TrainingArguments(
         output_dir=folder,
@@ -125,6 +127,7 @@ def arguments_for(folder: str, batch: int, bf16: bool, rate: float = 1e-3) -> Tr
         disable_tqdm=True,
         remove_unused_columns=False,
         ddp_find_unused_parameters=False,
+        **changes,
     )
 
 
@@ -135,18 +138,14 @@ def peak_bytes() -> int:
     return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
-def step_flops(base: str, problem: Problem, batch: int, frozen: bool) -> float:
-    """Floating-point operations of one step's matrix products, dropout and norms not counted.
-
-    A layer has 4 d^2 weights in its attention and 2 d f in its feed-forward; each costs 2 a token in the forward pass,
-    2 for the gradient of its input and 2 for its own. Scores and their use cost 4 d a pair of tokens, and twice that
-    in the backward pass.
-    """
+def flops_of_step(base: str, problem: Problem, batch: int, frozen: bool) -> int:
+    """Of one step of this backbone, all of attention counted; see `flops.step_flops`."""
     config = AutoConfig.from_pretrained(base)
     width, inner = config.hidden_size, getattr(config, "intermediate_size", 4 * config.hidden_size)
-    weights = config.num_hidden_layers * (4 * width**2 + 2 * width * inner)
-    tokens = batch * problem.tokens
-    return tokens * ((4 if frozen else 6) * weights + 12 * config.num_hidden_layers * problem.tokens * width)
+    heads = config.num_attention_heads
+    shape = Shape(config.model_type, config.num_hidden_layers, width, inner, heads, heads)
+    sizes = {"token_size": problem.numbers, "labels": problem.classes, "per_token": problem.per_token}
+    return step_flops(shape, batch, problem.tokens, frozen=frozen, causal=False, **sizes)
 
 
 def matmul(base: str, bf16: bool, batch: int) -> None:
@@ -187,7 +186,7 @@ def take_turns(contestant: Contestant, base: str, bf16: bool, batch: int, starte
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     facts = {
         "batch": batch,
-        "flops": step_flops(base, SPEED, batch, contestant.frozen),
+        "flops": flops_of_step(base, SPEED, batch, contestant.frozen),
         "trained_parameters": trained,
     }
     inputs = torch.randn(64 * batch, SPEED.tokens, SPEED.numbers)
@@ -227,22 +226,28 @@ def reach(contestant: Contestant, base: str, goal: str, rate: float, seed: int, 
     say(steps=until.steps, seconds=until.seconds, reached=until.reached)
 
 
+def largest_batch(model: torch.nn.Module, problem: Problem, bf16: bool, share: float) -> int:
+    """The power of two of sequences whose step takes at most `share` of a GPU's memory, Adam's state included."""
+    model.cuda().train()
+    peaks = []
+    for batch in (1, 2, 4):  # the first also takes what libraries keep
+        torch.cuda.reset_peak_memory_stats()
+        inputs = torch.randn(batch, problem.tokens, problem.numbers, device="cuda")
+        with torch.autocast("cuda", dtype=torch.bfloat16, enabled=bf16):
+            model(input_values=inputs, labels=torch.zeros(batch, dtype=torch.long, device="cuda"))["loss"].backward()
+        peaks.append(torch.cuda.max_memory_allocated())
+        model.zero_grad(set_to_none=False)
+    each = (peaks[2] - peaks[1]) / 2
+    adam = 8 * sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    room = share * torch.cuda.get_device_properties(0).total_memory - adam - peaks[1]
+    return 2 ** (max(1, int(2 + room / each)).bit_length() - 1)
+
+
 def batch_that_fills(base: str) -> int:
-    """Sequences in a step: 16 on a CPU; on a GPU the power of two at which full fine-tuning takes half its memory."""
+    """Sequences in a step: 16 on a CPU; on a GPU those at which full fine-tuning in fp32 takes half its memory."""
     if not torch.cuda.is_available():
         return BATCH
-    peaks = []
-    for batch in (8, 16):
-        torch.cuda.reset_peak_memory_stats()
-        model = CONTESTANTS["full"].build(base, SPEED, False).cuda()
-        model(torch.randn(batch, SPEED.tokens, SPEED.numbers).cuda(), torch.zeros(batch).long().cuda())[
-            "loss"
-        ].backward()
-        peaks.append(torch.cuda.max_memory_allocated())
-        del model
-    each = (peaks[1] - peaks[0]) / 8
-    room = (torch.cuda.get_device_properties(0).total_memory / 2 - peaks[0]) / each
-    return max(BATCH, 2 ** int(max(room, 1)).bit_length() // 2)
+    return max(BATCH, largest_batch(CONTESTANTS["full"].build(base, SPEED, False), SPEED, False, 0.5))
 
 
 def main(name: str, base: str, precision: str, batch: int, started: float, *goal: str) -> None:

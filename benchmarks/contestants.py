@@ -100,16 +100,15 @@ def frozen_by_hand(base: str, problem: Problem, bf16: bool) -> nn.Module:
 
 
 def fpt(base: str, problem: Problem, bf16: bool, **fields: Any) -> nn.Module:
-    """FPT by this library; in bf16 the frozen weights are kept in bf16 too."""
+    """FPT by this library; in bf16 the frozen weights are kept in bf16 too, unless `fields` have another dtype."""
     kind = FPTForTokenClassification if problem.per_token else FPTForSequenceClassification
     return kind.from_backbone(
         base,
-        dtype="bfloat16" if bf16 else None,
+        **{"dtype": "bfloat16" if bf16 else None, **fields},
         input_type="values",
         input_size=problem.numbers,
         sequence_length=problem.tokens,
         num_labels=problem.classes,
-        **fields,
     )
 
 

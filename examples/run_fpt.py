@@ -38,6 +38,7 @@ from transformers.utils import CONFIG_NAME, logging
 
 from fpt_adapters import FPTConfig, FPTTrainer
 from fpt_adapters.fetching import fetch, saying_whose
+from fpt_adapters.metrics import joined
 from fpt_adapters.tasks import FileArguments, Task, TaskData
 
 logger = logging.get_logger(__name__)
@@ -75,7 +76,6 @@ def main(arguments: list[str]) -> dict[str, float]:
     if args.do_train:
         checkpoint = args.resume_from_checkpoint
         output = trainer.train(resume_from_checkpoint=True if checkpoint == "last" else checkpoint)
-        trainer.save_model(_internal_call=True)  # which pushes nothing: the push below has the results too
         trainer.save_state()
         report(trainer, "train", output.metrics, results)
     if args.save_backbone and trainer.is_world_process_zero():
@@ -90,7 +90,7 @@ def main(arguments: list[str]) -> dict[str, float]:
         report(trainer, "test", {**prediction.metrics, "test_floor": floor}, results)
         if trainer.is_world_process_zero():
             file = Path(args.output_dir) / "test_predictions.npz"
-            np.savez_compressed(file, predictions=prediction.predictions, labels=prediction.label_ids)
+            np.savez_compressed(file, predictions=joined(prediction.predictions), labels=joined(prediction.label_ids))
     if args.do_train:
         trainer.create_model_card()
     if args.push_to_hub:

@@ -23,6 +23,7 @@ from transformers.utils import CONFIG_NAME, cached_file
 from .delta import DeltaError
 
 ATTEMPTS = 2
+HUB_KEYS = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token")  # of `fetch`
 HTTPError = HfHubHTTPError.__bases__[0]  # of the HTTP library under the Hub's client: a broken connection's
 CHUNK = 1 << 20
 

@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 from transformers.utils import CONFIG_NAME
 
 from .adapters import BASE_LAYER, NAME, adapter_buffers, adapter_parameters, on_conv1d, peft_config_of, settings_of
-from .delta import DeltaError, new_folder, whole_file
+from .delta import DeltaError, as_stored, new_folder, whole_file
 from .fetching import fetch, saying_whose
 from .peft_api import (
     ADAPTER_CONFIG_NAME,
@@ -27,6 +27,7 @@ from .peft_api import (
     LNTuningConfig,
     PeftConfig,
 )
+from .plain_names import named_modules, named_parameters
 from .untrusted import short
 
 ADAPTER_PLACE = "Give load_adapter the folder of a peft adapter, or its Hub id."
@@ -57,7 +58,7 @@ def trained_modules(model: PreTrainedModel) -> dict[str, str]:
         frozen = [name for name in names if name.startswith(f"{path}.") and name not in trained]
         if frozen:
             raise ValueError(f"peft trains whole modules, but {path} also has {frozen[0]}, which the policy freezes.")
-    for path, _ in model.named_modules(remove_duplicate=False):
+    for path in named_modules(model, remove_duplicate=False):
         if path not in outer and path.endswith(tuple(outer)) and not _inside(path, outer):
             wanted = next(one for one in outer if path.endswith(one))
             raise ValueError(f"peft finds modules by the ends of their paths, so that {wanted} would also be {path}.")
@@ -67,7 +68,7 @@ def trained_modules(model: PreTrainedModel) -> dict[str, str]:
 def plain_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     """A model's own parameters, under the names that they have without what peft wraps around them."""
     added = {id(parameter) for parameter in adapter_parameters(model)}
-    named = {name: parameter for name, parameter in model.named_parameters() if id(parameter) not in added}
+    named = {name: parameter for name, parameter in named_parameters(model).items() if id(parameter) not in added}
     parts = {name: name.split(".") for name in named}
     return {
         ".".join(part for part in parts[name] if part not in WRAPPED): parameter
@@ -110,10 +111,10 @@ def write_adapter(model: PreTrainedModel, directory: str | os.PathLike) -> None:
     config = to_peft_config(model)
     groups, tuned = model.parameter_groups(), isinstance(config, LNTuningConfig)
     norms = {name.rpartition(".")[0] for name, group in groups.items() if group == "norm" and tuned}
-    tensors = {
-        PREFIX + _peft_name(name, norms): tensor.detach().cpu().contiguous()
-        for name, tensor in (model.delta_tensors() | _remade(model)).items()
-    }
+    remade = {name: tensor.detach().cpu().contiguous() for name, tensor in _remade(model).items()}
+    stored = as_stored(model.delta_tensors()) | remade
+    tensors = {PREFIX + _peft_name(name, norms): tensor for name, tensor in stored.items()}
+    model.note_dtype()
     config.inference_mode = True  # as peft writes it
     config.base_model_name_or_path = model.config.base_model
     config.revision = model.config.base_model_revision

@@ -1,4 +1,4 @@
-"""Pictures of runs and of attention, drawn with matplotlib (an extra: `pip install fpt_adapters[examples]`)."""
+"""Pictures of runs and of attention, drawn with matplotlib, which the extra "examples" brings."""
 
 import math
 import os
@@ -10,6 +10,7 @@ import numpy as np
 
 from .card_metrics import is_number, is_share, main_metric, metric_name
 from .card_template import score
+from .extras import extra
 
 CELLS_COUNTED = 20  # up to so many labels, every cell shows its count
 LABELS_NAMED = 60  # and up to so many, the axes show the labels' names
@@ -234,7 +235,8 @@ def _outline(axes, targets: np.ndarray, cell: float) -> None:
 
 
 def _pyplot():
-    import matplotlib
+    with extra("examples", "Pictures are drawn with matplotlib"):
+        import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot

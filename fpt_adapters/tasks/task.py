@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
 from torch.utils.data import Dataset
 from transformers import BaseImageProcessor, EvalPrediction, PreTrainedTokenizerFast, SequenceFeatureExtractor
@@ -100,4 +99,4 @@ class Task(ABC):
 
     def compute_metrics(self, prediction: EvalPrediction) -> dict[str, float]:
         """Metrics of the answers (`prediction.predictions`, as `preprocess_logits_for_metrics` leaves them)."""
-        return {"accuracy": accuracy(np.asarray(prediction.predictions), np.asarray(prediction.label_ids))}
+        return {"accuracy": accuracy(prediction.predictions, prediction.label_ids)}

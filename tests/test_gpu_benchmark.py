@@ -1,0 +1,154 @@
+"""benchmarks/gpu.py: its smoke run, its bookkeeping where cases fail, and its count of FLOPs beside torch's own."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+import torch
+from conftest import BENCHMARKS, load_script
+from torch.utils.flop_counter import FlopCounterMode
+
+SCRIPTS = BENCHMARKS.parent / "tests" / "scripts"
+
+
+def command_for(folder, *arguments):
+    """The command that runs it on a CPU, and its environment."""
+    command = [sys.executable, str(BENCHMARKS / "gpu.py"), "--smoke", "--output_dir", str(folder), *arguments]
+    paths = os.pathsep.join([str(SCRIPTS), os.environ.get("PYTHONPATH", "")])
+    return command, os.environ | {"PYTHONPATH": paths}
+
+
+def results_of(folder):
+    lines = (folder / "results.jsonl").read_text(encoding="utf-8").splitlines()
+    return {record["case"]: record for record in map(json.loads, lines)}
+
+
+def smoke(folder, *arguments):
+    """What it recorded, its summary and its exit code."""
+    command, environment = command_for(folder, *arguments)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert (folder / "results.jsonl").exists(), done.stderr
+    return results_of(folder), (folder / "summary.md").read_text(encoding="utf-8"), done.returncode
+
+
+def test_what_goes_wrong_is_recorded_and_the_others_go_on(tmp_path):
+    found, summary, code = smoke(tmp_path, "--plan", "gpu_cases:FAULTS")
+    expected = {
+        "setup": "ok",
+        "part/good": "ok",
+        "part/wrong": "wrong",
+        "part/unable": "skipped",
+        "part/raises": "failed",
+        "part/dies": "died",
+        "part/hangs": "stopped",
+        "part/long": "skipped",
+        "part/last": "ok",
+    }
+    assert {name: record["status"] for name, record in found.items()} == expected
+    assert code == 1
+    assert found["part/unable"]["why"] == "there is none here"
+    assert "ZeroDivisionError: of the case itself" in found["part/raises"]["traceback"]
+    assert "exit code -9" in found["part/dies"]["why"]
+    assert "not ready after 1 s" in found["part/hangs"]["why"]
+    assert "it may take 6000 s" in found["part/long"]["why"]
+    assert "ZeroDivisionError: of the case itself" in summary
+    assert all(name in summary for name in expected if name not in ("setup", "part/good", "part/last"))
+
+
+def test_where_there_is_no_card_nothing_else_is_tried(tmp_path):
+    found, _, code = smoke(tmp_path, "--plan", "gpu_cases:VITAL")
+    assert code == 1
+    assert found["part/good"]["why"] == "machine/card did not come off"
+
+
+def test_a_kill_loses_nothing_that_was_finished(tmp_path):
+    command, environment = command_for(tmp_path, "--plan", "gpu_cases:HANGING")
+    running = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+    while "part/good" not in running.stdout.readline():
+        assert running.poll() is None
+    running.send_signal(signal.SIGKILL)
+    running.wait()
+    running.stdout.close()
+    worker = results_of(tmp_path)["part/good"]["facts"]["process"]
+    os.kill(worker, signal.SIGKILL)  # which sleeps
+    assert "part/good" not in (tmp_path / "summary.md").read_text()  # a case that is well needs no line
+    found, _, _ = smoke(tmp_path, "--plan", "gpu_cases:VITAL", "--only", "machine")
+    assert [name for name in found if found[name]["status"] == "ok"] == ["setup", "part/good"]
+
+
+QUICK = (
+    "machine",
+    "correctness/losses/bert",
+    "correctness/resume/fp32",
+    "correctness/dtype/bfloat16",
+    "correctness/two-models",
+    "speed/graph-breaks",
+    "speed/124M/batch",
+    "speed/124M/full bf16",
+    "speed/124M/fpt bf16",
+    "pipeline/listops",
+)
+
+
+def check_smoke(tmp_path, *arguments):
+    found, summary, code = smoke(tmp_path, *arguments)
+    assert {name: record for name, record in found.items() if record["status"] != "ok"} == {}
+    assert code == 0
+    row = found["speed/124M/fpt bf16"]["facts"]
+    assert row["samples_per_second"] == pytest.approx(row["batch"] / row["step_seconds"])
+    assert 0 <= row["card_waits"] < 1
+    assert "step of FPT over full fine-tuning" in summary
+    assert "| fpt bf16 | 4 x 16 |" in summary
+    return found
+
+
+def test_it_runs_on_a_cpu(tmp_path):
+    check_smoke(tmp_path, "--only", *QUICK)
+
+
+@pytest.mark.slow
+def test_all_of_it_runs_on_a_cpu(tmp_path):
+    pytest.importorskip("bitsandbytes")
+    found = check_smoke(tmp_path, "--minutes", "60")
+    assert len(found) > 50
+
+
+@pytest.fixture(scope="module")
+def speed():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(BENCHMARKS)  # as for a script that is run
+        import gpu_parts.machine
+        import gpu_parts.setting
+        import gpu_parts.speed
+
+        yield gpu_parts.speed
+
+
+@pytest.mark.parametrize("contestant", ["full", "fpt", "peft-lora", "by-hand"])
+def test_flops_are_those_that_torch_counts(speed, tmp_path, contestant):
+    """torch's own attention function counts as if nothing were masked, so that `causal` is off here."""
+    flops = load_script(BENCHMARKS / "flops.py")
+    setting = speed.Setting(tmp_path, smoke=True)
+    shape, who = speed.TINY["124M"], speed.CONTESTANTS[contestant]
+    model = who.build(speed.base_folder(setting, shape), speed.problem_of(shape), False).train()
+    fields = {"input_values": torch.randn(4, shape.positions, speed.NUMBERS), "labels": torch.zeros(4).long()}
+    with FlopCounterMode(display=False) as counter:
+        model(**fields)["loss"].backward()
+    rank = speed.LORA_RANK if contestant == "peft-lora" else 0
+    sizes = {"token_size": speed.NUMBERS, "labels": speed.CLASSES, "lora_rank": rank, "frozen": who.frozen}
+    whole = flops.step_flops(shape, 4, shape.positions, causal=False, **sizes)
+    assert whole == counter.get_total_flops()
+    halved = flops.step_flops(shape, 4, shape.positions, **sizes)
+    pairs = shape.positions * (shape.positions - 1) // 2  # that a causal mask hides
+    assert whole - halved == 4 * 12 * shape.layers * shape.hidden * pairs
+
+
+@pytest.mark.parametrize(
+    ("name", "rate"),
+    [("NVIDIA H100 80GB HBM3", 989e12), ("NVIDIA H100 PCIe", 756e12), ("NVIDIA H200", 989e12), ("a CPU", None)],
+)
+def test_the_peak_is_that_of_the_card(speed, name, rate):
+    assert sys.modules["gpu_parts.machine"].peak_rate(name) == rate
