@@ -11,8 +11,8 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 # An environment: $(call environment,folder,what to install,pip's other arguments). Nothing else is fetched to build it.
 define environment
-	$(1)/bin/python -m pip install --quiet $(3) pip setuptools
-	$(1)/bin/python -m pip install --quiet $(3) --no-build-isolation $(2)
+	$(1)/bin/python -m pip install -qq $(3) pip setuptools
+	$(1)/bin/python -m pip install -qq $(3) --no-build-isolation $(2)
 endef
 
 .DEFAULT_GOAL := help

@@ -1,5 +1,6 @@
 """What is installed: the locked versions, the declared bounds, a wheel with what it declares, what an extra brings."""
 
+import ast
 import importlib
 import importlib.metadata
 import re
@@ -136,6 +137,19 @@ def wheel(tmp_path_factory):
 def package_files():
     """The package's modules, and the mark that it has types."""
     return [*(ROOT / NAME).rglob("*.py"), ROOT / NAME / "py.typed"]
+
+
+def test_what_the_package_imports_is_declared():
+    """Where another package would bring it too: that one may stop."""
+    trees = [ast.parse(path.read_text(encoding="utf-8")) for path in package_files() if path.suffix == ".py"]
+    nodes = [node for tree in trees for node in ast.walk(tree)]
+    names = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    names |= {node.module for node in nodes if isinstance(node, ast.ImportFrom) and not node.level}
+    others = {name.partition(".")[0] for name in names} - sys.stdlib_module_names - {"deepspeed"}  # runs where it is
+    owners = importlib.metadata.packages_distributions()
+    lines = PROJECT["dependencies"] + PROJECT["optional-dependencies"]["examples"]
+    declared = {canonicalize_name(Requirement(line).name) for line in lines}
+    assert {canonicalize_name(owners[name][0]) for name in others} <= declared
 
 
 @pytest.mark.slow
