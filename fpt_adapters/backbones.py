@@ -10,6 +10,7 @@ same rules and may hold surprises.
 
 import contextlib
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -81,8 +82,15 @@ def frozen_dtype(backbone: PreTrainedModel) -> torch.dtype:
     """The dtype that the frozen weights are kept in (norms and what trains are fp32); fp32 where there are none."""
     if backbone.config.model_type not in WITHOUT_TOKENS:
         return backbone.get_input_embeddings().weight.dtype  # the token table never trains
-    dtypes = [parameter.dtype for parameter in backbone.parameters()]
+    dtypes = [tensor.dtype for tensor in weights(backbone)]
     return next((dtype for dtype in HALF_PRECISION if dtype in dtypes), torch.float32)
+
+
+def weights(module: nn.Module) -> Iterator[Tensor]:
+    """A module's weights, also those of a replica that `nn.DataParallel` runs, where they are no parameters."""
+    for part in module.modules():
+        yield from part.parameters(recurse=False)
+        yield from (value for value in vars(part).values() if isinstance(value, Tensor))
 
 
 def device_of(backbone: PreTrainedModel) -> torch.device:
