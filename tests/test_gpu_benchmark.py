@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import zipfile
 
 import pytest
 import torch
@@ -144,6 +145,24 @@ def test_flops_are_those_that_torch_counts(speed, tmp_path, contestant):
     halved = flops.step_flops(shape, 4, shape.positions, **sizes)
     pairs = shape.positions * (shape.positions - 1) // 2  # that a causal mask hides
     assert whole - halved == 4 * 12 * shape.layers * shape.hidden * pairs
+
+
+def test_of_bitsandbytes_one_library_travels(tmp_path):
+    wheels = load_script(BENCHMARKS / "wheels.py")
+    wheel = tmp_path / "bitsandbytes-1.0-py3-none-any.whl"
+    names = {f"bitsandbytes/libbitsandbytes_{kind}.so" for kind in ("cpu", "cuda128", "cuda130", "rocm70", "xpu2025")}
+    with zipfile.ZipFile(wheel, "w") as file:
+        for name in {*names, "bitsandbytes/nn.py"}:
+            file.writestr(name, name)
+    with pytest.raises(SystemExit, match="cuda128, cuda130, rocm70"):
+        wheels.keep_library(wheel, "cuda90")
+    wheels.keep_library(wheel, "cuda130")
+    with zipfile.ZipFile(wheel) as file:
+        kept = {name: file.read(name).decode() for name in file.namelist()}
+    assert sorted(kept) == [
+        f"bitsandbytes/{name}" for name in ("libbitsandbytes_cpu.so", "libbitsandbytes_cuda130.so", "nn.py")
+    ]
+    assert all(name == text for name, text in kept.items())
 
 
 @pytest.mark.parametrize(
