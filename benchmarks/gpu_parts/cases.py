@@ -42,7 +42,10 @@ MACHINE = [
     Case("machine/rates", "gpu_parts.machine:rates", 60),
 ]
 CORRECTNESS = [
-    *(_check(f"losses/{family}", "losses", family=family) for family in ("gpt2", "bert", "llama")),
+    *(
+        _check(f"losses/{family}", "losses", family=family)
+        for family in ("gpt2", "bert", "llama", "t5", "vit", "fpt_lstm")
+    ),
     *(_check(f"resume/{precision}", "resume", precision=precision) for precision in ("fp32", "bf16")),
     *(_check(f"dtype/{dtype}", "save_and_load", dtype=dtype) for dtype in ("float32", "bfloat16", "float16")),
     *(_check(f"quantised/{bits}", "quantized", bits=bits) for bits in (8, 4)),

@@ -19,6 +19,7 @@ from gpu_parts.setting import Setting, Skipped
 from gpu_parts.small import batch_of, build, delta, examples, logits_of, new_model, same, trained
 
 LOSS_STEPS, SMOKE_STEPS, RESUME_STEPS, SHORT_STEPS = 50, 5, 8, 4
+PADDED = ("bert", "t5", "fpt_lstm")  # families that get sequences of several lengths
 MOVED = 1e-6  # relative: how far inputs are moved to see what rounding may do
 ROUNDING = 20  # times what that does is still rounding: one step rounds more often than its inputs are moved
 LEAST_TOLERANCE = 1e-5
@@ -52,7 +53,7 @@ def losses(setting: Setting, family: str) -> dict[str, Any]:
     The tolerance is measured: how far the CPU's own losses move if its inputs move by a millionth, times 20. Training
     carries each rounding on through Adam, which scales small gradients up, so that no fixed number of digits is right.
     """
-    padded, steps = family == "bert", SMOKE_STEPS if setting.smoke else LOSS_STEPS
+    padded, steps = family in PADDED, SMOKE_STEPS if setting.smoke else LOSS_STEPS
     runs = {}
     for name, arguments, data in (
         ("cpu", {"use_cpu": True}, examples(padded)),
@@ -63,7 +64,8 @@ def losses(setting: Setting, family: str) -> dict[str, Any]:
         with tempfile.TemporaryDirectory() as folder:
             half = {"dtype": "bfloat16"} if "bf16" in arguments else {}
             model = build(setting, family, **NO_DROPOUT, **half)
-            runs[name] = trained(setting, model, data, steps, folder, **arguments)
+            with torch.backends.cudnn.flags(allow_tf32=False):  # which recurrent layers would take
+                runs[name] = trained(setting, model, data, steps, folder, **arguments)
     tolerance = max(ROUNDING * farthest(runs["moved"], runs["cpu"]), LEAST_TOLERANCE)
     difference = farthest(runs["card"], runs["cpu"])
     return {
