@@ -7,7 +7,7 @@ TORCH := $(shell command -v nvidia-smi >/dev/null 2>&1 && echo torch || echo tor
 export HF_HUB_DISABLE_TELEMETRY = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow test-lowest lint format bench cards wheels bench-gpu clean
+.PHONY: help install demo test test-slow test-lowest lint format bench cards clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -53,14 +53,15 @@ bench: install ## Measure step, load and cached-epoch times, delta size, streams
 cards: install ## Train the deltas of model_cards/ again: make cards MNIST=folder SCOP=folder
 	$(RUN) model_cards/train.py $(if $(MNIST),--mnist $(MNIST)) $(if $(SCOP),--scop $(SCOP))
 
-wheels: ## Fetch into wheels/ what a bare GPU machine lacks: make wheels WITH="pandas pyarrow"
-	$(PYTHON) benchmarks/wheels.py wheels $(WITH)
+.PHONY: wheels bench-gpu
+wheels: ## Fetch into build/wheels/ what a bare GPU machine lacks: make wheels WITH="pandas pyarrow"
+	$(PYTHON) benchmarks/wheels.py build/wheels $(WITH)
 
-# Of a machine without .venv, the Python that has torch; what it lacks comes from wheels/, where there are some.
-bench-gpu: PYTHONPATH := .gpu-site:.
+# Without .venv, the Python that has torch; what it lacks comes from build/wheels/, where there is some.
 bench-gpu: ## Check and measure everything on one GPU, without a network, in 8 minutes at most
-	if [ -d wheels ]; then $(PYTHON) -m pip install --quiet --no-index --no-deps --upgrade --target .gpu-site wheels/*.whl; fi
-	PYTHONPATH=$(PYTHONPATH) $(if $(wildcard $(VENV)),$(RUN),$(PYTHON)) benchmarks/gpu.py --output_dir outputs/gpu $(ARGS)
+	if [ -d build/wheels ]; then \
+		$(PYTHON) -m pip install --quiet --no-index --no-deps --upgrade --target build/site build/wheels/*.whl; fi
+	PYTHONPATH=build/site:. $(if $(wildcard $(VENV)),$(RUN),$(PYTHON)) benchmarks/gpu.py --output_dir outputs/gpu $(ARGS)
 
 clean: ## Remove what was built (not outputs/)
-	rm -rf $(VENV) .venv-lowest .gpu-site wheels .pytest_cache .ruff_cache build *.egg-info
+	rm -rf $(VENV) .venv-lowest .pytest_cache .ruff_cache build *.egg-info

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import transformers
 from huggingface_hub import CommitInfo, HfApi
 from transformers.modelcard import extract_hyperparameters_from_trainer
 from transformers.trainer_utils import HubStrategy
@@ -24,17 +23,12 @@ from .distributing import DistributedTrainer
 from .pictures import confusion_matrix, learning_curves
 from .remote_code import name_code
 from .repository import PICTURES, check_shareable, repository_files, upload
-from .version import __version__
 
 logger = logging.get_logger(__name__)
 
 SPLIT_NAMES = {"eval": "validation", "test": "test"}  # what Trainer's metric prefixes stand for
 NOT_METRICS = ("loss", "model_preparation_time", "jit_compilation_time", "num_input_tokens_seen")
-SHOWN_VERSIONS = {  # as the modules say it, who may lie in a folder that nobody installed
-    "fpt_adapters": __version__,
-    "transformers": transformers.__version__,
-    "torch": str(torch.__version__),
-}
+SHOWN_VERSIONS = ("fpt_adapters", "transformers", "torch")
 STAYS_HOME = ("training_args.bin",)  # a pickle that only Python may open, and that names local paths
 
 
@@ -146,7 +140,7 @@ class PublishingTrainer(DistributedTrainer):
         if self.train_dataset is not None and hasattr(self.train_dataset, "__len__"):
             card.train_examples = len(self.train_dataset)
         card.hardware = hardware(self.args.device)
-        card.versions = dict(SHOWN_VERSIONS)
+        card.versions = {name: str(importlib.import_module(name).__version__) for name in SHOWN_VERSIONS}
         card.pictures = self._pictures()
 
     def _pictures(self) -> dict[str, bytes]:
