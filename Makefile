@@ -2,38 +2,56 @@
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
-# Without a GPU, this version of torch comes without CUDA packages.
-TORCH := $(shell command -v nvidia-smi >/dev/null 2>&1 && echo torch || echo torch==2.13.0)
+PYTEST := -m pytest -n 2
+LOCK := .venv-lock/bin/uv pip compile --quiet --upgrade --python-version 3.10 --no-python-downloads pyproject.toml
+# The newest torch brings several GB of CUDA packages: where there is no GPU, `make test-latest` keeps the locked one.
+TORCH ?= $(shell command -v nvidia-smi >/dev/null 2>&1 && echo torch || grep '^torch==' constraints.txt)
 export HF_HUB_DISABLE_TELEMETRY = 1
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+
+# An environment: $(call environment,folder,what to install,pip's other arguments). Nothing else is fetched to build it.
+define environment
+	$(1)/bin/python -m pip install --quiet $(3) pip setuptools
+	$(1)/bin/python -m pip install --quiet $(3) --no-build-isolation $(2)
+endef
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow test-lowest lint format bench cards clean
+.PHONY: help install lock demo test test-slow test-latest test-lowest lint format bench cards wheels bench-gpu clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-install: $(VENV)/.installed ## Build .venv with all that the demo and the tests need
+install: $(VENV)/.installed ## Build .venv with all that the demo and the tests need, in the locked versions
 
-$(VENV)/.installed: pyproject.toml
+$(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(RUN) -m pip install --quiet --disable-pip-version-check "$(TORCH)"
-	$(RUN) -m pip install --quiet --disable-pip-version-check --editable ".[dev]"
+	$(call environment,$(VENV),--editable ".[dev]",--constraint constraints.txt)
 	touch $@
+
+lock: ## Lock the newest versions in constraints.txt, the oldest in tests/lowest.txt
+	$(PYTHON) -m venv --clear .venv-lock
+	.venv-lock/bin/python -m pip install --quiet uv
+	$(LOCK) --universal --extra dev --output-file constraints.txt
+	$(LOCK) --resolution lowest-direct --extra test --output-file tests/lowest.txt
 
 demo: install ## Train Bit XOR on a real language model and on a random one, compare, reload
 	HF_HUB_OFFLINE=1 $(RUN) examples/demo.py
 
 test: install ## Run the tests, offline
-	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(RUN) $(PYTEST)
 
 test-slow: install ## Run the long tests too (minutes)
 	HF_HUB_OFFLINE=1 $(RUN) -m pytest -m ""
 
+test-latest: ## Run the tests with the newest versions of today, in .venv-latest
+	$(PYTHON) -m venv --clear .venv-latest
+	$(call environment,.venv-latest,"$(TORCH)" --editable ".[test]",--upgrade)
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 .venv-latest/bin/python $(PYTEST)
+
 test-lowest: ## Run the tests with the oldest supported versions, in .venv-lowest
-	$(PYTHON) -m venv .venv-lowest
-	.venv-lowest/bin/python -m pip install --quiet --disable-pip-version-check -r tests/lowest.txt
-	.venv-lowest/bin/python -m pip install --quiet --disable-pip-version-check --editable ".[test]" -c tests/lowest.txt
-	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest -n 2
+	$(PYTHON) -m venv --clear .venv-lowest
+	$(call environment,.venv-lowest,--editable ".[test]",--constraint tests/lowest.txt)
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 .venv-lowest/bin/python $(PYTEST)
 
 lint: install ## Check style and formatting
 	$(RUN) -m ruff check .
@@ -53,7 +71,6 @@ bench: install ## Measure step, load and cached-epoch times, delta size, streams
 cards: install ## Train the deltas of model_cards/ again: make cards MNIST=folder SCOP=folder
 	$(RUN) model_cards/train.py $(if $(MNIST),--mnist $(MNIST)) $(if $(SCOP),--scop $(SCOP))
 
-.PHONY: wheels bench-gpu
 wheels: ## Fetch into build/wheels/ what a bare GPU machine lacks: make wheels WITH="pandas pyarrow"
 	$(PYTHON) benchmarks/wheels.py build/wheels $(WITH)
 
@@ -64,4 +81,4 @@ bench-gpu: ## Check and measure everything on one GPU, without a network, in 8 m
 	PYTHONPATH=build/site:. $(if $(wildcard $(VENV)),$(RUN),$(PYTHON)) benchmarks/gpu.py --output_dir outputs/gpu $(ARGS)
 
 clean: ## Remove what was built (not outputs/)
-	rm -rf $(VENV) .venv-lowest .pytest_cache .ruff_cache build *.egg-info
+	rm -rf $(VENV) .venv-latest .venv-lowest .venv-lock .pytest_cache .ruff_cache build *.egg-info

@@ -16,6 +16,11 @@ string (44.6 % for the worst output token; uniform attention: 10.0 %) and 98.2 %
 output token attends mostly to token 0.
 """
 
+if __name__ == "__main__":
+    from starting import say_at_once
+
+    say_at_once(__file__)
+
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path

@@ -8,6 +8,11 @@ work on one study, each started with the same command: no run is done twice. At 
 time) `<output_dir>/README.md` has the tables, beside its pictures. `--plan` lists the runs and their flags.
 """
 
+if __name__ == "__main__":
+    from starting import say_at_once
+
+    say_at_once(__file__)
+
 import argparse
 import collections
 import os

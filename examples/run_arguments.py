@@ -135,7 +135,13 @@ class CardArguments:
     """What the model card says that the run cannot know."""
 
     license: str | None = field(default=None, metadata={"help": "Licence of the delta: a Hub identifier, as mit."})
+    card_task: str | None = field(
+        default=None, metadata={"help": "What the task is called, where the data is not the task's own."}
+    )
     card_dataset: str | None = field(default=None, metadata={"help": "What the data is, in a line."})
+    card_dataset_id: str | None = field(
+        default=None, metadata={"help": "Hub id of the data set that a local file or folder is a copy of."}
+    )
     card_dataset_license: str | None = field(default=None, metadata={"help": "The data's licence."})
     card_limits: list[str] | None = field(default=None, metadata={"help": "Sentences: what it is not good for."})
     push_code: bool = field(
@@ -166,8 +172,8 @@ class RunArguments(TrainingArguments):
     def __post_init__(self):
         if self.output_dir is None:
             raise ValueError("--output_dir is needed: a new folder for results and checkpoints.")
-        if not torch.accelerator.is_available():  # else bf16 is refused, and pinned memory warned of
-            self.use_cpu, self.dataloader_pin_memory = True, False
+        if not torch.accelerator.is_available():  # else bf16 is refused
+            self.use_cpu = True
         super().__post_init__()
 
 

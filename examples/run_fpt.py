@@ -10,8 +10,12 @@ its own: `python examples/run_fpt.py --task_name mnist --help`. Results lie in `
 `test_accuracy` and `test_floor`.
 """
 
+if __name__ == "__main__":
+    from starting import say_at_once
+
+    say_at_once(__file__)
+
 import json
-import os
 import shlex
 import sys
 from collections.abc import Callable
@@ -30,9 +34,11 @@ from run_arguments import (
     parse_group_learning_rates,
 )
 from transformers import AutoConfig, PreTrainedConfig, set_seed
-from transformers.utils import logging
+from transformers.utils import CONFIG_NAME, logging
 
 from fpt_adapters import FPTConfig, FPTTrainer
+from fpt_adapters.fetching import fetch, saying_whose
+from fpt_adapters.metrics import joined
 from fpt_adapters.tasks import FileArguments, Task, TaskData
 
 logger = logging.get_logger(__name__)
@@ -70,7 +76,6 @@ def main(arguments: list[str]) -> dict[str, float]:
     if args.do_train:
         checkpoint = args.resume_from_checkpoint
         output = trainer.train(resume_from_checkpoint=True if checkpoint == "last" else checkpoint)
-        trainer.save_model(_internal_call=True)  # which pushes nothing: the push below has the results too
         trainer.save_state()
         report(trainer, "train", output.metrics, results)
     if args.save_backbone and trainer.is_world_process_zero():
@@ -85,7 +90,7 @@ def main(arguments: list[str]) -> dict[str, float]:
         report(trainer, "test", {**prediction.metrics, "test_floor": floor}, results)
         if trainer.is_world_process_zero():
             file = Path(args.output_dir) / "test_predictions.npz"
-            np.savez_compressed(file, predictions=prediction.predictions, labels=prediction.label_ids)
+            np.savez_compressed(file, predictions=joined(prediction.predictions), labels=joined(prediction.label_ids))
     if args.do_train:
         trainer.create_model_card()
     if args.push_to_hub:
@@ -100,8 +105,10 @@ def prepare(arguments: list[str], load: Callable[[Task, DataArguments, RunArgume
     check_output_dir(args)
     check_streaming(data_args, args)
     set_seed(args.seed)
+    tell(f"reading the data of {task.name} ...", args)
     with args.main_process_first(desc="reading the data"):
         data = (load or load_data)(task, data_args, args)
+    tell(f"loading {model_args.model_name_or_path or 'a backbone of the given configuration'} ...", args)
     model = build_model(task, data, model_args)
     model.with_code = card_args.push_code
     args.remove_unused_columns = False  # the splits make their own columns
@@ -122,28 +129,39 @@ def prepare(arguments: list[str], load: Callable[[Task, DataArguments, RunArgume
     return Run(trainer, task, data, args)
 
 
+def tell(text: str, args: RunArguments) -> None:
+    """Print what comes next, in the first process of several."""
+    if args.process_index == 0:
+        print(text, flush=True)
+
+
 def fill_card(
     trainer: FPTTrainer, task: Task, model_args: ModelArguments, card_args: CardArguments, arguments: list[str]
 ) -> None:
-    """Tell the model card what the Trainer does not know."""
-    card = trainer.card
-    card.task_name = task.name
-    card.dataset_name = card_args.card_dataset or task.data_source
-    if isinstance(task, FileArguments) and task.train_file is None:
-        card.dataset_id = task.dataset_name
-    card.license, card.dataset_license = card_args.license, card_args.card_dataset_license or task.data_license
-    card.limits = [*task.limits, *(card_args.card_limits or [])]
+    """Tell the model card what the Trainer does not know. What a task says of its data is about no other data."""
+    card, copy_of = trainer.card, card_args.card_dataset_id
+    own = task if task.reads(copy_of) else None  # whose facts are about this data
+    card.task_name = card_args.card_task or (own and own.name)
+    card.dataset_name = card_args.card_dataset or (own and own.data_source)
+    card.dataset_id = (task.hub_dataset if isinstance(task, FileArguments) else None) or copy_of
+    card.license = card_args.license
+    card.dataset_license = card_args.card_dataset_license or (own and own.data_license)
+    card.limits = [*(own.limits if own else ()), *(card_args.card_limits or [])]
     card.command = shown_command(arguments, model_args)
-    card.example_text = task.example_text
+    card.example_text = own and own.example_text
     card.check()
 
 
 def shown_command(arguments: list[str], model_args: ModelArguments) -> str:
-    """The command of this run without the folders of this machine: a base by its Hub id, a file by its name."""
-    name = model_args.model_name_or_path or ""
-    shown = {name: model_args.base_model or Path(name).name}
-    parts = [shown.get(part, Path(part).name if os.path.isabs(part) else part) for part in arguments]
-    return shlex.join(["python", "examples/run_fpt.py", *parts])
+    """The command of this run, with a folder that is a copy of a base by that base's Hub id.
+
+    The card cuts what other folders of this machine it names.
+    """
+    name, shown = model_args.model_name_or_path, model_args.base_model
+    flag = "--model_name_or_path="
+    if name is not None and shown is not None:
+        arguments = [{name: shown, flag + name: flag + shown}.get(part, part) for part in arguments]
+    return shlex.join(["python", "examples/run_fpt.py", *arguments])
 
 
 def check_output_dir(args: RunArguments) -> None:
@@ -243,10 +261,10 @@ def find_backbone(
     if name is None:
         config = read_backbone_config(model_args.backbone_config)
         return config, config
-    try:
+    advice = "Write the folder or the Hub id of a base, or of a saved delta."
+    with saying_whose(name, f"--model_name_or_path {name!r}", advice):
+        fetch(name, CONFIG_NAME, **hub_kwargs)
         return name, AutoConfig.from_pretrained(name, trust_remote_code=False, **hub_kwargs)
-    except OSError as error:
-        raise OSError(f"--model_name_or_path {name!r} cannot be read: {error}") from error
 
 
 def read_backbone_config(text: str) -> PreTrainedConfig:

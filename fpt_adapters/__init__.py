@@ -16,6 +16,7 @@ from transformers import (
     AutoModelForTokenClassification,
 )
 from transformers.models.auto.image_processing_auto import AutoImageProcessor  # 5.5's top name wants torchvision
+from transformers.models.auto.video_processing_auto import AutoVideoProcessor
 
 from .card import FPTCard
 from .configuration_fpt import PAPER_GROUPS, PARAMETER_GROUPS, FPTConfig
@@ -50,6 +51,22 @@ AutoFeatureExtractor.register(FPTConfig, FPTFeatureExtractor, exist_ok=True)
 AutoImageProcessor.register(
     FPTConfig, image_processor_classes={"pil": FPTImageProcessor, "torchvision": FPTImageProcessor}, exist_ok=True
 )
+
+
+class FPTVideoProcessor:
+    """There is none. This is what transformers finds by the name that it makes of `FPTImageProcessor`'s.
+
+    Without it, an image pipeline takes the code that travels with a model for a video processor's, and asks whether to
+    run it.
+    """
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str, *args: Any, **kwargs: Any) -> None:
+        """Raise ValueError."""
+        raise ValueError(f"{pretrained_model_name_or_path} takes no videos: load its AutoImageProcessor.")
+
+
+AutoVideoProcessor.register(FPTConfig, FPTVideoProcessor, exist_ok=True)
 
 __all__ = [
     "PAPER_GROUPS",

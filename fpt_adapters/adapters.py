@@ -6,7 +6,6 @@ made. It is imported where there is an adapter alone, because importing peft tak
 
 import copy
 import dataclasses
-import warnings
 from typing import Any
 
 import torch
@@ -16,13 +15,16 @@ from transformers.pytorch_utils import Conv1D
 
 from .adapter_settings import METHODS, checked_settings
 from .fingerprints import fingerprint_of
+from .isolation import DefaultDtype, DrawsFrom
 from .peft_api import (
     PEFT_TYPE_TO_CONFIG_MAPPING,
     BaseTunerLayer,
     ModulesToSaveWrapper,
     PeftConfig,
+    get_peft_model_state_dict,
     inject_adapter_in_model,
 )
+from .plain_names import named_buffers, named_modules, plain_state
 from .quantized_layers import parameter_size
 from .untrusted import short
 
@@ -69,8 +71,8 @@ def peft_config_of(given: PeftConfig | dict[str, Any] | str) -> PeftConfig:
 def add_adapter(backbone: PreTrainedModel, config: PeftConfig | dict[str, Any] | str) -> dict[str, Any]:
     """Wrap the layers of `backbone` that `config` names. Returns the settings that wrap the same layers again.
 
-    Where no layers are named, peft's own for the family are taken. The global random state is left as it was, so that
-    what is drawn afterwards is what the same seed gives without an adapter.
+    Where no layers are named, peft's own for the family are taken. What is drawn follows from torch's random state,
+    which is left as it is, so that what is drawn afterwards is what the same seed gives without an adapter.
 
     Raises ValueError, with the backbone as it was, for layers that are not there or are no linear ones of peft's, for
     an adapter that is larger than the backbone, and for a method that changes the base's own weights.
@@ -82,8 +84,10 @@ def add_adapter(backbone: PreTrainedModel, config: PeftConfig | dict[str, Any] |
         config.fan_in_fan_out = on_conv1d(backbone)
     stored = list(backbone.named_parameters())
     digest, limit = fingerprint_of(stored), sum(parameter_size(parameter) for _, parameter in stored)
+    seed = _seed_of_random_state()
     try:
-        _inject(config, backbone, low_cpu_mem_usage=True)  # takes no memory, whatever the settings ask for
+        with torch.device("meta"):  # takes no memory, whatever the settings ask for
+            _inject(config, backbone, seed)
         size = sum(parameter.numel() for parameter in adapter_parameters(backbone))
         if size > limit:
             raise ValueError(
@@ -91,7 +95,7 @@ def add_adapter(backbone: PreTrainedModel, config: PeftConfig | dict[str, Any] |
                 "backbone: lower its rank, or name fewer layers."
             )
         strip(backbone)
-        _inject(config, backbone)
+        _inject(config, backbone, seed)
         if fingerprint_of(stored) != digest:
             raise ValueError(_changes_base(config))
         return _resolved_settings(config, backbone)
@@ -100,17 +104,25 @@ def add_adapter(backbone: PreTrainedModel, config: PeftConfig | dict[str, Any] |
         raise
 
 
-def _inject(config: PeftConfig, backbone: PreTrainedModel, **kwargs: Any) -> None:
+def _inject(config: PeftConfig, backbone: PreTrainedModel, seed: int) -> None:
     try:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(int(torch.randint(2**62, ())))  # not the numbers that are drawn next for other modules
-            inject_adapter_in_model(config, backbone, NAME, **kwargs)
+        with DrawsFrom(seed), DefaultDtype(torch.float32):
+            inject_adapter_in_model(config, backbone, NAME)
     except (ValueError, TypeError, NotImplementedError) as error:
-        linear = sorted({name.rpartition(".")[2] for name, module in backbone.named_modules() if _is_linear(module)})
+        linear = sorted(
+            {name.rpartition(".")[2] for name, module in named_modules(backbone).items() if _is_linear(module)}
+        )
         raise ValueError(
             f"peft cannot put {config.peft_type.value.lower()} on this {backbone.config.model_type}: {error} Its "
             f"linear layers are {', '.join(linear) or 'none'}; name some in target_modules."
         ) from error
+
+
+def _seed_of_random_state() -> int:
+    """A seed that follows from torch's random state, which stays as it is: not the numbers that are drawn next."""
+    present = torch.Generator()
+    present.set_state(torch.get_rng_state())
+    return int(torch.randint(2**62, (), generator=present))
 
 
 def _changes_base(config: PeftConfig) -> str:
@@ -121,7 +133,7 @@ def _changes_base(config: PeftConfig) -> str:
 
 
 def _resolved_settings(config: PeftConfig, backbone: PreTrainedModel) -> dict[str, Any]:
-    layers = {name: module for name, module in backbone.named_modules() if isinstance(module, BaseTunerLayer)}
+    layers = {name: one for name, one in named_modules(backbone).items() if isinstance(one, BaseTunerLayer)}
     outside = [name for name in layers if not _in_repeated_layers(name, backbone)]
     if outside:
         raise ValueError(
@@ -139,7 +151,7 @@ def on_conv1d(model: nn.Module) -> bool:
 
 
 def _in_repeated_layers(name: str, backbone: nn.Module) -> bool:
-    lists = [path for path, module in backbone.named_modules() if isinstance(module, nn.ModuleList)]
+    lists = [path for path, module in named_modules(backbone).items() if isinstance(module, nn.ModuleList)]
     return any(name.startswith(path + ".") for path in lists)
 
 
@@ -149,15 +161,16 @@ def _is_linear(module: nn.Module) -> bool:
 
 def settings_of(config: PeftConfig) -> dict[str, Any]:
     """A method and what differs from peft's defaults."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # some methods have none for what must be named
-        plain = type(config)()
     differing = {
         field.name: getattr(config, field.name)
         for field in dataclasses.fields(config)
-        if field.name not in RESOLVED and getattr(config, field.name) != getattr(plain, field.name)
+        if field.name not in RESOLVED and getattr(config, field.name) != _default(field)
     }
     return {"peft_type": config.peft_type.value.lower()} | differing
+
+
+def _default(field: dataclasses.Field) -> Any:
+    return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
 
 
 def adapter_parameters(backbone: nn.Module) -> list[nn.Parameter]:
@@ -173,23 +186,36 @@ def adapter_parameters(backbone: nn.Module) -> list[nn.Parameter]:
 
 def adapter_buffers(backbone: nn.Module) -> dict[str, Tensor]:
     """What peft saves beside the weights, and makes again of its settings and the base's weights."""
-    layers = [name for name, module in backbone.named_modules() if isinstance(module, BaseTunerLayer)]
+    layers = [name for name, module in named_modules(backbone).items() if isinstance(module, BaseTunerLayer)]
     inside = tuple(f"{name}." for name in layers)
-    own = [name for name, _ in backbone.named_buffers() if name.startswith(inside) and f".{BASE_LAYER}." not in name]
-    stored = backbone.state_dict() if own else {}
+    own = [name for name in named_buffers(backbone) if name.startswith(inside) and f".{BASE_LAYER}." not in name]
+    stored = plain_state(backbone.state_dict()) if own else {}
     return {name: stored[name] for name in own if name in stored}
 
 
 def merged_state(backbone: nn.Module) -> dict[str, Tensor]:
     """The state dict that a backbone would have with its adapter merged; the backbone stays as it is."""
-    layers = {name: module for name, module in backbone.named_modules() if isinstance(module, BaseTunerLayer)}
+    layers = {name: one for name, one in named_modules(backbone).items() if isinstance(one, BaseTunerLayer)}
     inside = tuple(f"{name}." for name in layers)
-    tensors = {name: tensor for name, tensor in backbone.state_dict().items() if not name.startswith(inside)}
+    state = plain_state(backbone.state_dict())
+    tensors = {name: tensor for name, tensor in state.items() if not name.startswith(inside)}
     for path, layer in layers.items():
         merged = copy.deepcopy(layer)
         merged.merge()
         tensors |= {f"{path}.{name}": tensor for name, tensor in merged.get_base_layer().state_dict().items()}
     return tensors
+
+
+def enable(backbone: nn.Module, enabled: bool) -> None:
+    """Have the layers compute with their adapter, or without."""
+    for layer in backbone.modules():
+        if isinstance(layer, BaseTunerLayer):
+            layer.enable_adapters(enabled)
+
+
+def adapter_state_dict(model: PreTrainedModel, state_dict: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
+    """The adapter's tensors of a state dict of `model`, under the names that peft saves."""
+    return get_peft_model_state_dict(model, state_dict, adapter_name=NAME, save_embedding_layers=False)
 
 
 def strip(model: nn.Module) -> None:

@@ -20,6 +20,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
 from .image_backbones import IMAGE_FAMILIES
+from .plain_names import named_modules
 
 
 @dataclass(frozen=True)
@@ -125,7 +126,7 @@ def norm_parameters(backbone: nn.Module, qk_norms: bool) -> list[nn.Parameter]:
     """Parameters of all norms; those of queries and keys only if `qk_norms`."""
     return [
         parameter
-        for name, module in backbone.named_modules()
+        for name, module in named_modules(backbone).items()
         if is_norm(module) and (qk_norms or name.rpartition(".")[2] not in QK_NORM_NAMES)
         for parameter in module.parameters(recurse=False)
     ]
@@ -137,7 +138,7 @@ def position_parameters(backbone: PreTrainedModel) -> list[nn.Parameter]:
     if table is not None:
         return [backbone.get_submodule(table.path).weight]
     if backbone.config.model_type in RELATIVE_POSITIONS:
-        named = backbone.named_modules()
+        named = named_modules(backbone).items()
         return [module.weight for name, module in named if name.endswith("." + RELATIVE_POSITIONS_NAME)]
     return []
 
@@ -147,7 +148,7 @@ def unused_parameters(backbone: PreTrainedModel) -> list[nn.Parameter]:
     names = UNUSED_MODULES.get(backbone.config.model_type)
     if names is None:
         return []
-    modules = [module for name, module in backbone.named_modules() if name.rpartition(".")[2] in names]
+    modules = [module for name, module in named_modules(backbone).items() if name.rpartition(".")[2] in names]
     return [parameter for module in modules for parameter in module.parameters()]
 
 

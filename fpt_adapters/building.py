@@ -11,8 +11,6 @@ from torch import nn
 from transformers import (
     MODEL_FOR_TEXT_ENCODING_MAPPING,
     MODEL_MAPPING,
-    AutoModel,
-    AutoModelForTextEncoding,
     PreTrainedConfig,
     PreTrainedModel,
 )
@@ -27,13 +25,14 @@ from .depth import first_layers
 from .dropout import replace_dropout
 from .fingerprints import fingerprint
 from .image_backbones import IMAGE_FAMILIES, ImageEncoder
-from .limits import MEMORY, no_larger_than
+from .isolation import DefaultDtype, DrawsFrom
+from .limits import MEMORY, NoLargerThan
 from .modeling_identity import IdentityModel  # noqa: F401  registers itself with AutoModel
 from .modeling_lstm import LSTMModel  # noqa: F401
 from .placing import DeviceMap, checkpoint_of, load_placed
 from .precision import cast_frozen, take_fp32
 from .sharding import whole_in_each_process
-from .stored_weights import read_weights
+from .stored_weights import INITIALISING, read_weights
 from .untrusted import build_config, differing_integers, short
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -144,14 +143,14 @@ def build_backbone(
             if field in config:
                 setattr(config, field, dropout)
     config._attn_implementation = attn_implementation
-    auto_class, model_class = _classes(config)
+    model_class = _model_class(config)
     _refuse_undrivable(model_class, config)
     if init == "random":
-        with torch.device("meta"), no_larger_than(lambda: MEMORY, "this machine's memory"):
+        with torch.device("meta"), NoLargerThan(lambda: MEMORY, "this machine's memory"):
             model_class(copy.deepcopy(config))
-        whole = _random(auto_class, config, seed, scheme)
+        whole = _random(model_class, config, seed, scheme)
     else:
-        whole = _pretrained(auto_class, base_config, config, name_or_path, hub_kwargs)
+        whole = _pretrained(model_class, base_config, config, name_or_path, hub_kwargs)
         if init == "statistics":
             _draw_from_statistics(whole, seed)
     stored = backbone = _without_unused(whole)
@@ -164,7 +163,7 @@ def build_backbone(
         source = name_or_path if init == "pretrained" else whole
         with checkpoint_of(source, hub_kwargs) as (folder, arguments):
             dtype = dtype or frozen_dtype(stored)
-            whole = load_placed(auto_class, folder, config, dtype, quantization, device_map, arguments)
+            whole = load_placed(model_class, folder, config, dtype, quantization, device_map, arguments)
         backbone = _without_unused(whole)
     take_fp32(backbone, stored)
     if attn_implementation is None:
@@ -174,22 +173,24 @@ def build_backbone(
     return backbone.requires_grad_(False).eval(), digest
 
 
-def _classes(config: PreTrainedConfig) -> tuple[type, type]:
-    """The Auto class that builds a backbone of `config`, and the model class that it chooses."""
-    auto_class, mapping = AutoModel, MODEL_MAPPING
+def _model_class(config: PreTrainedConfig) -> type[PreTrainedModel]:
+    """The class that AutoModel chooses for `config`; of a T5-like model, the encoder's own."""
+    mapping = MODEL_MAPPING
     if config.is_encoder_decoder and type(config) in MODEL_FOR_TEXT_ENCODING_MAPPING:
-        auto_class, mapping = AutoModelForTextEncoding, MODEL_FOR_TEXT_ENCODING_MAPPING
+        mapping = MODEL_FOR_TEXT_ENCODING_MAPPING
     if type(config) not in mapping:
         raise ValueError(f"A backbone is a transformers AutoModel; model_type {config.model_type!r} has none.")
-    model_class = mapping[type(config)]
-    return auto_class, model_class[0] if isinstance(model_class, tuple) else model_class
+    found = mapping[type(config)]
+    return found[0] if isinstance(found, tuple) else found
 
 
-def _random(auto_class: type, config: PreTrainedConfig, seed: int, scheme: str | None) -> PreTrainedModel:
-    scheme = scheme or default_init_scheme(config, "random")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        backbone = auto_class.from_config(config, dtype=torch.float32)
+def _random(
+    model_class: type[PreTrainedModel], config: PreTrainedConfig, seed: int, scheme: str | None
+) -> PreTrainedModel:
+    scheme, config = scheme or default_init_scheme(config, "random"), copy.deepcopy(config)
+    config.dtype = torch.float32
+    with DrawsFrom(seed), DefaultDtype(torch.float32), INITIALISING:
+        backbone = model_class(config)
         if scheme in ("gpt2-scaled-residual", "gpt2-flat"):  # not left to transformers, whose versions differ
             std = config.initializer_range
             if scheme == "gpt2-scaled-residual":
@@ -212,7 +213,11 @@ def default_init_scheme(config: PreTrainedConfig, init: str) -> str | None:
 
 
 def _pretrained(
-    auto_class: type, base_config: PreTrainedConfig, config: PreTrainedConfig, name_or_path: str, hub_kwargs: dict
+    model_class: type[PreTrainedModel],
+    base_config: PreTrainedConfig,
+    config: PreTrainedConfig,
+    name_or_path: str,
+    hub_kwargs: dict,
 ) -> PreTrainedModel:
     """`base_config` is the whole base's, `config` that of what is built of it."""
     config_file = cached_file(name_or_path, CONFIG_NAME, **hub_kwargs)
@@ -226,8 +231,10 @@ def _pretrained(
         files = Path(config_file).parent.rglob("*.safetensors")
         return BUILT_PER_STORED * sum(file.stat().st_size for file in files) + UNSTORED
 
-    with no_larger_than(most, "its weights can be"):
-        backbone, info = read_weights(auto_class, name_or_path, config, "auto", hub_kwargs, output_loading_info=True)
+    limit = NoLargerThan(most, "its weights can be")
+    backbone, info = read_weights(
+        model_class, name_or_path, config, "auto", hub_kwargs, limit, output_loading_info=True
+    )
     missing = sorted(key for key in info["missing_keys"] if not key.startswith("pooler."))
     if missing or info["mismatched_keys"]:
         what = missing or sorted(str(key) for key in info["mismatched_keys"])

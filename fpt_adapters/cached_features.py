@@ -78,8 +78,8 @@ class SteadyCollator:
 
     def __call__(self, examples: Sequence[Any]) -> dict[str, Tensor]:
         """Collate and compare."""
-        singles = [self.collator([copy.copy(example)]) for example in examples]  # some collators empty what they get
-        batch = dict(self.collator(examples))
+        batch = dict(self.collator([copy.copy(example) for example in examples]))  # some collators empty what they get
+        singles = [self.collator([example]) for example in examples]
         steady = [self._is_row(single, batch, row) for row, single in enumerate(singles)]
         widths = [single[self.input_name].shape[1] if self.input_name in single else 0 for single in singles]
         labels = [single["labels"] for single in singles if "labels" in single]

@@ -55,8 +55,8 @@ class CachingTrainer(PublishingTrainer):
 
     most_cached: int = MEMORY // 4
 
-    def __init__(self, model, args=None, *, cache_features: bool | None = None, **kwargs):
-        super().__init__(model, args, **kwargs)
+    def __init__(self, model=None, args=None, *more, cache_features: bool | None = None, **kwargs):
+        super().__init__(model, args, *more, **kwargs)
         self.cache_features = cache_features
         self._caches: dict[int, CachedFeatures | None] | None = None  # by id of the data set; None: not in training
         self._caching_seconds = 0.0

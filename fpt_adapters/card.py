@@ -7,6 +7,7 @@ import json
 import math
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,6 +18,7 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 from transformers.utils import logging
 
+from .card_metrics import FIRST, FLOOR, main_metric, metric_name
 from .card_numbers import best_step, delta_size, last_loss, majority_floor_of, trained_sum
 from .card_template import (
     TEMPLATE,
@@ -24,21 +26,21 @@ from .card_template import (
     counted,
     describe_answers,
     describe_base,
+    describe_floors,
     describe_input,
     duration,
     fenced,
     one_line,
-    percent,
     plain,
     readable,
     score,
     setting,
     share,
     thousands,
-    without_paths,
 )
 from .configuration_fpt import FPTConfig
 from .freezing import GroupCount
+from .local_paths import command_without_paths
 
 logger = logging.get_logger(__name__)
 
@@ -46,7 +48,6 @@ MARKER = "<!-- made by fpt_adapters: delete this line to keep your own text on t
 CARD_NAME = "README.md"
 TAGS = ("fpt", "frozen-pretrained-transformer")  # every card has them
 REPO_KEY, TASK_KEY, BYTES_KEY = "fpt_repo_id", "fpt_task", "fpt_delta_bytes"  # our own keys of the metadata
-FLOOR_METRIC = "accuracy_floor"  # a metric of the model index beside "accuracy", so that nobody takes it for one
 PROCESSOR_NAMES = ("preprocessor_config.json", "tokenizer_config.json")
 IMAGE_MODES = {1: "L", 3: "RGB"}  # Pillow's mode for the channels of a model
 PICTURE_TITLES = {"learning_curve.png": "Learning curve", "confusion_matrix.png": "Confusion matrix"}
@@ -73,15 +74,17 @@ class SplitResult:
 
     split: str  # "validation" or "test"
     examples: int
-    metrics: dict[str, float]  # fractions in 0..1: {"accuracy": 0.97}
-    floor: float | None = None  # the accuracy that needs no learning
+    metrics: dict[str, float]  # shares as fractions in 0..1: {"accuracy": 0.97}; see card_metrics.py
+    floor: float | Mapping[str, float] | None = None  # the accuracy that needs no learning, or such scores by metric
     confusion: np.ndarray | None = None  # (labels, labels): counts, a row for each true label
 
-    def known_floor(self) -> float | None:
-        """`floor`, else the share of the most frequent label in `confusion`."""
-        if self.floor is not None or self.confusion is None or not np.any(self.confusion):
-            return self.floor
-        return majority_floor_of(self.confusion)
+    def floors(self) -> dict[str, float]:
+        """`floor` by metric; where there is none, the share of the most frequent label in `confusion`."""
+        if isinstance(self.floor, Mapping):
+            return {name: float(value) for name, value in self.floor.items()}
+        if self.floor is not None:
+            return {FIRST: float(self.floor)}
+        return {FIRST: majority_floor_of(self.confusion)} if np.any(self.confusion) else {}
 
 
 @dataclass(eq=False)
@@ -127,8 +130,8 @@ class FPTCard:
                 validate_repo_id(self.dataset_id)
             except HFValidationError as error:
                 raise ValueError(
-                    f"dataset_id is a Hub id such as 'ylecun/mnist', got {self.dataset_id!r}: give data that is not "
-                    "on the Hub a dataset_name alone."
+                    f"dataset_id is a Hub id such as 'ylecun/mnist', got {self.dataset_id!r}: leave it out for data "
+                    "that is not on the Hub, and say what it is in the card's field dataset_name."
                 ) from error
         if self.license is not None and not re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", self.license):
             raise ValueError(f"license is a Hub identifier such as 'apache-2.0' or 'other', got {self.license!r}.")
@@ -164,7 +167,6 @@ class FPTCard:
             **self._result_facts(),
             **self._training_facts(),
             limits=self._limits(model.config),
-            score=score,
             share=share,
             thousands=thousands,
         )
@@ -202,7 +204,7 @@ class FPTCard:
         config, tag, task = model.config, pipeline_tag(model), one_line(self.task_name)
         base = config.base_model if config.backbone_init != "random" else None  # random: nothing of it is used
         results = self._eval_results(tag)
-        metrics = dict.fromkeys(result.metric_type for result in results if result.metric_type != FLOOR_METRIC)
+        metrics = dict.fromkeys(result.metric_type for result in results if not result.metric_type.endswith(FLOOR))
         tags = [*TAGS, re.sub(r"\W+", "-", task or "").strip("-").lower(), *(one_line(tag) for tag in self.tags)]
         own = {REPO_KEY: repo_id, TASK_KEY: task, BYTES_KEY: None if delta_bytes is None else int(delta_bytes)}
         return ModelCardData(
@@ -227,7 +229,7 @@ class FPTCard:
                 "task_type": tag or "other",
                 "task_name": one_line(self.task_name),
                 "dataset_type": self.dataset_id or "unknown",
-                "dataset_name": one_line(self.dataset_name or self.dataset_id or self.task_name) or "unknown",
+                "dataset_name": one_line(self.dataset_name or self.dataset_id) or "unknown",
                 "dataset_split": one_line(result.split),
                 "dataset_args": {"examples": int(result.examples)},
             }
@@ -235,30 +237,34 @@ class FPTCard:
                 if math.isfinite(value):
                     named = {"metric_type": one_line(name), "metric_name": one_line(name.replace("_", " "))}
                     rows.append(EvalResult(**shared, **named, metric_value=float(value), metric_args=arguments))
-            floor = result.known_floor()
-            if floor is not None:
-                named = {"metric_type": FLOOR_METRIC, "metric_name": "accuracy that needs no learning"}
-                rows.append(EvalResult(**shared, **named, metric_value=float(floor)))
+            for name, value in result.floors().items():  # beside the metric, so that nobody takes it for one
+                title = one_line(f"{name.replace('_', ' ')} that needs no learning")
+                named = {"metric_type": one_line(name + FLOOR), "metric_name": title}
+                rows.append(EvalResult(**shared, **named, metric_value=value))
         return rows
 
     def _result_facts(self) -> dict[str, Any]:
-        names = list(dict.fromkeys(name for result in self.results.values() for name in result.metrics))
+        results = list(self.results.values())
+        names = list(dict.fromkeys(name for result in results for name in result.metrics))
+        floors = list(dict.fromkeys(name for result in results for name in result.floors()))
         rows = [
             {
                 "split": plain(result.split),
                 "examples": result.examples,
-                "scores": [result.metrics.get(name) for name in names],
-                "floor": result.known_floor(),
+                "cells": [score(name, result.metrics.get(name), result.examples) for name in names]
+                + [score(name, result.floors().get(name), result.examples) for name in floors],
             }
-            for result in self.results.values()
+            for result in results
         ]
         pictures = [
             {"file": file, "title": PICTURE_TITLES.get(file, readable(file.removesuffix(".png")))}
             for file in self.pictures
         ]
         return {
-            "metric_names": [readable(name) for name in names],
+            "columns": [readable(name) for name in names]
+            + ["floor" if name == FIRST else f"{readable(name)} floor" for name in floors],
             "result_rows": rows,
+            "floor_note": describe_floors(floors),
             "seed": self.seed,
             "pictures": pictures,
         }
@@ -275,7 +281,9 @@ class FPTCard:
             lines.append(f"Hardware: {plain(self.hardware)}.")
         best, loss = best_step(self.history), last_loss(self.history)
         if best is not None:
-            lines.append(f"Best validation accuracy while training: {percent(best[1])}, at step {thousands(best[0])}.")
+            name = metric_name(main_metric(self.history))
+            value, step = score(name, best[1]), thousands(best[0])
+            lines.append(f"Best validation {readable(name)} while training: {value}, at step {step}.")
         if loss is not None:
             lines.append(f"Training loss, as last logged: {loss:.4g}.")
         data = []
@@ -289,7 +297,7 @@ class FPTCard:
         return {
             "training": lines,
             "recipe": [(plain(name), setting(value)) for name, value in self.recipe.items() if value is not None],
-            "command": fenced(without_paths(self.command)) if self.command else None,
+            "command": fenced(command_without_paths(self.command)) if self.command else None,
             "versions": ", ".join(f"{plain(name)} {plain(version)}" for name, version in self.versions.items()),
             "data": data,
         }
@@ -306,11 +314,11 @@ class FPTCard:
                 "transformers may draw other weights; that is noticed, and refused."
             )
             return lines
-        lines.append(
-            "The delta alone is no model: loading fetches the base too."
-            if config.base_model
-            else "The delta alone is no model: who loads it must have the base, and say where it is."
-        )
+        named = "`base_model_name_or_path=`"
+        how = f"loading fetches the base too, or reads a copy that {named} names."
+        if not config.base_model:
+            how = f"who loads it must have the base, and say where it is with {named}."
+        lines.append(f"The delta alone is no model: {how}")
         lines.append(
             "That it is the base trained on is checked by a fingerprint, which samples every tensor: it tells another "
             "or a fine-tuned base, not one altered outside the samples."

@@ -2,11 +2,15 @@
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from numbers import Real
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from transformers.utils import SAFE_WEIGHTS_NAME
 
+from .card_metrics import better_high, is_number, main_metric, metric_name
+from .configuration_fpt import FPTConfig
 from .freezing import GroupCount
 from .heads import IGNORED_LABEL
 
@@ -28,6 +32,40 @@ def confusion_counts(predictions: np.ndarray, labels: np.ndarray, num_labels: in
             raise ValueError(f"{name} must lie in 0..{num_labels - 1} (num_labels={num_labels}), got {wrong[0]}.")
     cells = labels.astype(np.int64) * num_labels + predictions.astype(np.int64)
     return np.bincount(cells, minlength=num_labels * num_labels).reshape(num_labels, num_labels)
+
+
+def numbers_of(values: Mapping[str, Any]) -> dict[str, float]:
+    """Those of some named values that are one number each; a card has no place for lists, texts and the like."""
+    numbers = {name: value.item() if _is_scalar(value) else value for name, value in values.items()}
+    return {name: value for name, value in numbers.items() if isinstance(value, Real)}
+
+
+def _is_scalar(value: Any) -> bool:
+    return isinstance(value, (np.ndarray, np.generic)) and value.ndim == 0
+
+
+def confusion_of(predictions: Any, labels: Any, config: FPTConfig) -> np.ndarray | None:
+    """Counts (labels, labels) of a classifier's answers, given as class ids or as finite logits; None for all else.
+
+    Both may be lists of batches. Floats are class ids nowhere: they may be probabilities or margins.
+    """
+    if config.num_labels < 2 or config.problem_type not in (None, "single_label_classification"):
+        return None
+    if isinstance(predictions, list) and isinstance(labels, list) and len(predictions) == len(labels) > 0:
+        parts = [confusion_of(*batch, config) for batch in zip(predictions, labels, strict=True)]
+        return None if any(part is None for part in parts) else np.sum(parts, axis=0)
+    if not (isinstance(predictions, np.ndarray) and isinstance(labels, np.ndarray)):
+        return None
+    logits = predictions.ndim == labels.ndim + 1 and predictions.shape[-1] == config.num_labels
+    if logits and predictions.dtype.kind == "f" and np.isfinite(predictions).all():
+        predictions = predictions.argmax(-1)
+    if predictions.shape != labels.shape or predictions.dtype.kind not in "biu" or labels.dtype.kind not in "biu":
+        return None
+    labelled = labels != IGNORED_LABEL
+    ids = predictions[labelled], labels[labelled]
+    if not all(((one >= 0) & (one < config.num_labels)).all() for one in ids):
+        return None
+    return confusion_counts(*ids, config.num_labels)
 
 
 def majority_floor_of(confusion: np.ndarray) -> float:
@@ -54,15 +92,18 @@ def delta_size(folder: str | os.PathLike) -> int | None:
     return file.stat().st_size if file.is_file() else None
 
 
-def best_step(history: Sequence[Mapping[str, float]], metric: str = "eval_accuracy") -> tuple[int, float] | None:
-    """Step and value of the highest `metric` in Trainer's log, at the first of equals.
+def best_step(history: Sequence[Mapping[str, float]], metric: str | None = None) -> tuple[int, float] | None:
+    """Step and value of the best `metric` (None: the main one) in Trainer's log, at the first of equals.
 
-    None where fewer than two steps were scored: there was nothing to choose from.
+    None where fewer than two steps were scored, so that there was nothing to choose from, and for a metric of which
+    nobody knows whether high or low is better.
     """
-    scored = [row for row in history if metric in row and "step" in row]
-    if len({row["step"] for row in scored}) < 2:
+    metric = metric or main_metric(history)
+    scored = [row for row in history if "step" in row and is_number(row.get(metric))]
+    high = better_high(metric_name(metric or ""))
+    if high is None or len({row["step"] for row in scored}) < 2:
         return None
-    best = max(scored, key=lambda row: row[metric])
+    best = (max if high else min)(scored, key=lambda row: row[metric])
     return int(best["step"]), float(best[metric])
 
 

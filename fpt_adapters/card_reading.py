@@ -7,7 +7,8 @@ from typing import Any
 
 from huggingface_hub.utils import yaml_dump
 
-from .card import BYTES_KEY, FLOOR_METRIC, MARKER, REPO_KEY, TASK_KEY, hub_id
+from .card import BYTES_KEY, MARKER, REPO_KEY, TASK_KEY, hub_id
+from .card_metrics import FIRST, FLOOR, is_number
 
 SPLITS_BY_WORTH = ("test", "validation")  # the first that was scored speaks for the model
 
@@ -39,30 +40,36 @@ def retitle(text: str, repo_id: str, with_code: bool = True) -> str:
 
 
 def read_summary(card_data: Mapping[str, Any]) -> dict[str, Any]:
-    """What a card's metadata says of a model: `task`, `split`, `examples`, `accuracy`, `floor` and `delta_bytes`.
+    """What a card's metadata says of a model: `task`, `split`, `examples`, `metric`, `score`, `floor`, `delta_bytes`.
 
-    The figures are the test split's, else the validation split's. `card_data` is the metadata as a dictionary
-    (`ModelCardData.to_dict()`) and may be anybody's: what is missing, or not what it should be, is None.
+    The figures are the test split's, else the validation split's; the metric is accuracy where there is one, else the
+    card's first. `card_data` is the metadata as a dictionary (`ModelCardData.to_dict()`) and may be anybody's: what is
+    missing, or not what it should be, is None.
     """
     data = card_data if isinstance(card_data, Mapping) else {}
     scored = {}
     for model in _mappings(data.get("model-index")):
         for result in _mappings(model.get("results")):
-            dataset = _mapping(result.get("dataset"))
-            values = {
-                str(metric.get("type")): _fraction(metric.get("value")) for metric in _mappings(result.get("metrics"))
-            }
-            if values.get("accuracy") is not None and isinstance(dataset.get("split"), str):
-                scored[dataset["split"]] = {
-                    "split": dataset["split"],
-                    "examples": _count(_mapping(dataset.get("args")).get("examples")),
-                    "accuracy": values["accuracy"],
-                    "floor": values.get(FLOOR_METRIC),
-                }
-    nothing = dict.fromkeys(("split", "examples", "accuracy", "floor"))
+            split = _mapping(result.get("dataset")).get("split")
+            figures = _figures(result)
+            if figures and isinstance(split, str):
+                scored[split] = {"split": split, **figures}
+    nothing = dict.fromkeys(("split", "examples", "metric", "score", "floor"))
     best = next((scored[split] for split in SPLITS_BY_WORTH if split in scored), nothing)
     task = data.get(TASK_KEY)
     return {"task": task if isinstance(task, str) else None, **best, "delta_bytes": _count(data.get(BYTES_KEY))}
+
+
+def _figures(result: Mapping) -> dict[str, Any] | None:
+    """The main metric of one split's result, its floor, and the number of examples; None without a metric."""
+    values = {str(metric.get("type")): metric.get("value") for metric in _mappings(result.get("metrics"))}
+    values = {name: _score(name, value) for name, value in values.items()}
+    names = [name for name, value in values.items() if value is not None and not name.endswith(FLOOR)]
+    if not names:
+        return None
+    name = FIRST if FIRST in names else names[0]
+    examples = _count(_mapping(_mapping(result.get("dataset")).get("args")).get("examples"))
+    return {"examples": examples, "metric": name, "score": values[name], "floor": values.get(name + FLOOR)}
 
 
 def _mapping(value: Any) -> Mapping:
@@ -73,9 +80,10 @@ def _mappings(value: Any) -> list[Mapping]:
     return [item for item in value if isinstance(item, Mapping)] if isinstance(value, list) else []
 
 
-def _fraction(value: Any) -> float | None:
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return float(value) if is_number and 0 <= value <= 1 else None
+def _score(name: str, value: Any) -> float | None:
+    """A figure: of accuracy, which is compared, a share of 1; of others any finite number."""
+    compared = name.removesuffix(FLOOR) == FIRST
+    return float(value) if is_number(value) and (0 <= value <= 1 or not compared) else None
 
 
 def _count(value: Any) -> int | None:

@@ -4,18 +4,18 @@ The template is a Python string, because only .py files travel with a model's co
 """
 
 import re
+from collections.abc import Sequence
 from enum import Enum
 from typing import Any
 
+from .card_metrics import FIRST, is_share
 from .configuration_fpt import FPTConfig
+from .local_paths import is_path, last_part, without_paths
 
 LABELS_SHOWN = 20
 MANY_EXAMPLES = 10_000  # from so many on, a second decimal of a percentage says something
 MARKDOWN = re.compile(r"([\\`*\[\]<>|~&$]|(?<![^\W_])_|_(?![^\W_]))")  # what plain text must not be read as
 LINE_START = re.compile(r"^(\d*)([#+=.)-])(?=[#+=-]*(?:\s|$))")  # nor where it begins a line: headings and lists
-PATH_START = r"(?:~?/|[A-Za-z]:[\\/])"
-QUOTED_PATH = re.compile(rf"""(?<=["']){PATH_START}[^"'\n]+(?=["'])""")
-BARE_PATH = re.compile(rf"""(?<![\w:/\\.~-]){PATH_START}[^\s"'=,;]+""")
 
 TEMPLATE = """\
 ---
@@ -112,17 +112,16 @@ model = {{ auto_class }}.from_pretrained("{{ repo_id }}", trust_remote_code=True
 
 ## Results
 
-| split | examples |{% for name in metric_names %} {{ name }} |{% endfor %} floor |{#-
-#}{% if seed is not none %} seed |{% endif %}
-|---|---:|{% for name in metric_names %}---:|{% endfor %}---:|{% if seed is not none %}---:|{% endif %}
+| split | examples |{% for name in columns %} {{ name }} |{% endfor %}{% if seed is not none %} seed |{% endif %}
+|---|---:|{% for name in columns %}---:|{% endfor %}{% if seed is not none %}---:|{% endif %}
 {%- for row in result_rows %}
-| {{ row.split }} | {{ thousands(row.examples) }} |{#-
-#}{% for value in row.scores %} {{ score(value, row.examples) }} |{% endfor %}{#-
-#} {{ score(row.floor, row.examples) }} |{#-
+| {{ row.split }} | {{ thousands(row.examples) }} |{% for cell in row.cells %} {{ cell }} |{% endfor %}{#-
 #}{% if seed is not none %} {{ seed }} |{% endif %}
 {%- endfor %}
+{%- if floor_note %}
 
-The floor is the accuracy that needs no learning.
+{{ floor_note }}
+{%- endif %}
 {%- endif %}
 {%- for picture in pictures %}
 
@@ -188,11 +187,11 @@ def percent(fraction: float, examples: int = 0) -> str:
     return f"{100 * fraction:.{2 if examples >= MANY_EXAMPLES else 1}f} %"
 
 
-def score(value: float | None, examples: int) -> str:
-    """A metric in a table: a percentage, other numbers as they are, nothing where there is none."""
+def score(name: str, value: float | None, examples: int = 0) -> str:
+    """The metric `name` in a text: a share as a percentage, other numbers as they are, nothing where there is none."""
     if value is None:
         return ""
-    return percent(value, examples) if 0 <= value <= 1 else f"{value:.4g}"
+    return percent(value, examples) if is_share(name, [value]) else f"{value:.4g}"
 
 
 def share(percentage: float) -> str:
@@ -265,17 +264,16 @@ def setting(value: Any) -> str:
     if isinstance(value, (list, tuple)):
         return ", ".join(setting(item) for item in value)
     text = str(value)
-    return plain(_last_part(text) if re.match(PATH_START, text) else without_paths(text))
+    return plain(last_part(text) if is_path(text) else without_paths(text))
 
 
-def without_paths(text: str) -> str:
-    """Text whose absolute paths are cut to their last part: how a disk is laid out is no fact about a model."""
-    text = QUOTED_PATH.sub(lambda match: _last_part(match[0]), text)
-    return BARE_PATH.sub(lambda match: _last_part(match[0]), text)
-
-
-def _last_part(path: str) -> str:
-    return re.split(r"[\\/]", path.rstrip("\\/"))[-1]
+def describe_floors(metrics: Sequence[str]) -> str:
+    """What the floors in a table are, where there are some: those of `metrics`."""
+    if not metrics:
+        return ""
+    if list(metrics) == [FIRST]:
+        return "The floor is the accuracy that needs no learning."
+    return "A floor is the score that needs no learning, such as that of always answering the mean."
 
 
 # A configuration in words

@@ -19,6 +19,7 @@ from .adapter_settings import checked_settings
 from .configuration_identity import IdentityConfig  # noqa: F401  registers itself with AutoConfig
 from .configuration_lstm import LSTMConfig  # noqa: F401
 from .depth import first_layers
+from .float_fields import FloatFields
 from .quantization import checked_settings as checked_quantization
 from .untrusted import (
     MAX_LABELS,
@@ -101,7 +102,7 @@ def config_digest(values: dict) -> str:
 
 
 @strict
-class FPTConfig(PreTrainedConfig):
+class FPTConfig(FloatFields, PreTrainedConfig):
     """Configuration of a frozen pretrained transformer: the base, the input, what trains, the head.
 
     Wrong values raise at construction: huggingface_hub's `StrictDataclassFieldValidationError` for a wrong type or
@@ -125,7 +126,9 @@ class FPTConfig(PreTrainedConfig):
     backbone_init_seed: int = 0  # draws the random and the statistics weights
     backbone_init_scheme: Literal["transformers", "gpt2-scaled-residual", "gpt2-flat"] | None = None  # None: by model
     backbone_layers: int | None = None  # how many of the base's layers are kept, from the first on; None: all
-    backbone_dropout: float | None = None  # every dropout inside the backbone; None: as its own configuration says
+    backbone_dropout: float | int | None = (
+        None  # every dropout inside the backbone; None: as its own configuration says
+    )
 
     # The input: declared by the task.
     input_type: Literal["values", "tokens", "images", "series"] = "values"
@@ -139,7 +142,7 @@ class FPTConfig(PreTrainedConfig):
     series_length: int | None = None  # series: the most time steps
     patch_length: int | None = None  # series: time steps per patch
     patch_stride: int | None = None  # series: time steps between the starts of two patches
-    input_dropout: float = 0.1  # after the input projection (the paper's 0.1)
+    input_dropout: float | int = 0.1  # after the input projection (the paper's 0.1)
 
     # What trains: the policy.
     trainable: list[str] | tuple[str, ...] = PAPER_GROUPS  # parameter groups with requires_grad

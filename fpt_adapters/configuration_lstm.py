@@ -3,9 +3,11 @@
 from huggingface_hub.dataclasses import strict
 from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
 
+from .float_fields import FloatFields
+
 
 @strict
-class LSTMConfig(PreTrainedConfig):
+class LSTMConfig(FloatFields, PreTrainedConfig):
     """Configuration of an LSTM with layer norms: by default the paper's baseline, of GPT-2's width and 3 layers.
 
     The paper's deeper variant is `LSTMConfig(num_hidden_layers=12, residual=True)`.
@@ -20,7 +22,7 @@ class LSTMConfig(PreTrainedConfig):
     num_hidden_layers: int = 3
     residual: bool = False  # whether each layer's input is added to its output
     hidden_dropout_prob: float | int = 0.0  # after each layer's norm
-    layer_norm_eps: float = 1e-5  # PyTorch's
+    layer_norm_eps: float | int = 1e-5  # PyTorch's
 
     def validate_architecture(self) -> None:
         """Called by the strict dataclass. Raises ValueError: the rule, what came."""

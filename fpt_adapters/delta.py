@@ -17,14 +17,17 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_NAME
+from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_NAME, logging
 
 from .configuration_fpt import FPTConfig, config_digest
+from .plain_names import named_buffers, named_modules, plain_state
 from .sharding import whole_shape
+
+logger = logging.get_logger(__name__)
 
 DIGESTS_KEY = "fpt_digests"  # metadata: hex digests of the tensors in the order of their sorted names
 CONFIG_KEY = "fpt_config"  # metadata: digest of the config.json that was saved with the tensors
-DTYPES = (torch.float32, torch.bfloat16, torch.float16)  # half precision: of a model that was cast by hand
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)  # half precision: of a model that an earlier version saved
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 STAGING_PREFIX = ".saving-"
 NAMES_SHOWN = 4
@@ -42,17 +45,25 @@ def tensor_digest(tensor: Tensor) -> str:
 
 def persistent_buffers(model: nn.Module) -> dict[str, Tensor]:
     """The floating-point buffers that a state dict holds (running statistics of a batch norm), by name."""
-    floating = {name for name, buffer in model.named_buffers() if buffer.is_floating_point()}
+    floating = {name for name, buffer in named_buffers(model).items() if buffer.is_floating_point()}
     if not floating:  # most backbones; a state dict is slow to make
         return {}
-    return {name: tensor for name, tensor in model.state_dict().items() if name in floating}
+    return {name: tensor for name, tensor in plain_state(model.state_dict()).items() if name in floating}
 
 
 def running_statistics(model: nn.Module) -> dict[str, Tensor]:
     """The buffers that training changes: a batch norm's. Others are frozen, as the bias that chooses experts."""
-    norms = {name: module for name, module in model.named_modules() if isinstance(module, BATCH_NORMS)}
+    norms = {name: module for name, module in named_modules(model).items() if isinstance(module, BATCH_NORMS)}
     buffers = ((f"{path}.{name}", b) for path, norm in norms.items() for name, b in norm.named_buffers(recurse=False))
     return {name: buffer for name, buffer in buffers if buffer.is_floating_point()}
+
+
+def as_stored(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors as a delta holds them: sorted by name, on the CPU, in float32. A warning says where that rounds them."""
+    wide = [name for name, tensor in tensors.items() if tensor.dtype == torch.float64]
+    if wide:
+        logger.warning(f"{wide[0]} is of torch.float64 ({len(wide)} tensors in all): a delta keeps them in float32.")
+    return {name: tensors[name].detach().to("cpu", torch.float32).contiguous() for name in sorted(tensors)}
 
 
 def write_delta(directory: str | os.PathLike, config: FPTConfig, tensors: dict[str, Tensor]) -> None:
@@ -68,7 +79,7 @@ def write_delta(directory: str | os.PathLike, config: FPTConfig, tensors: dict[s
         shutil.rmtree(left_over, ignore_errors=True)
     staging = Path(tempfile.mkdtemp(prefix=STAGING_PREFIX, dir=directory))
     try:
-        tensors = {name: tensors[name].detach().cpu().contiguous() for name in sorted(tensors)}
+        tensors = as_stored(tensors)
         config.save_pretrained(staging)
         metadata = {
             "format": "pt",
@@ -185,7 +196,7 @@ def read_delta(path: str | os.PathLike, config_path: str | os.PathLike) -> dict[
     for name, digest in zip(names, digests, strict=True):
         if tensor_digest(tensors[name]) != digest:
             raise DeltaError(f"{path} is corrupt: the values of {name} are not those that were saved. Fetch it again.")
-    return tensors
+    return plain_state(tensors)
 
 
 @contextlib.contextmanager

@@ -8,14 +8,18 @@ import os
 import weakref
 from collections.abc import Collection, Iterator
 
-from accelerate.utils import gather_object, str_to_bool
+import torch
+from accelerate.data_loader import DataLoaderAdapter
+from accelerate.utils import gather_object, is_compiled_module, str_to_bool
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader, Dataset
 from transformers import Trainer
 from transformers.utils import logging
 
 from .delta import running_statistics
+from .plain_names import named_parameters, plain_module, plain_name
 from .pretrained import FPTPreTrainedModel
 from .sharding import ZERO3_ID, is_sharded
 
@@ -43,6 +47,18 @@ def gather(tensor: Tensor) -> Tensor:
         with zero.GatheredParameters([tensor]):
             return tensor.detach().clone()
     return tensor.detach()
+
+
+def compiled_in_place(model: nn.Module | None) -> nn.Module | None:
+    """The model inside a wrapper of torch.compile, itself compiled in the same way, as `model.compile()` does it.
+
+    Trainer reads a model's `forward` and class, which the wrapper hides.
+    """
+    if not is_compiled_module(model):
+        return model
+    inner = plain_module(model)
+    inner._compiled_call_impl = model.dynamo_ctx(inner._call_impl)
+    return inner
 
 
 @contextlib.contextmanager
@@ -84,6 +100,16 @@ def sparing(engine: nn.Module) -> Iterator[None]:
         del engine.save_checkpoint
 
 
+def unpinned(loader: DataLoader) -> DataLoader:
+    """A loader that accelerate prepared; where no accelerator would read pinned memory, it does not ask for any.
+
+    It gets none there anyway, but each loader warns of it, and `dataloader_pin_memory` is True unless told otherwise.
+    """
+    if isinstance(loader, DataLoaderAdapter) and not torch.accelerator.is_available():
+        loader.base_dataloader.pin_memory = False
+    return loader
+
+
 class DistributedTrainer(Trainer):
     """Trainer whose processes exchange gradients of what trains and no more, and which saves the delta alone.
 
@@ -91,19 +117,33 @@ class DistributedTrainer(Trainer):
     DeepSpeed, what is saved is gathered tensor by tensor, in fp32, without the base; so are the files that Trainer
     resumes from (DeepSpeed's hold the base where the input or the head does not train).
 
-    Raises ValueError for FSDP1, and for FSDP on a CPU, where Trainer would run DDP and not say so.
+    Raises ValueError for FSDP1, for FSDP on a CPU, where Trainer would run DDP and not say so, and for an evaluation
+    that would round the weights of a sharded model.
     """
 
     _living: weakref.WeakSet["DistributedTrainer"] = weakref.WeakSet()
 
-    def __init__(self, model: FPTPreTrainedModel, args=None, **kwargs):
+    def __init__(self, model: FPTPreTrainedModel | None = None, args=None, *more, **kwargs):
         if args is not None and args.ddp_find_unused_parameters is None:
             args.ddp_find_unused_parameters = False  # every trained parameter takes part in every step
-        super().__init__(model, args, **kwargs)
+        super().__init__(model, args, *more, **kwargs)
         self._refuse_silent_ddp()
         self._refuse_fsdp1()
+        self._refuse_rounding()
         self._warn_of_lone_process()
         self._living.add(self)
+
+    def get_train_dataloader(self) -> DataLoader:
+        """As `Trainer.get_train_dataloader`."""
+        return unpinned(super().get_train_dataloader())
+
+    def get_eval_dataloader(self, eval_dataset: str | Dataset | None = None) -> DataLoader:
+        """As `Trainer.get_eval_dataloader`."""
+        return unpinned(super().get_eval_dataloader(eval_dataset))
+
+    def get_test_dataloader(self, test_dataset: Dataset) -> DataLoader:
+        """As `Trainer.get_test_dataloader`."""
+        return unpinned(super().get_test_dataloader(test_dataset))
 
     @property
     def _shards(self) -> bool:
@@ -128,7 +168,9 @@ class DistributedTrainer(Trainer):
         """As `Trainer.save_model`, which all processes call; of a sharded model it gathers the delta alone."""
         if not self._shards:
             return super().save_model(output_dir, _internal_call)
-        self._save(output_dir, state_dict=self.gather_delta())
+        delta = self.gather_delta()
+        if self.args.should_save:
+            self._save(output_dir, state_dict=delta)
         if self.args.push_to_hub and not _internal_call:
             self.push_to_hub(commit_message="Model save", revision=self.args.hub_revision)
 
@@ -150,7 +192,7 @@ class DistributedTrainer(Trainer):
             super()._save_optimizer_and_scheduler(output_dir)
 
     def _without_base(self) -> contextlib.AbstractContextManager:
-        parameters = dict(self.model.named_parameters())
+        parameters = named_parameters(self.model)
         delta = self.model.delta_tensors().keys()
         if self.is_fsdp_enabled:
             return stating(self.model, delta)
@@ -175,7 +217,7 @@ class DistributedTrainer(Trainer):
             )
         statistics = running_statistics(self.model)
         frozen = [name for name, parameter in self.model.named_parameters() if not parameter.requires_grad]
-        frozen += [name for name, _ in self.model.named_buffers() if name not in statistics]
+        frozen += [name for name, _ in self.model.named_buffers() if plain_name(name) not in statistics]
         DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(self.model, frozen)
 
     def _refuse_silent_ddp(self) -> None:
@@ -192,6 +234,14 @@ class DistributedTrainer(Trainer):
             raise ValueError(
                 "Frozen and trained weights lie side by side in a layer: FSDP2 shards that, and this is FSDP1. Write "
                 "fsdp_version: 2, as in examples/accelerate/fsdp2.yaml."
+            )
+
+    def _refuse_rounding(self) -> None:
+        args = self.args
+        if self._shards and (args.bf16_full_eval or args.fp16_full_eval):
+            raise ValueError(
+                "bf16_full_eval and fp16_full_eval round the weights of a sharded model, the trained ones too: leave "
+                "them out, and write bf16=True, under which evaluations run in half precision as well."
             )
 
     def _warn_of_lone_process(self) -> None:

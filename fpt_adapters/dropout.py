@@ -2,7 +2,7 @@
 
 torch draws a Bernoulli number for each element, one after the other. Here each element takes 16 of the bits of a
 random 64-bit integer, and is dropped where they lie below p * 2**16: p is rounded to a multiple of 2**-16, and the
-scale is that of the rounded p. On other devices, and in code that torch.compile makes, torch's own dropout runs.
+scale is that of the rounded p. On other devices, and in code that torch.compile or jit.trace makes, torch's own runs.
 """
 
 import torch
@@ -36,7 +36,7 @@ def dropout(inputs: Tensor, p: float) -> Tensor:
     threshold = round(p * LEVELS)
     if threshold == 0:
         return inputs
-    if inputs.device.type != "cpu" or torch.compiler.is_compiling() or threshold == LEVELS:
+    if inputs.device.type != "cpu" or threshold == LEVELS or torch.compiler.is_compiling() or torch.jit.is_tracing():
         return F.dropout(inputs, p)
     return _Dropped.apply(inputs, threshold)
 

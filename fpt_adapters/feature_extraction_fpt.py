@@ -4,6 +4,7 @@ This file imports no other of this library: it can be copied into a Hub reposito
 """
 
 from collections.abc import Sequence
+from numbers import Integral, Number
 from typing import Any
 
 import numpy as np
@@ -50,39 +51,53 @@ class FPTFeatureExtractor(SequenceFeatureExtractor):
                     "patch_length, patch_stride, padding_value, sampling_rate."
                 )
         kwargs.pop("feature_extractor_type", None)
+        if sampling_rate is not None:
+            sampling_rate = _whole("sampling_rate", sampling_rate)
         super().__init__(feature_size, sampling_rate, float(padding_value), **kwargs)
-        _check_whole(feature_size=feature_size, max_length=max_length)
+        self.feature_size = _whole("feature_size", feature_size)
+        self.max_length = _whole("max_length", max_length)
         if (mean is None) != (std is None) or (patch_length is None) != (patch_stride is None):
             raise ValueError(
                 f"mean and std come together, and so do patch_length and patch_stride; got mean={mean}, std={std}, "
                 f"patch_length={patch_length}, patch_stride={patch_stride}."
             )
-        if patch_length is not None:
-            _check_whole(patch_length=patch_length, patch_stride=patch_stride)
-            if patch_stride > patch_length:
-                raise ValueError(
-                    f"patch_stride is at most patch_length, or steps would be lost; got {patch_stride} and "
-                    f"{patch_length}."
-                )
-        self.max_length = max_length
-        self.patch_length = patch_length
-        self.patch_stride = patch_stride
+        self.patch_length = None if patch_length is None else _whole("patch_length", patch_length)
+        self.patch_stride = None if patch_stride is None else _whole("patch_stride", patch_stride)
+        if patch_length is not None and patch_stride > patch_length:
+            raise ValueError(
+                f"patch_stride is at most patch_length, or steps would be lost; got {patch_stride} and {patch_length}."
+            )
         self.mean = None if mean is None else _per_feature("mean", mean, feature_size)
         self.std = None if std is None else _per_feature("std", std, feature_size)
         if self.std is not None and min(self.std) <= 0:
             raise ValueError(f"std lies above 0, got {min(self.std)}: drop a channel that never changes.")
 
-    def __call__(self, values: Any, truncation: bool = False, return_tensors: str | None = None) -> BatchFeature:
-        """One sequence, or a list of them -> `input_values` and `attention_mask`, padded to the longest.
+    def __call__(
+        self,
+        values: Any,
+        truncation: bool = False,
+        return_tensors: str | None = None,
+        sampling_rate: int | None = None,
+    ) -> BatchFeature:
+        """One sequence, or several -> `input_values` and `attention_mask`, padded to the longest.
 
-        A sequence is (steps, feature_size), or (steps,) where feature_size is 1: an array, a tensor or nested lists;
-        an array of one axis more is a batch. `truncation`: cut sequences to their first `max_length` steps.
+        A sequence is (steps, feature_size), or (steps,) where feature_size is 1: an array, a tensor, a DataFrame or
+        nested lists; several are a list, a column of a table, or an array of one axis more. `truncation`: cut
+        sequences to their first `max_length` steps. `sampling_rate`: that of the values, which must be this
+        extractor's own.
 
         Returns `input_values`, float32 (batch, longest, feature_size), and `attention_mask`, int64 (batch, longest),
         1 for real steps; `return_tensors`: "pt" or "np" (also None: numpy). Raises ValueError for an empty or too
-        long sequence, for another shape, and for NaN or infinity.
+        long sequence, for another shape or sampling rate, and for NaN or infinity.
         """
-        rows = [self._read(sequence, truncation) for sequence in self._sequences(_without_tensors(values))]
+        if sampling_rate is not None and sampling_rate != self.sampling_rate:
+            advice = f"resample them to {self.sampling_rate}" if self.sampling_rate else "give this extractor its own"
+            raise ValueError(
+                f"sampling_rate is {self.sampling_rate} here, in the data that the model was trained on, but these "
+                f"values have {sampling_rate}: {advice}."
+            )
+        sequences = self._sequences(_as_lists(values))
+        rows = [self._read(sequence, f"sequence {number}", truncation) for number, sequence in enumerate(sequences)]
         if self.feature_size == 1:
             rows = [row[:, 0] for row in rows]  # `pad` wants no axis for one number per step
         batch = self.pad({"input_values": rows}, return_tensors="np")
@@ -97,25 +112,28 @@ class FPTFeatureExtractor(SequenceFeatureExtractor):
             return list(values)
         return [values]
 
-    def _read(self, values: Any, truncation: bool) -> np.ndarray:
-        """One sequence: float32 (steps, feature_size), normalised."""
+    def _read(self, values: Any, name: str, truncation: bool) -> np.ndarray:
+        """One sequence, which messages call `name`: float32 (steps, feature_size), normalised."""
         try:
             steps = np.asarray(values, dtype=np.float64)
         except (TypeError, ValueError):
             raise ValueError(
-                f"a sequence has {self.feature_size} numbers at each step, but one has other things or steps of "
-                "several lengths."
+                f"a sequence has {self.feature_size} numbers at each step, but {name} has other things or steps of "
+                "several lengths: of a table, give the column of sequences, or the columns of numbers alone."
             ) from None
         if steps.ndim == 1 and self.feature_size == 1:
             steps = steps[:, None]  # (steps, 1)
         if steps.ndim != 2 or steps.shape[1] != self.feature_size or len(steps) == 0:
+            advice = ""
+            if steps.ndim == 2 and steps.shape[0] == self.feature_size:
+                advice = f": its {self.feature_size} come before its steps, transpose it (values.T)"
             raise ValueError(
                 f"a sequence has shape (steps, feature_size={self.feature_size}) and at least one step, got "
-                f"{steps.shape}."
+                f"{steps.shape} in {name}{advice}."
             )
         if len(steps) > self.max_length and not truncation:
             raise ValueError(
-                f"a sequence has {len(steps)} steps, but the model takes at most {self.max_length}: shorten it, or "
+                f"{name} has {len(steps)} steps, but the model takes at most {self.max_length}: shorten it, or "
                 "write truncation=True to keep its beginning."
             )
         steps = steps[: self.max_length]
@@ -127,33 +145,46 @@ class FPTFeatureExtractor(SequenceFeatureExtractor):
         if len(wrong):
             step, feature = wrong[0]
             raise ValueError(
-                f"a sequence holds finite numbers, but number {feature} of step {step} is {steps[step, feature]}: "
-                "fill or drop it."
+                f"a sequence holds finite numbers, but in {name} number {feature} of step {step} is "
+                f"{steps[step, feature]}: fill or drop it."
             )
         return steps
 
 
-def _without_tensors(values: Any) -> Any:
-    """The same with arrays for tensors, in lists too."""
+def _as_lists(values: Any) -> Any:
+    """The same in arrays of numbers and lists of them: for tensors, tables, and arrays that hold arrays."""
+    if values is None or isinstance(values, (Number, str)):
+        return values
     if isinstance(values, torch.Tensor):
         return values.detach().cpu().double().numpy()
-    return [_without_tensors(value) for value in values] if isinstance(values, (list, tuple)) else values
+    if not isinstance(values, Sequence):
+        values = np.asarray(values)  # also what pandas and pyarrow have
+        if values.dtype != object or values.ndim == 0:
+            return values
+    return [_as_lists(value) for value in values]
 
 
 def _axes(values: Any) -> int:
-    if isinstance(values, (list, tuple)):
+    if isinstance(values, list):
         return 1 + (_axes(values[0]) if values else 0)
     return np.ndim(values)
 
 
-def _check_whole(**fields: int) -> None:
-    for name, value in fields.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValueError(f"{name} is a whole number of at least 1, got {value!r}.")
+def _whole(name: str, value: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
+        raise ValueError(f"{name} is a whole number of at least 1, got {value!r}.")
+    return int(value)
 
 
 def _per_feature(name: str, values: float | Sequence[float], feature_size: int) -> list[float]:
-    numbers = [values] * feature_size if isinstance(values, (int, float)) else list(values)
-    if len(numbers) != feature_size or not np.isfinite(numbers).all():
+    """`values`, one number or one for each of a step's (also NumPy's and torch's), as plain numbers."""
+    several = isinstance(values, (list, tuple))
+    numbers = np.asarray([_plain(value) for value in values] if several else _plain(values))
+    if numbers.dtype.kind not in "iuf" or numbers.shape not in ((), (feature_size,)) or not np.isfinite(numbers).all():
         raise ValueError(f"{name} is one number, or one for each of the {feature_size} of a step; got {values!r}.")
-    return [float(number) for number in numbers]
+    return np.broadcast_to(numbers, feature_size).astype(float).tolist()
+
+
+def _plain(value: Any) -> Any:
+    """A tensor's numbers as Python's: of any precision, on any device."""
+    return value.tolist() if isinstance(value, torch.Tensor) else value

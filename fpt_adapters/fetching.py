@@ -11,27 +11,52 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from huggingface_hub import try_to_load_from_cache
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RevisionNotFoundError
+from huggingface_hub.errors import (
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    RevisionNotFoundError,
+)
+from huggingface_hub.utils import validate_repo_id
 from transformers.utils import CONFIG_NAME, cached_file
 
 from .delta import DeltaError
 
 ATTEMPTS = 2
+HUB_KEYS = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token")  # of `fetch`
 HTTPError = HfHubHTTPError.__bases__[0]  # of the HTTP library under the Hub's client: a broken connection's
 CHUNK = 1 << 20
 
 
 @contextlib.contextmanager
-def saying_whose(whose: str, advice: str = "") -> Iterator[None]:
-    """Raise the Hub's own error, out of what transformers wraps around it, with `whose` file it was about added."""
+def saying_whose(source: str, whose: str, advice: str) -> Iterator[None]:
+    """Raise what cannot be read at `source` as the Hub's own error, or OSError, with what it was about added.
+
+    `whose`: that in words, as "the base 'owner/base'"; `advice`: sentences, what to write instead. A `source` that is
+    no folder and can be no Hub id is refused before anything is looked for.
+    """
+    whose = f"This is about {whose}."
+    if not os.path.isdir(source):
+        try:
+            validate_repo_id(source)
+        except HFValidationError as error:
+            raise OSError(f"{_unfound(source)}, and that can be no Hub id.\n{whose} {advice}") from error
+        whose += f" {_unfound(source)}, so it was looked for on the Hub."
     try:
         yield
     except (OSError, HTTPError) as error:
         own = _hub_error(error)
-        if isinstance(own, RevisionNotFoundError) and advice:
-            whose = f"{whose} {advice}"
-        own.args = (f"{own}\nThis is about {whose}",)
+        moved = " Its history may have been rewritten." if isinstance(own, RevisionNotFoundError) else ""
+        own.args = (f"{own}\n{whose}{moved} {advice}",)
         raise own from (None if own is error else error)
+
+
+def _unfound(source: str) -> str:
+    """Why `source` is no folder."""
+    if os.path.isfile(source):
+        return f"{source!r} is a file, where a folder is wanted"
+    home = ": '~' is not read as your home, os.path.expanduser does that" if source.startswith("~") else ""
+    return f"There is no folder {source!r} here{home}"
 
 
 def _hub_error(error: Exception) -> OSError:
@@ -54,11 +79,16 @@ def fetch(repo_id: str | os.PathLike, name: str, **hub_kwargs) -> Path:
 
     Raises DeltaError for a file that twice did not have its hash, OSError as the Hub's client and transformers do.
     """
+    if os.path.isdir(repo_id):
+        file = Path(repo_id, hub_kwargs.get("subfolder", ""), name)
+        if not file.is_file():
+            raise OSError(f"{file.parent} has no {name}.")
+        return file
     for _ in range(ATTEMPTS):
         found = cached_file(str(repo_id), name, **hub_kwargs)
         if found is None:  # transformers' answer for a config.json that is not there
             raise OSError(f"{repo_id} has no {name}.")
-        if os.path.isdir(repo_id) or discard_damaged(Path(found)):
+        if discard_damaged(Path(found)):
             return Path(found)
     raise DeltaError(
         f"{name} of {repo_id} came damaged {ATTEMPTS} times, and was taken out of the cache: its hash is not the one "

@@ -6,7 +6,9 @@ from typing import Any
 
 from huggingface_hub import HfApi, ModelInfo
 
+from .card_metrics import FIRST
 from .card_reading import read_summary
+from .card_template import one_line, score
 
 
 @dataclass(frozen=True)
@@ -15,17 +17,25 @@ class DeltaSummary:
 
     repo_id: str
     task: str | None
-    accuracy: float | None  # 0..1, on `split`
-    floor: float | None  # the accuracy that needs no learning
+    metric: str | None  # accuracy, else the card's first
+    score: float | None  # on `split`; an accuracy lies in 0..1
+    floor: float | None  # the score that needs no learning
     split: str | None
     examples: int | None  # in that split
     delta_bytes: int | None
+
+    @property
+    def accuracy(self) -> float | None:
+        """The score, where it is an accuracy."""
+        return self.score if self.metric == FIRST else None
 
 
 def find_deltas(
     base_model: str, *, task: str | None = None, author: str | None = None, limit: int | None = None, token=None
 ) -> list[DeltaSummary]:
     """List the deltas of the Hub model `base_model` (such as "openai-community/gpt2"), the most accurate first.
+
+    Those that state no accuracy, but perhaps another metric, come last.
 
     `task`: only those of this task, as "mnist"; `author`: only a user's or an organisation's; `limit`: how many cards
     to read at most; `token`: as everywhere, for private ones. The figures are the cards' own: different tasks, splits
@@ -45,15 +55,12 @@ def _metadata(model: ModelInfo) -> dict[str, Any]:
 
 def format_deltas(deltas: Iterable[DeltaSummary]) -> str:
     """A table of deltas as text, "-" where a card says nothing."""
-    lines = [f"{'delta':<40} {'task':<16} {'accuracy':>9} {'floor':>7} {'split':<11} {'bytes':>9}"]
+    lines = [f"{'delta':<40} {'task':<16} {'metric':<10} {'score':>9} {'floor':>7} {'split':<11} {'bytes':>9}"]
     for delta in deltas:
-        accuracy, floor = (_percent(value) for value in (delta.accuracy, delta.floor))
+        task, metric = (one_line(text) or "-" for text in (delta.task, delta.metric))
+        figure, floor = (score(metric, value) or "-" for value in (delta.score, delta.floor))
         size = "-" if delta.delta_bytes is None else f"{delta.delta_bytes:,}"
         lines.append(
-            f"{delta.repo_id:<40} {delta.task or '-':<16} {accuracy:>9} {floor:>7} {delta.split or '-':<11} {size:>9}"
+            f"{delta.repo_id:<40} {task:<16} {metric:<10} {figure:>9} {floor:>7} {delta.split or '-':<11} {size:>9}"
         )
     return "\n".join(lines)
-
-
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:.1f} %"

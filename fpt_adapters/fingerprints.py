@@ -6,6 +6,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+from .plain_names import named_parameters
+
 SAMPLED = 1024  # elements that are read of a tensor
 
 
@@ -18,7 +20,7 @@ def fingerprint(backbone: nn.Module) -> str:
 
     Raises ValueError for weights that are not in memory (offloaded to disk).
     """
-    return fingerprint_of(backbone.named_parameters())
+    return fingerprint_of(named_parameters(backbone).items())
 
 
 @torch.no_grad()

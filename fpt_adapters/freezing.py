@@ -14,6 +14,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from .backbones import norm_parameters, position_parameters, unused_parameters
+from .plain_names import named_modules, named_parameters
 from .quantized_layers import is_quantized, parameter_size
 from .sharding import whole_shape
 
@@ -49,7 +50,7 @@ def backbone_groups(
     norms = {id(parameter) for parameter in norm_parameters(backbone, qk_norms)}
     positions = {id(parameter) for parameter in position_parameters(backbone)}
     unused = {id(parameter) for parameter in unused_parameters(backbone)}
-    modules = list(backbone.named_modules())
+    modules = named_modules(backbone).items()
     lists = tuple(name + "." for name, module in modules if isinstance(module, nn.ModuleList))
     attentions = tuple(
         name + "." for name, module in modules if "Attention" in type(module).__name__ and name.startswith(lists)
@@ -71,7 +72,7 @@ def backbone_groups(
             return "attention"
         return "feedforward" if name.startswith(lists) else FROZEN_GROUP
 
-    groups = {name: group(name, parameter) for name, parameter in backbone.named_parameters()}
+    groups = {name: group(name, parameter) for name, parameter in named_parameters(backbone).items()}
     return _with_last_attention(groups, lists) if last_attention else groups
 
 
@@ -117,7 +118,7 @@ def apply_policy(
 
 def count_by_group(model: nn.Module, groups: dict[str, str]) -> list[GroupCount]:
     """Tensors and parameters of each group, in the order of first appearance."""
-    parameters = dict(model.named_parameters())
+    parameters = named_parameters(model)
     sizes = {name: _size(parameter) for name, parameter in parameters.items()}
     total = sum(sizes.values())
     rows = []

@@ -39,23 +39,52 @@ class TokenClassifier(nn.Module):
         return self.out_proj(hidden).unflatten(-1, self.shape)
 
 
+def problem_type_of(problem_type: str | None, num_labels: int, labels: Tensor) -> str:
+    """The problem that `labels` pose: the `problem_type` that was given, else as every transformers model finds it.
+
+    One number is regressed; whole numbers (or bools) are classes; floats, one for each label, are several labels at
+    once.
+    """
+    if problem_type is not None:
+        return problem_type
+    if num_labels == 1:
+        return "regression"
+    return "multi_label_classification" if labels.is_floating_point() else "single_label_classification"
+
+
 def classification_loss(
     logits: Tensor, labels: Tensor, problem_type: str | None, num_items_in_batch: Tensor | int | None = None
 ) -> Tensor:
-    """Loss in fp32, averaged over the labelled items.
+    """Loss in fp32, averaged over what is labelled; over nothing it is 0. The label -100 is left out everywhere.
 
-    `problem_type` is transformers': None or "single_label_classification" (labels (...), -100 left out),
-    "multi_label_classification" (labels (..., num_labels) in 0..1) or "regression" (labels shaped as the logits, or
-    without their last dimension of 1). `num_items_in_batch` is what Trainer counts over all accumulated batches and
-    processes: dividing by it makes any split of a batch give the same gradient.
+    `problem_type` is transformers': "single_label_classification" (`labels` (...), whole numbers or bools),
+    "multi_label_classification" (`labels` shaped as the logits, in 0..1), "regression" (`labels` shaped as the
+    logits); None: see `problem_type_of`. Where the logits' last dimension is 1, `labels` may lack it.
+    `num_items_in_batch` is what Trainer counts over all accumulated batches and processes, the labels that are not
+    -100: dividing by it makes any split of a batch give the same gradient. Raises ValueError for another shape.
     """
-    logits = logits.float()
-    reduction = "mean" if num_items_in_batch is None else "sum"
-    if problem_type == "regression":
-        loss = F.mse_loss(logits.squeeze(-1), labels.float().reshape(logits.squeeze(-1).shape), reduction=reduction)
-    elif problem_type == "multi_label_classification":
-        loss = F.binary_cross_entropy_with_logits(logits, labels.float(), reduction=reduction)
-    else:
+    logits, labels = logits.float(), labels.to(logits.device)
+    problem_type = problem_type_of(problem_type, logits.shape[-1], labels)
+    if problem_type == "single_label_classification":
+        labels = _shaped(labels, logits.shape[:-1], logits.shape, problem_type).long()
         flat = logits.reshape(-1, logits.shape[-1])  # (items, num_labels)
-        loss = F.cross_entropy(flat, labels.reshape(-1), ignore_index=IGNORED_LABEL, reduction=reduction)
-    return loss if num_items_in_batch is None else loss / num_items_in_batch
+        loss = F.cross_entropy(flat, labels.reshape(-1), ignore_index=IGNORED_LABEL, reduction="sum")
+    else:
+        labels = _shaped(labels, logits.shape, logits.shape, problem_type).float()
+        ignored = labels == IGNORED_LABEL
+        each = F.mse_loss if problem_type == "regression" else F.binary_cross_entropy_with_logits
+        loss = each(logits, labels.masked_fill(ignored, 0), reduction="none").masked_fill(ignored, 0).sum()
+    items = (labels != IGNORED_LABEL).sum() if num_items_in_batch is None else num_items_in_batch
+    return loss / torch.as_tensor(items).clamp(min=1)
+
+
+def _shaped(labels: Tensor, expected: torch.Size, logits: torch.Size, problem_type: str) -> Tensor:
+    """`labels` in the `expected` shape, where they differ by a last dimension of 1 alone."""
+    if labels.shape in (expected, (*expected, 1)) or (*labels.shape, 1) == tuple(expected):
+        return labels.reshape(expected)
+    raise ValueError(
+        f"Labels for {problem_type} have shape {tuple(expected)} beside logits of {tuple(logits)}, but these have "
+        f"{tuple(labels.shape)} ({labels.dtype}). The config's problem_type says which labels a model takes: whole "
+        "numbers, one for each answer (single_label_classification), 0 or 1 for each label "
+        "(multi_label_classification), or numbers (regression)."
+    )

@@ -4,16 +4,18 @@ This file imports no other of this library: it can be copied into a Hub reposito
 """
 
 from collections.abc import Sequence
+from numbers import Integral
 from typing import Any, TypedDict
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from transformers import BaseImageProcessor, BatchFeature
 
 MODES = {1: "L", 3: "RGB"}  # Pillow's mode for the channels of a model
 ARRAY_CHANNELS = (1, 3, 4)  # what an axis of channels may have: grey, RGB, RGB and transparency
-WIDE_MODES = ("F", "I", "I;16", "I;16B", "I;16L", "I;16N")  # more than 8 bits a pixel: read as numbers
+SIXTEEN_BITS = ("I;16", "I;16B", "I;16L", "I;16N")
+WIDE_MODES = ("F", "I", *SIXTEEN_BITS)  # more than 8 bits a pixel
 HUB_KEYS = {"auto_map", "image_processor_type", "processor_class"}  # what transformers adds to the file of fields
 
 
@@ -35,8 +37,9 @@ class FPTImageProcessor(BaseImageProcessor):
     """Images -> `pixel_values`: colours as the model has channels, resized, scaled and normalised.
 
     `size`: pixels of one side, (height, width), or {"height": ..., "width": ...}; images of other sizes are resized to
-    it, without keeping their proportions, or refused (`do_resize=False`). `num_channels`: 1 (grey: Pillow's mode L,
-    ITU-R 601-2) or 3 (RGB); transparency is dropped. `resample`: Pillow's number of the filter (2: bilinear). Pixels
+    it, without keeping their proportions, or refused (`do_resize=False`). Photographs are turned upright by their EXIF
+    orientation, as transformers' pipelines open them. `num_channels`: 1 (grey: Pillow's mode L, ITU-R 601-2) or 3
+    (RGB); transparency is dropped. `resample`: Pillow's number of the filter (2: bilinear). Pixels
     0..255 are multiplied by `rescale_factor`, then normalised with `image_mean` and `image_std`, one number or one for
     each channel.
 
@@ -71,11 +74,11 @@ class FPTImageProcessor(BaseImageProcessor):
             choices = ", ".join(f"{filter.value} ({filter.name.lower()})" for filter in Image.Resampling)
             raise ValueError(f"resample is one of Pillow's filters {choices}; got {resample!r}.")
         self.size = _height_width(size)
-        self.num_channels = num_channels
+        self.num_channels = int(num_channels)
         self.do_resize = do_resize
         self.resample = int(resample)
         self.do_rescale = do_rescale
-        self.rescale_factor = _above_zero("rescale_factor", [rescale_factor])[0]
+        self.rescale_factor = _above_zero("rescale_factor", _per_channel("rescale_factor", rescale_factor, 1))[0]
         self.do_normalize = do_normalize
         self.image_mean = _per_channel("image_mean", image_mean, num_channels)
         self.image_std = _above_zero("image_std", _per_channel("image_std", image_std, num_channels))
@@ -114,8 +117,12 @@ class FPTImageProcessor(BaseImageProcessor):
 
     def _read(self, image: Any, layout: str | None) -> np.ndarray:
         """One image: float32 (channels, height, width), not scaled yet."""
-        if isinstance(image, Image.Image) and image.mode in WIDE_MODES:
-            image = np.asarray(image)
+        if isinstance(image, Image.Image):
+            image = ImageOps.exif_transpose(image)
+            if image.mode in SIXTEEN_BITS:
+                raise ValueError(too_many_bits(image))
+            if image.mode in WIDE_MODES:
+                image = np.asarray(image)
         if isinstance(image, torch.Tensor):
             image = image.detach().cpu()
             image = (image.float() if image.is_floating_point() else image).numpy()  # numpy has no bfloat16
@@ -192,20 +199,35 @@ def _channels_last(array: np.ndarray, layout: str | None) -> np.ndarray:
     return array.transpose(1, 2, 0) if layout == "channels_first" else array
 
 
+def too_many_bits(image: Image.Image) -> str:
+    """Why an image of one of `WIDE_MODES` is refused, and how it fits in 8 bits; Pillow's `convert` saturates it."""
+    return (
+        f"images have 8 bits a pixel, but one has mode {image.mode}: convert it by the range of your values, as in "
+        "Image.fromarray((np.asarray(image) / 65535 * 255).round().astype('uint8')), with your largest value in place "
+        "of 65535; image.convert('L') would make all above 255 white."
+    )
+
+
+def is_scaled(array: np.ndarray) -> bool:
+    """Whether an array of floats lies in 0..1, and not all of it at 0 (which is black in 0..255 too)."""
+    return np.issubdtype(array.dtype, np.floating) and array.size > 0 and array.min() >= 0 and 0 < array.max() <= 1
+
+
 def _eight_bits(array: np.ndarray) -> np.ndarray:
     """uint8 (height, width[, channels]) of whole numbers 0..255."""
     if not (np.issubdtype(array.dtype, np.integer) or np.issubdtype(array.dtype, np.floating)):
         raise ValueError(f"an image's array holds whole numbers in 0..255, got {array.dtype}: convert it.")
+    if is_scaled(array):
+        raise ValueError(
+            "pixel values are whole numbers in 0..255, but an image of floats ends at 1 or below, and would be read "
+            "as black: write (image * 255).round().astype('uint8'), or do_rescale=False for one scaled already "
+            "(image.astype('uint8'), if its values are 0..255 and it is nearly black)."
+        )
     wrong = ~((array >= 0) & (array <= 255) & (array == np.floor(array)))
     if wrong.any():
         raise ValueError(
-            f"pixel values are whole numbers in 0..255, but one is {array[wrong][0]:g}: scale the image, or write "
-            "do_rescale=False for one that is scaled already."
-        )
-    if np.issubdtype(array.dtype, np.floating) and array.size and 0 < array.max() <= 1:
-        raise ValueError(
-            "pixel values are whole numbers in 0..255, but an image of floats ends at 1, and would be read as black: "
-            "multiply it by 255, or write do_rescale=False for one that is scaled already."
+            f"pixel values are whole numbers in 0..255, but one is {array[wrong][0]:g}: scale the image to 0..255 by "
+            "the range of your values, and round it, or write do_rescale=False for one that is scaled already."
         )
     return array.astype(np.uint8)[..., 0] if array.shape[2] == 1 else array.astype(np.uint8)
 
@@ -214,20 +236,22 @@ def _height_width(size: int | Sequence[int] | dict[str, int]) -> dict[str, int]:
     if isinstance(size, dict):
         sides = [size.get("height"), size.get("width")] if set(size) == {"height", "width"} else []
     else:
-        sides = [size, size] if isinstance(size, int) else list(size)
-    if len(sides) != 2 or any(isinstance(side, bool) or not isinstance(side, int) or side < 1 for side in sides):
+        sides = [size, size] if isinstance(size, Integral) else list(size)
+    if len(sides) != 2 or any(isinstance(side, bool) or not isinstance(side, Integral) or side < 1 for side in sides):
         raise ValueError(
             f"size is one number of pixels, (height, width) or {{'height': ..., 'width': ...}}, each at least 1; got "
             f"{size!r}."
         )
-    return dict(zip(("height", "width"), sides, strict=True))
+    return dict(zip(("height", "width"), map(int, sides), strict=True))
 
 
 def _per_channel(name: str, values: float | Sequence[float], channels: int) -> list[float]:
-    numbers = [values] * channels if isinstance(values, (int, float)) else list(values)
-    if len(numbers) != channels or not np.isfinite(numbers).all():
+    """`values`, one number or one for each channel (also NumPy's and torch's), as plain numbers."""
+    several = isinstance(values, (list, tuple))
+    numbers = np.asarray([_plain(value) for value in values] if several else _plain(values))
+    if numbers.dtype.kind not in "iuf" or numbers.shape not in ((), (channels,)) or not np.isfinite(numbers).all():
         raise ValueError(f"{name} is one number, or one for each of the {channels} channels; got {values!r}.")
-    return [float(number) for number in numbers]
+    return np.broadcast_to(numbers, channels).astype(float).tolist()
 
 
 def _above_zero(name: str, numbers: list[float]) -> list[float]:
@@ -235,3 +259,8 @@ def _above_zero(name: str, numbers: list[float]) -> list[float]:
         if not 0 < number < float("inf"):
             raise ValueError(f"{name} lies above 0, got {number!r}.")
     return numbers
+
+
+def _plain(value: Any) -> Any:
+    """A tensor's numbers as Python's: of any precision, on any device."""
+    return value.tolist() if isinstance(value, torch.Tensor) else value

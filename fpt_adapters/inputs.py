@@ -45,12 +45,8 @@ class ValuesInput(InputProjection):
         super().__init__(config, config.input_size, width)
 
     def to_tokens(self, inputs: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        if inputs.ndim != 3 or inputs.shape[2] != self.config.input_size:
-            raise ValueError(
-                f"input_values has shape (batch, tokens, input_size={self.config.input_size}), "
-                f"got {tuple(inputs.shape)}."
-            )
-        return inputs, mask
+        _check_sequences(inputs, "tokens", "input_size", self.config.input_size)
+        return _without_padding(inputs, mask), mask
 
 
 class ImagesInput(InputProjection):
@@ -64,9 +60,13 @@ class ImagesInput(InputProjection):
     def to_tokens(self, inputs: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
         expected = (self.config.num_channels, *self.config.image_height_width)
         if tuple(inputs.shape[1:]) != expected:
+            height_width_channels = (*expected[1:], expected[0])
+            advice = "resize the images, or build the model for their size"
+            if tuple(inputs.shape[1:]) == height_width_channels:
+                advice = "the channels come last here: write pixel_values.permute(0, 3, 1, 2)"
             raise ValueError(
                 f"pixel_values has shape (batch, channels, height, width) = (batch, {', '.join(map(str, expected))}), "
-                f"got {tuple(inputs.shape)}: resize the images, or build the model for their size."
+                f"got {tuple(inputs.shape)}: {advice}."
             )
         batch, channels, height, width = inputs.shape
         p = self.config.patch_size
@@ -88,16 +88,14 @@ class SeriesInput(InputProjection):
     def to_tokens(self, inputs: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
         if inputs.ndim == 2 and self.config.num_channels == 1:
             inputs = inputs[..., None]  # (batch, steps, 1)
-        if inputs.ndim != 3 or inputs.shape[2] != self.config.num_channels:
-            raise ValueError(
-                f"input_values has shape (batch, steps, num_channels={self.config.num_channels}), "
-                f"got {tuple(inputs.shape)}."
-            )
+        _check_sequences(inputs, "steps", "num_channels", self.config.num_channels)
+        inputs = _without_padding(inputs, mask)
         steps, length, stride = inputs.shape[1], self.config.patch_length, self.config.patch_stride
+        if steps == 0:
+            raise ValueError("The input has no steps: give at least one.")
         patches = -(-max(steps - length, 0) // stride) + 1
         fill = (patches - 1) * stride + length - steps
         if mask is not None:
-            inputs = inputs.masked_fill(mask[..., None] == 0, 0)
             steps_of = F.pad(mask, (0, fill)).unfold(1, length, stride)  # (batch, tokens, length)
             mask = steps_of[:, :, length - stride :].amax(dim=-1)  # (batch, tokens)
             mask[:, 0] = steps_of[:, 0].amax(dim=-1)
@@ -125,6 +123,22 @@ class TokensInput(nn.Module):
         if mask is None and self.config.pad_token_id is not None:
             mask = (inputs != self.config.pad_token_id).to(torch.long)  # (batch, tokens)
         return self.dropout(self.embedding(inputs)), mask
+
+
+def _check_sequences(inputs: Tensor, steps: str, size_name: str, size: int) -> None:
+    if inputs.ndim == 3 and inputs.shape[2] == size:
+        return
+    advice = ""
+    if inputs.ndim == 3 and inputs.shape[1] == size:
+        advice = f": the {size} come before the {steps} here, write input_values.transpose(1, 2)"
+    raise ValueError(
+        f"input_values has shape (batch, {steps}, {size_name}={size}), got {tuple(inputs.shape)}{advice}."
+    )
+
+
+def _without_padding(inputs: Tensor, mask: Tensor | None) -> Tensor:
+    """Inputs (batch, steps, numbers) with zeros for whatever lies under the mask (batch, steps), also NaN."""
+    return inputs if mask is None else inputs.masked_fill(mask[..., None] == 0, 0)
 
 
 def _check_length(tokens: int, config: FPTConfig) -> None:

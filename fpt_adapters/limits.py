@@ -3,50 +3,43 @@
 For a random backbone the limit is this machine's memory, for a pretrained one the size of its files.
 """
 
-import contextlib
 import functools
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from typing import Any
 
-import torch
-from torch import nn
-from torch.nn.modules.module import (
-    register_module_buffer_registration_hook,
-    register_module_module_registration_hook,
-    register_module_parameter_registration_hook,
-)
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 MEMORY = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 2**40  # bytes
-MAX_MODULES = 2**13  # twice what any model of transformers has; each takes time to build, however small it is
+MAX_TENSORS = 2**13  # twice what any model of transformers makes; each takes time, however small it is
 
 
-@contextlib.contextmanager
-def no_larger_than(most: Callable[[], int], what: str) -> Iterator[None]:
-    """Raise ValueError as soon as what is built on the meta device in the block has more than `most()` bytes."""
-    built = {"bytes": 0, "modules": 0}
-    most = functools.cache(most)
+class NoLargerThan(TorchDispatchMode):
+    """Raises ValueError as soon as this thread has made over `most()` bytes on the meta device in the block.
 
-    def add_bytes(module: nn.Module, name: str, tensor: torch.Tensor | None) -> None:
-        if tensor is not None and tensor.is_meta:
-            built["bytes"] += tensor.numel() * tensor.element_size()
-            if built["bytes"] > most():
-                raise ValueError(
-                    f"{type(module).__name__}.{name} of shape {tuple(tensor.shape)} makes the backbone larger than "
-                    f"{what}, {most()} bytes: its base_model_config asks for too much."
-                )
+    `what`: the limit, as the message calls it. Other threads are not looked at.
+    """
 
-    def add_module(module: nn.Module, name: str, child: nn.Module | None) -> None:
-        built["modules"] += 1
-        if built["modules"] > MAX_MODULES:
-            raise ValueError(f"The backbone has over {MAX_MODULES} modules: its base_model_config asks for too much.")
+    def __init__(self, most: Callable[[], int], what: str):
+        super().__init__()
+        self._most = functools.cache(most)
+        self._what = what
+        self._bytes = self._tensors = 0
 
-    hooks = [
-        register_module_parameter_registration_hook(add_bytes),
-        register_module_buffer_registration_hook(add_bytes),
-        register_module_module_registration_hook(add_module),
-    ]
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        if isinstance(made, Tensor) and made.is_meta and not any(each.alias_info for each in func._schema.returns):
+            self._add(made)
+        return made
+
+    def _add(self, tensor: Tensor) -> None:
+        self._bytes += tensor.numel() * tensor.element_size()
+        self._tensors += 1
+        if self._bytes > self._most():
+            raise ValueError(
+                f"A tensor of shape {tuple(tensor.shape)} makes the backbone larger than {self._what}, {self._most()} "
+                "bytes: its base_model_config asks for too much."
+            )
+        if self._tensors > MAX_TENSORS:
+            raise ValueError(f"The backbone has over {MAX_TENSORS} tensors: its base_model_config asks for too much.")

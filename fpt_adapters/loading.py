@@ -4,6 +4,7 @@ Of what the caller passed for the delta, only `cache_dir` and `local_files_only`
 subfolder and token are the delta's, and no `trust_remote_code` goes further than the repo it was given for.
 """
 
+import contextlib
 import os
 from pathlib import Path
 from typing import Any
@@ -20,10 +21,8 @@ from .fetching import checking_downloads, commit_of, fetch, saying_whose
 from .placing import DeviceMap
 
 BASE_KEYS = ("cache_dir", "local_files_only")
-MOVED = (
-    "It may have moved, or its history may have been rewritten: if you have a copy, give it to "
-    "from_pretrained(..., base_model_name_or_path=...)."
-)
+COPY = "If you have a copy of it, give its folder to from_pretrained(..., base_model_name_or_path=...)."
+OVERRIDE = "Give base_model_name_or_path the folder of the base that the delta was trained on, or its Hub id."
 
 
 def resolve_commit(repo_id: str, revision: str | None, **hub_kwargs) -> str:
@@ -48,15 +47,21 @@ def load_base(
     hub_kwargs |= {key: delta_hub_kwargs[key] for key in BASE_KEYS if key in delta_hub_kwargs}
     wanted = config.base_model_fingerprint
     attn_implementation = attn_implementation or config._attn_implementation
-    on_hub = config.backbone_init != "random" and not os.path.isdir(source)
-    if on_hub:
-        revision, cache_dir = hub_kwargs.get("revision"), hub_kwargs.get("cache_dir")
-        whose = f"the base {source!r} (commit {revision or 'of its main branch'}) of a delta that was found."
-        with saying_whose(whose, MOVED), checking_downloads(source, revision, cache_dir):
-            fetch(source, CONFIG_NAME, **hub_kwargs)  # the Hub's own answer, where there is no such repo
-            backbone = build_from_config(config, source, dtype, attn_implementation, hub_kwargs, device_map)
+    build = (config, source, dtype, attn_implementation, hub_kwargs, device_map)
+    if config.backbone_init == "random":
+        backbone = build_from_config(*build)
     else:
-        backbone = build_from_config(config, source, dtype, attn_implementation, hub_kwargs, device_map)
+        revision, cache_dir = hub_kwargs.get("revision"), hub_kwargs.get("cache_dir")
+        on_hub = not os.path.isdir(source)
+        commit = f" (commit {revision})" if revision else ""
+        whose, advice = (
+            f"the base {source!r}{commit} of a delta that was found",
+            COPY if override is None else OVERRIDE,
+        )
+        checking = checking_downloads(source, revision, cache_dir) if on_hub else contextlib.nullcontext()
+        with saying_whose(source, whose, advice), checking:
+            fetch(source, CONFIG_NAME, **hub_kwargs)  # the Hub's own answer, where there is no such repo
+            backbone = build_from_config(*build)
     if config.base_model_fingerprint != wanted:
         where = f"{source!r}" if config.backbone_init != "random" else "the random weights drawn from the seed"
         raise DeltaError(

@@ -1,5 +1,7 @@
 """Metrics as `evaluate.Metric` classes that are built directly, so that no script is looked up on the Hub."""
 
+from typing import Any
+
 import datasets
 import evaluate
 import numpy as np
@@ -32,9 +34,19 @@ class Accuracy(evaluate.Metric):
         return {"accuracy": float((predictions[labelled] == references[labelled]).mean())}
 
 
-def accuracy(predictions: np.ndarray, references: np.ndarray) -> float:
-    """Accuracy of `predictions` (any shape, integers) against `references` (the same shape, -100 left out)."""
-    predictions, references = np.asarray(predictions), np.asarray(references)
+def joined(values: Any) -> np.ndarray:
+    """What Trainer gives a metric, as one array: it gives a list of batches where `eval_do_concat_batches=False`."""
+    if isinstance(values, list) and values and all(isinstance(batch, np.ndarray) for batch in values):
+        return np.concatenate(values)
+    return np.asarray(values)
+
+
+def accuracy(predictions: np.ndarray | list[np.ndarray], references: np.ndarray | list[np.ndarray]) -> float:
+    """Accuracy of `predictions` (any shape, integers) against `references` (the same shape, -100 left out).
+
+    Either may be a list of batches.
+    """
+    predictions, references = joined(predictions), joined(references)
     if predictions.shape != references.shape:
         raise ValueError(f"predictions and references need one shape, got {predictions.shape} and {references.shape}.")
     metric = Accuracy(keep_in_memory=True)

@@ -29,6 +29,7 @@ from .building import build_from_config
 from .configuration_fpt import FPTConfig
 from .heads import TokenClassifier, classification_loss, pool
 from .inputs import build_input
+from .isolation import DefaultDtype
 from .pretrained import FPTPreTrainedModel
 
 
@@ -59,11 +60,12 @@ class FPTModel(FPTPreTrainedModel):
             )
         width = embedding_width(backbone)
         cut_positions(backbone, config.num_tokens)
-        self.input_projection = build_input(config, width)
         self.position_embeddings = None
-        if config.positions == "new":
-            zeros = torch.zeros(config.num_tokens, width)
-            self.position_embeddings = nn.Embedding.from_pretrained(zeros, freeze=False)
+        with DefaultDtype(torch.float32):  # what trains is, whatever the frozen weights are
+            self.input_projection = build_input(config, width)
+            if config.positions == "new":
+                zeros = torch.zeros(config.num_tokens, width)
+                self.position_embeddings = nn.Embedding.from_pretrained(zeros, freeze=False)
         self.backbone = backbone
         self.embedding_scale = embedding_scale(backbone)
         self.post_init()
@@ -83,6 +85,7 @@ class FPTModel(FPTPreTrainedModel):
         """As `forward`, and the mask over tokens (batch, tokens), which patching may have changed."""
         given = {"input_ids": input_ids, "pixel_values": pixel_values, "input_values": input_values}
         given = {name: value for name, value in given.items() if value is not None}
+        _check_tensors(**given, attention_mask=attention_mask)
         name = self.input_projection.input_name
         if list(given) != [name]:
             raise ValueError(f"input_type={self.config.input_type!r} takes {name}; got {', '.join(given) or 'none'}.")
@@ -107,7 +110,7 @@ class FPTModel(FPTPreTrainedModel):
 
         `input_ids` (batch, tokens), `pixel_values` (batch, channels, height, width), `input_values` (batch, tokens,
         input_size) or, for series, (batch, steps, channels); `attention_mask` (batch, tokens or steps), 1 for real.
-        Raises ValueError for another input or another shape than the config declares.
+        Raises ValueError for another input or another shape than the config declares, TypeError for lists and arrays.
         """
         output, _ = self.encode(
             input_ids,
@@ -129,13 +132,16 @@ class _FPTWithHead(FPTPreTrainedModel):
 
     def __init__(self, config: FPTConfig, backbone: PreTrainedModel | None = None):
         fpt = FPTModel(config, backbone, headed=True)
+        if config.num_labels == 1 and config.problem_type is None:
+            config.problem_type = "regression"  # as every transformers model does; the card and pipelines read it here
         super().__init__(config)
         self.fpt = fpt
         width = output_width(config.base_model_config)
-        if self.per_token:
-            self.head = TokenClassifier(width, config.num_labels, config.labels_per_token)
-        else:
-            self.head = nn.Linear(width, config.num_labels)  # PyTorch's default initialisation, as in the paper
+        with DefaultDtype(torch.float32):
+            if self.per_token:
+                self.head = TokenClassifier(width, config.num_labels, config.labels_per_token)
+            else:
+                self.head = nn.Linear(width, config.num_labels)  # PyTorch's default initialisation, as in the paper
         self.post_init()
         self.apply_policy()
 
@@ -170,13 +176,16 @@ class _FPTWithHead(FPTPreTrainedModel):
         """Inputs as for `FPTModel`, or `head_inputs` in their place -> logits, and the loss where `labels` are given.
 
         Logits (batch, num_labels), `labels` (batch,); for tokens: logits (batch, tokens, [labels_per_token,]
-        num_labels), `labels` (batch, tokens[, labels_per_token]), -100 where there is none.
+        num_labels), `labels` (batch, tokens[, labels_per_token]), -100 where there is none. `labels` of several labels
+        at once and of several numbers have the shape of the logits: see `classification_loss` and `problem_type_of`;
+        write `problem_type` in the config for several labels, or pipelines take them for classes (FPTTrainer does so).
         `num_items_in_batch` divides the summed loss (Trainer passes it); else the loss is the mean.
-        Raises ValueError for inputs of another kind or shape than the model's.
+        Raises ValueError for inputs of another kind or shape than the model's, TypeError for lists and arrays.
         """
         with_states = _choice(output_hidden_states, self.config.output_hidden_states)
         with_attentions = _choice(output_attentions, self.config.output_attentions)
         raw = (input_ids, pixel_values, input_values, attention_mask)
+        _check_tensors(labels=labels, head_inputs=head_inputs)
         if head_inputs is None:
             output, mask = self.fpt.encode(*raw, with_states, with_attentions)
             head_inputs = self._pooled(output.last_hidden_state, mask)
@@ -231,6 +240,15 @@ class FPTForTokenClassification(_FPTWithHead):
 
     output_class = TokenClassifierOutput
     per_token = True
+
+
+def _check_tensors(**given: Tensor | None) -> None:
+    for name, value in given.items():
+        if value is not None and not isinstance(value, Tensor):
+            raise TypeError(
+                f"{name} is a tensor, got {type(value).__name__}: write torch.as_tensor({name}), or take what the "
+                "model's processor returns with return_tensors='pt'."
+            )
 
 
 def _choice(argument: bool | None, configured: bool | None) -> bool:

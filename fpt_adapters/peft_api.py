@@ -1,7 +1,7 @@
 """All that this library takes of peft. Imported where there is an adapter alone, because that takes long."""
 
 try:  # a model whose code travels is loaded where there is no peft
-    from peft import LNTuningConfig, PeftConfig, inject_adapter_in_model
+    from peft import LNTuningConfig, PeftConfig, get_peft_model_state_dict, inject_adapter_in_model
     from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
     from peft.tuners.ln_tuning.layer import LNTuningLayer
     from peft.tuners.tuners_utils import BaseTunerLayer
@@ -23,6 +23,7 @@ __all__ = [
     "LNTuningLayer",
     "ModulesToSaveWrapper",
     "PeftConfig",
+    "get_peft_model_state_dict",
     "inject_adapter_in_model",
     "set_additional_trainable_modules",
 ]

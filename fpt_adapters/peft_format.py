@@ -18,8 +18,8 @@ from transformers import PreTrainedModel
 from transformers.utils import CONFIG_NAME
 
 from .adapters import BASE_LAYER, NAME, adapter_buffers, adapter_parameters, on_conv1d, peft_config_of, settings_of
-from .delta import DeltaError, new_folder, whole_file
-from .fetching import fetch
+from .delta import DeltaError, as_stored, new_folder, whole_file
+from .fetching import fetch, saying_whose
 from .peft_api import (
     ADAPTER_CONFIG_NAME,
     ADAPTER_WEIGHTS_NAME,
@@ -27,8 +27,10 @@ from .peft_api import (
     LNTuningConfig,
     PeftConfig,
 )
+from .plain_names import named_modules, named_parameters
 from .untrusted import short
 
+ADAPTER_PLACE = "Give load_adapter the folder of a peft adapter, or its Hub id."
 PREFIX = "base_model.model."  # of a whole model's names in an adapter file
 LN_TUNING = "ln_tuning_layers"  # where peft keeps the copy of a norm
 WRAPPED = (BASE_LAYER, "original_module")  # where it keeps what a copy or an adapter stands for
@@ -56,7 +58,7 @@ def trained_modules(model: PreTrainedModel) -> dict[str, str]:
         frozen = [name for name in names if name.startswith(f"{path}.") and name not in trained]
         if frozen:
             raise ValueError(f"peft trains whole modules, but {path} also has {frozen[0]}, which the policy freezes.")
-    for path, _ in model.named_modules(remove_duplicate=False):
+    for path in named_modules(model, remove_duplicate=False):
         if path not in outer and path.endswith(tuple(outer)) and not _inside(path, outer):
             wanted = next(one for one in outer if path.endswith(one))
             raise ValueError(f"peft finds modules by the ends of their paths, so that {wanted} would also be {path}.")
@@ -66,7 +68,7 @@ def trained_modules(model: PreTrainedModel) -> dict[str, str]:
 def plain_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     """A model's own parameters, under the names that they have without what peft wraps around them."""
     added = {id(parameter) for parameter in adapter_parameters(model)}
-    named = {name: parameter for name, parameter in model.named_parameters() if id(parameter) not in added}
+    named = {name: parameter for name, parameter in named_parameters(model).items() if id(parameter) not in added}
     parts = {name: name.split(".") for name in named}
     return {
         ".".join(part for part in parts[name] if part not in WRAPPED): parameter
@@ -109,10 +111,10 @@ def write_adapter(model: PreTrainedModel, directory: str | os.PathLike) -> None:
     config = to_peft_config(model)
     groups, tuned = model.parameter_groups(), isinstance(config, LNTuningConfig)
     norms = {name.rpartition(".")[0] for name, group in groups.items() if group == "norm" and tuned}
-    tensors = {
-        PREFIX + _peft_name(name, norms): tensor.detach().cpu().contiguous()
-        for name, tensor in (model.delta_tensors() | _remade(model)).items()
-    }
+    remade = {name: tensor.detach().cpu().contiguous() for name, tensor in _remade(model).items()}
+    stored = as_stored(model.delta_tensors()) | remade
+    tensors = {PREFIX + _peft_name(name, norms): tensor for name, tensor in stored.items()}
+    model.note_dtype()
     config.inference_mode = True  # as peft writes it
     config.base_model_name_or_path = model.config.base_model
     config.revision = model.config.base_model_revision
@@ -146,9 +148,10 @@ def read_adapter(model: PreTrainedModel, source: str | os.PathLike, **hub_kwargs
     Names and shapes are not checked here. Raises DeltaError for an adapter with other settings than the model's, or
     of another base; ValueError for one that cannot be added; OSError where a file cannot be found.
     """
-    settings = _read_json(fetch(source, ADAPTER_CONFIG_NAME, **hub_kwargs))
-    _check_base(model, source, hub_kwargs)
-    file = fetch(source, ADAPTER_WEIGHTS_NAME, **hub_kwargs)
+    with saying_whose(os.fspath(source), f"the adapter {os.fspath(source)!r}", ADAPTER_PLACE):
+        settings = _read_json(fetch(source, ADAPTER_CONFIG_NAME, **hub_kwargs))
+        _check_base(model, source, hub_kwargs)
+        file = fetch(source, ADAPTER_WEIGHTS_NAME, **hub_kwargs)
     with whole_file(file):
         tensors = load_file(file)
     _match_adapter(model, settings, source)

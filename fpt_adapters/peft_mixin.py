@@ -3,7 +3,9 @@
 import os
 from typing import TYPE_CHECKING, Any
 
-from torch import nn
+from torch import Tensor, nn
+
+from .fetching import HUB_KEYS
 
 if TYPE_CHECKING:
     from .peft_api import PeftConfig
@@ -41,15 +43,74 @@ class PeftMixin:
 
     def delete_adapter(self, adapter_names: list[str] | str = "fpt_delta") -> None:
         """Take the adapter inside the backbone off, unmerged. Raises ValueError where there is none of that name."""
-        from .adapters import NAME, strip
+        from .adapters import strip
 
-        if self.config.peft_config is None or adapter_names not in (NAME, [NAME]):
-            held = "none" if self.config.peft_config is None else repr(NAME)
-            raise ValueError(f"The model's delta has {held} for an adapter; got {adapter_names!r}.")
+        self._refuse_other_adapter(adapter_names)
         strip(self.fpt_model.backbone)
         self.config.peft_config = None
         self.config.trainable = [group for group in self.config.trainable if group != "adapter"]
         self.apply_policy()
+
+    def disable_adapters(self) -> None:
+        """Compute without the adapter inside the backbone, which a delta holds all the same, until `enable_adapters`.
+
+        Raises ValueError where there is none.
+        """
+        from .adapters import enable
+
+        self._refuse_other_adapter()
+        enable(self.fpt_model.backbone, False)
+
+    def enable_adapters(self) -> None:
+        """Compute with the adapter inside the backbone again, and train it. Raises ValueError where there is none."""
+        from .adapters import enable
+
+        self._refuse_other_adapter()
+        enable(self.fpt_model.backbone, True)
+        self.apply_policy()
+
+    def active_adapters(self) -> list[str]:
+        """["fpt_delta"], also while disabled. Raises ValueError where there is no adapter inside the backbone."""
+        from .adapters import NAME
+
+        self._refuse_other_adapter()
+        return [NAME]
+
+    def set_adapter(self, adapter_name: list[str] | str) -> None:
+        """Nothing: the one adapter of a delta is the active one. Raises ValueError for any other name."""
+        self._refuse_other_adapter(adapter_name)
+
+    def get_adapter_state_dict(
+        self, adapter_name: str | None = None, state_dict: dict[str, Tensor] | None = None
+    ) -> dict[str, Tensor]:
+        """The adapter's tensors, under peft's names, of `state_dict` or else of this model.
+
+        Raises ValueError where there is no adapter inside the backbone, and for another name than "fpt_delta".
+        """
+        from .adapters import adapter_state_dict
+
+        self._refuse_other_adapter("fpt_delta" if adapter_name is None else adapter_name)
+        return adapter_state_dict(self, state_dict)
+
+    def enable_peft_hotswap(self, *args: Any, **kwargs: Any) -> None:
+        """Raises ValueError: `load_adapter` puts values into the adapter that is there, and needs no such step."""
+        raise ValueError(
+            "load_adapter() puts an adapter's values into the one that the model has, of the same settings: leave "
+            "enable_peft_hotswap() out."
+        )
+
+    def _refuse_other_adapter(self, names: list[str] | str = "fpt_delta") -> None:
+        """Raise ValueError where the backbone has no adapter, or has it under another name."""
+        from .adapters import NAME
+
+        if self._wrapping is not None:
+            raise ValueError(
+                "peft is around this model and has its adapters: call the PeftModel's own methods, or unload it first."
+            )
+        if self.config.peft_config is None:
+            raise ValueError("The model's delta has none for an adapter: call add_adapter() or load_adapter() first.")
+        if names not in (NAME, [NAME]):
+            raise ValueError(f"The model's delta has {NAME!r} for an adapter; got {names!r}.")
 
     def _adapter_parameters(self) -> list[nn.Parameter]:
         if self.config.peft_config is None:
@@ -82,16 +143,28 @@ class PeftMixin:
 
         write_adapter(self, save_directory)
 
-    def load_adapter(self, peft_model_id: str | os.PathLike, **hub_kwargs: Any) -> None:
+    def load_adapter(
+        self, peft_model_id: str | os.PathLike, adapter_name: str | None = None, **hub_kwargs: Any
+    ) -> None:
         """Take the values of a peft adapter folder or repo that has all that this model's delta would have.
 
         `hub_kwargs`: `revision`, `token`, `cache_dir` and the like. An adapter for frozen layers that comes with it is
-        added first. Raises DeltaError for tensors that lack, are too many or of another shape, and for other settings
-        than the model's; OSError where a file cannot be found.
+        added first, as "fpt_delta". Raises DeltaError for tensors that lack, are too many or of another shape, and for
+        other settings than the model's; ValueError for another name; TypeError for an unknown keyword; OSError where a
+        file cannot be found.
         """
+        from .adapters import NAME
         from .peft_format import read_adapter
 
         self._refuse_wrapped()
+        unknown = sorted(hub_kwargs.keys() - HUB_KEYS)
+        if unknown:
+            raise TypeError(
+                f"load_adapter() takes {', '.join(HUB_KEYS)}; got {', '.join(unknown)}. What it loads becomes this "
+                "model's delta, trained as its policy says."
+            )
+        if adapter_name not in (None, NAME):
+            raise ValueError(f"A delta has one adapter, {NAME!r}; got {adapter_name!r}: leave the name out.")
         before = self.config.peft_config
         try:
             tensors = read_adapter(self, peft_model_id, **hub_kwargs)
@@ -114,7 +187,7 @@ class PeftMixin:
 
     @property
     def _hf_peft_config_loaded(self) -> bool:
-        """Whether transformers' methods (`disable_adapters` and the like) find an adapter."""
+        """Whether transformers' checkpointing and its check of quantised models find an adapter."""
         return self.config.peft_config is not None
 
     @peft_config.setter

@@ -1,4 +1,4 @@
-"""Pictures of runs and of attention, drawn with matplotlib (an extra: `pip install fpt_adapters[examples]`)."""
+"""Pictures of runs and of attention, drawn with matplotlib, which the extra "examples" brings."""
 
 import math
 import os
@@ -7,6 +7,10 @@ from collections.abc import Mapping, Sequence
 from typing import BinaryIO
 
 import numpy as np
+
+from .card_metrics import is_number, is_share, main_metric, metric_name
+from .card_template import score
+from .extras import extra
 
 CELLS_COUNTED = 20  # up to so many labels, every cell shows its count
 LABELS_NAMED = 60  # and up to so many, the axes show the labels' names
@@ -23,33 +27,53 @@ def learning_curves(
     histories: Mapping[str, Sequence[Mapping[str, float]]],
     path_or_file: str | os.PathLike | BinaryIO,
     *,
-    metric: str = "eval_accuracy",
+    metric: str | None = None,
     floor: float | None = None,
     title: str = "",
 ) -> None:
-    """Draw accuracy and training loss against steps, a line for each run, into an image file.
+    """Draw a metric and the training loss against steps, a line for each run, into an image file.
 
     `histories`: Trainer's `state.log_history` by run name. `path_or_file`: a path whose ending names the format, or an
-    open binary file, which gets a PNG. `metric` lies in 0..1. `floor`: a dashed line at the score that needs no
-    learning.
+    open binary file, which gets a PNG. `metric`: a name of the log's (None: `main_metric`); shares are drawn as
+    percentages. `floor`: a dashed line at the score that needs no learning. What nothing was logged of has no panel.
     """
     plt = _pyplot()
-    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
-    for name, history in histories.items():
-        name = _literal(name)
-        scored = [row for row in history if metric in row]
-        lost = [row for row in history if "loss" in row]
-        left.plot([r["step"] for r in scored], [100 * r[metric] for r in scored], marker="o", markersize=3, label=name)
-        right.plot([r["step"] for r in lost], [r["loss"] for r in lost], label=name)
-    if floor is not None:
-        left.axhline(100 * floor, color="grey", linestyle="--", linewidth=1, label=f"floor {100 * floor:.1f} %")
-    left.set(xlabel="step", ylabel=f"{metric.removeprefix('eval_')} (%)", ylim=(None, 101), title="Evaluation")
-    right.set(xlabel="step", ylabel="loss", ylim=(0, None), title="Training loss")
-    for axis in (left, right):
-        axis.grid(alpha=0.3)
-    left.legend(loc="best", frameon=False)
+    metric = metric or main_metric([row for history in histories.values() for row in history])
+    scores, losses = _curves(histories, metric), _curves(histories, "loss")
+    panels = [curves for curves in (scores, losses) if any(steps for steps, _ in curves.values())] or [losses]
+    figure, grid = plt.subplots(1, len(panels), figsize=(5 * len(panels), 4), layout="constrained", squeeze=False)
+    for axes, curves in zip(grid.flat, panels, strict=True):
+        if curves is scores:
+            _draw_scores(axes, metric, scores, floor)
+        else:
+            for name, (steps, values) in losses.items():
+                axes.plot(steps, values, label=name)
+            axes.set(ylabel="loss", ylim=(0, None), title="Training loss")
+        axes.set(xlabel="step", xlim=(0, None))
+        axes.grid(alpha=0.3)
+    grid.flat[0].legend(loc="best", frameon=False)
     figure.suptitle(_literal(title))
     _save(figure, path_or_file)
+
+
+def _curves(histories: Mapping[str, Sequence[Mapping[str, float]]], key: str | None) -> dict[str, tuple[list, list]]:
+    """Steps and values of what was logged under a key, by the run's name: both may be empty."""
+    rows = {name: [row for row in history if is_number(row.get(key))] for name, history in histories.items()}
+    return {_literal(name): ([r["step"] for r in found], [r[key] for r in found]) for name, found in rows.items()}
+
+
+def _draw_scores(axes, metric: str, scores: Mapping[str, tuple[list, list]], floor: float | None) -> None:
+    name = metric_name(metric)
+    values = [value for _, run in scores.values() for value in run] + ([] if floor is None else [floor])
+    share = is_share(name, values)
+    factor = 100 if share else 1
+    for run, (steps, of_run) in scores.items():
+        axes.plot(steps, [factor * value for value in of_run], marker="o", markersize=3, label=run)
+    if floor is not None:
+        axes.axhline(factor * floor, color="grey", linestyle="--", linewidth=1, label=f"floor {score(name, floor)}")
+    axes.set(ylabel=_literal(f"{name} (%)" if share else name), title="Evaluation")
+    if share:
+        axes.set(ylim=(None, 101))
 
 
 def confusion_matrix(
@@ -211,7 +235,8 @@ def _outline(axes, targets: np.ndarray, cell: float) -> None:
 
 
 def _pyplot():
-    import matplotlib
+    with extra("examples", "Pictures are drawn with matplotlib"):
+        import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot

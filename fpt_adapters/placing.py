@@ -31,7 +31,7 @@ INSTEAD = (
 
 
 def load_placed(
-    auto_class: type,
+    model_class: type[PreTrainedModel],
     source: str | os.PathLike,
     config: PreTrainedConfig,
     dtype: torch.dtype,
@@ -48,7 +48,7 @@ def load_placed(
     if quantization is not None:
         arguments["quantization_config"] = bitsandbytes_config(quantization)
     config = copy.deepcopy(config)  # transformers writes into it
-    backbone = read_weights(auto_class, source, config, dtype, hub_kwargs, **arguments)
+    backbone = read_weights(model_class, source, config, dtype, hub_kwargs, **arguments)
     _check_in_memory(backbone)
     if quantization is not None:
         if not any(is_quantized(parameter) for parameter in backbone.parameters()):

@@ -1,6 +1,10 @@
-"""Which of a backbone's weights stay in fp32, whatever dtype the frozen ones are kept in."""
+"""Which weights keep their precision: norms and positions in a backbone of half precision, all in an evaluation."""
+
+import contextlib
+from collections.abc import Iterator
 
 import torch
+from torch import nn
 from transformers import PreTrainedModel
 
 from .backbones import norm_parameters, position_parameters
@@ -29,3 +33,18 @@ def fp32_names(backbone: PreTrainedModel) -> set[str]:
     """Names of norms and positions: they are small, they are what trains, and autocast computes norms in fp32."""
     kept = {id(one) for one in [*norm_parameters(backbone, qk_norms=True), *position_parameters(backbone)]}
     return {name for name, parameter in backbone.named_parameters() if id(parameter) in kept}
+
+
+@contextlib.contextmanager
+def weights_kept(model: nn.Module) -> Iterator[None]:
+    """Whatever casts or moves `model` in the block, afterwards it has the very weights and buffers it had before."""
+    parameters = [(parameter, parameter.data) for parameter in model.parameters()]
+    buffers = [(module, dict(module.named_buffers(recurse=False))) for module in model.modules()]
+    try:
+        yield
+    finally:
+        for parameter, data in parameters:
+            parameter.data = data
+        for module, named in buffers:
+            for name, buffer in named.items():
+                setattr(module, name, buffer)

@@ -7,6 +7,7 @@ import copy
 import os
 import tempfile
 from collections.abc import Collection, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -16,8 +17,8 @@ from torch import Tensor, nn
 from transformers import AutoConfig, BitsAndBytesConfig, PreTrainedConfig, PreTrainedModel
 from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_NAME
 
-from .backbones import device_of
-from .building import build_from_config
+from .backbones import device_of, frozen_dtype
+from .building import DTYPES, build_from_config
 from .card import FPTCard
 from .checkpointing import check_checkpointable, trains
 from .configuration_fpt import FPTConfig
@@ -32,24 +33,31 @@ from .delta import (
     tensor_digest,
     write_delta,
 )
-from .fetching import commit_of, fetch, saying_whose
+from .fetching import HUB_KEYS, commit_of, fetch, saying_whose
 from .freezing import GroupCount, apply_policy, backbone_groups, count_by_group, format_table
 from .loading import load_base, resolve_commit
 from .peft_mixin import PeftMixin
 from .placing import DeviceMap
+from .plain_names import keep_plain_states, named_parameters, plain_module, plain_state
 from .quantization import settings_of
 from .quantized_layers import settle_biases
 from .remote_code import AUTO_MAP, runs_from_repo, write_code
 from .repository import Origin, check_shareable, repository_files, upload, write_repository
 from .saved_backbone import write_backbone
 from .sharding import refuse_sharded, written_class
+from .stock_arguments import (
+    IGNORED_LOADING,
+    IGNORED_SAVING,
+    REFUSED_LOADING,
+    REFUSED_SAVING,
+    take_stock_arguments,
+)
 
 if TYPE_CHECKING:
     from .peft_api import PeftConfig
 
-# What transformers' Auto classes and Trainer pass to every `from_pretrained`, and which has no meaning for a delta.
-IGNORED_LOADING_KEYS = ("_from_auto", "_from_pipeline", "adapter_kwargs", "code_revision", "trust_remote_code")
-HUB_KEYS = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token")
+BASE_PLACE = "Give from_backbone the base's folder, or its Hub id, such as 'openai-community/gpt2'."
+DELTA_PLACE = "Give from_pretrained the delta's folder, or its Hub id."
 
 
 class FPTPreTrainedModel(PeftMixin, PreTrainedModel):
@@ -71,13 +79,17 @@ class FPTPreTrainedModel(PeftMixin, PreTrainedModel):
     _supports_flex_attn = True
     _supports_attention_backend = True
 
+    def __init__(self, config: FPTConfig):
+        super().__init__(config)
+        keep_plain_states(self)
+
     def apply_policy(self) -> None:
         """Have the groups of `config.trainable` train, all else frozen; the outermost constructor ends with this."""
         self.main_input_name = self.fpt_model.input_projection.input_name
         trainable = [group for group in self.config.trainable if not (self.headless and group == "output")]
         if self.config.base_quantization is not None:
             settle_biases(self.fpt_model.backbone)
-        parameters = dict(self.named_parameters())
+        parameters = named_parameters(self)
         whose = f"the backbone {type(self.fpt_model.backbone).__name__}"
         groups = self.parameter_groups()
         apply_policy(parameters, groups, trainable, whose)
@@ -88,8 +100,8 @@ class FPTPreTrainedModel(PeftMixin, PreTrainedModel):
 
     def _ignore_on_save(self, saved: Collection[str]) -> None:
         """Tell Trainer which keys a checkpoint lacks on purpose, so that its resume neither warns nor hides others."""
-        names = {name for name, _ in self.named_parameters(remove_duplicate=False)}
-        self._keys_to_ignore_on_save = names.union(persistent_buffers(self)).difference(saved)
+        names = {*named_parameters(self, remove_duplicate=False), *persistent_buffers(self)}
+        self._keys_to_ignore_on_save = names.difference(saved)
 
     def init_weights(self) -> None:
         """Nothing: the backbone arrives with its weights, and new modules draw theirs as they are built."""
@@ -133,7 +145,7 @@ class FPTPreTrainedModel(PeftMixin, PreTrainedModel):
         last_attention = "last_attention" in self.config.trainable
         groups = backbone_groups(backbone, own_positions, qk_norms, last_attention, self._adapter_parameters())
         groups = {self.backbone_prefix + name: group for name, group in groups.items()}
-        for name, _ in self.named_parameters():
+        for name in named_parameters(self):
             if name.startswith(f"{prefix}input_projection."):
                 groups[name] = "input"
             elif name == f"{prefix}position_embeddings.weight":
@@ -206,10 +218,14 @@ class FPTPreTrainedModel(PeftMixin, PreTrainedModel):
             base_config, source = name_or_path, None
         else:
             source = os.fspath(name_or_path)
-            if not os.path.isdir(source):
-                commit = resolve_commit(source, revision, **hub_kwargs)
-                base_model, hub_kwargs["revision"] = base_model or source, commit
-            base_config = AutoConfig.from_pretrained(source, trust_remote_code=False, **hub_kwargs)
+            with saying_whose(source, f"the base {source!r}", BASE_PLACE):
+                if not os.path.isdir(source):
+                    commit = resolve_commit(source, revision, **hub_kwargs)
+                    base_model, hub_kwargs["revision"] = base_model or source, commit
+                fetch(source, CONFIG_NAME, **hub_kwargs)
+                base_config = AutoConfig.from_pretrained(source, trust_remote_code=False, **hub_kwargs)
+            if isinstance(base_config, FPTConfig):
+                raise ValueError(f"{source!r} holds a delta, no base: load it with from_pretrained.")
         if config is None:
             fields.setdefault("base_model_config", base_config)
             config = FPTConfig(**fields)
@@ -227,7 +243,9 @@ class FPTPreTrainedModel(PeftMixin, PreTrainedModel):
                 f"A configuration holds no weights for backbone_init={config.backbone_init!r}: give from_backbone a "
                 "Hub id or a folder, or write backbone_init='random'."
             )
-        backbone = build_from_config(config, source, dtype, attn_implementation, hub_kwargs, device_map, peft_config)
+        build = (config, source, dtype, attn_implementation, hub_kwargs, device_map, peft_config)
+        with nullcontext() if source is None else saying_whose(source, f"the base {source!r}", BASE_PLACE):
+            backbone = build_from_config(*build)
         model = cls(config, backbone)
         model._join_devices()
         return model
@@ -253,25 +271,28 @@ class FPTPreTrainedModel(PeftMixin, PreTrainedModel):
         frozen weights in (None: as in training). `quantization_config`: how to quantise them (None: as in training;
         False: not at all). `device_map`: as for `from_backbone`. `kwargs`: `revision`, `subfolder`, `token` and the
         like for the delta (of these, only `cache_dir` and `local_files_only` also serve the base), and fields of
-        `FPTConfig`.
+        `FPTConfig`; what else transformers' models take is ignored where it changes nothing, or refused by name.
 
         Raises DeltaError (a ValueError) for a delta or a base that is not the one meant or came damaged; where either
         cannot be found, an OSError that says which of the two (the Hub client's own where there is one); ImportError
         for a quantised base without bitsandbytes.
         """
-        for key in IGNORED_LOADING_KEYS:
-            kwargs.pop(key, None)
-        _refuse_unsupported(kwargs)
+        kwargs = take_stock_arguments(kwargs, IGNORED_LOADING, REFUSED_LOADING)
         dtype = kwargs.pop("torch_dtype", None) if dtype is None else dtype
         hub_kwargs = {key: kwargs.pop(key, None) for key in HUB_KEYS}
         hub_kwargs = {key: value for key, value in hub_kwargs.items() if value is not None}
         source = os.fspath(pretrained_model_name_or_path)
-        with saying_whose(f"the delta {source!r}, not its base."):
+        with saying_whose(source, f"the delta {source!r}, not its base", DELTA_PLACE):
             config_file = fetch(source, CONFIG_NAME, **hub_kwargs)
             if not os.path.isdir(source):  # so that both files are of one commit
                 hub_kwargs["revision"] = commit_of(config_file)
             delta_file = fetch(source, SAFE_WEIGHTS_NAME, **hub_kwargs)
             if config is None:
+                kind = PreTrainedConfig.get_config_dict(source, **hub_kwargs)[0].get("model_type")
+                if kind not in (None, FPTConfig.model_type):
+                    raise DeltaError(
+                        f"{source!r} holds no delta, but a model of type {kind!r:.60}: from_backbone builds on it."
+                    )
                 config, kwargs = FPTConfig.from_pretrained(source, return_unused_kwargs=True, **hub_kwargs, **kwargs)
         check_config(config, config_file, source)
         if kwargs:
@@ -296,7 +317,7 @@ class FPTPreTrainedModel(PeftMixin, PreTrainedModel):
     def _join_devices(self) -> None:
         """Put the new modules beside the backbone's inputs and outputs, and tell Trainer of several devices."""
         backbone, prefix = self.fpt_model.backbone, self.backbone_prefix
-        parameters, device = dict(self.named_parameters()), device_of(backbone)
+        parameters, device = named_parameters(self), device_of(backbone)
         for name, parameter in parameters.items():
             if not name.startswith(prefix):
                 parameter.data = parameter.data.to(device)
@@ -309,7 +330,7 @@ class FPTPreTrainedModel(PeftMixin, PreTrainedModel):
             tensors = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
         elif not self.headless and not any(name.startswith(prefix) for name in tensors):
             raise DeltaError(f"{file} holds an FPTModel without a head: load it with AutoModel.")
-        parameters, buffers = dict(self.named_parameters()), running_statistics(self)
+        parameters, buffers = named_parameters(self), running_statistics(self)
         check_delta(tensors, self._delta_parameters(parameters), buffers, file)
         overlay(self, tensors)
 
@@ -334,11 +355,12 @@ class FPTPreTrainedModel(PeftMixin, PreTrainedModel):
         adapter into its base.
         """
         self._refuse_wrapped()
-        tensors = self._delta_parameters(dict(self.named_parameters()))
+        tensors = self._delta_parameters(named_parameters(self))
         for name, buffer in running_statistics(self).items():
             if tensor_digest(buffer) != self._base_buffer_digests[name]:
                 tensors[name] = buffer
         if state_dict is not None:  # gathered in half precision by some back ends, held so by others
+            state_dict = plain_state(state_dict)
             dtypes = {name: torch.promote_types(t.dtype, state_dict[name].dtype) for name, t in tensors.items()}
             tensors = {name: state_dict[name].to(dtype) for name, dtype in dtypes.items()}
         return tensors
@@ -350,19 +372,25 @@ class FPTPreTrainedModel(PeftMixin, PreTrainedModel):
         state_dict: Mapping[str, Tensor] | None = None,
         push_to_hub: bool = False,
         max_shard_size: int | str | None = None,
+        variant: str | None = None,
+        token: str | bool | None = None,
         with_code: bool | None = None,
         **push_kwargs,
     ) -> None:
         """Write `config.json` and `model.safetensors`, which holds exactly `delta_tensors`. No network is needed.
 
+        The tensors are saved in float32, whatever the model was cast to by hand (float64 is rounded, with a warning);
+        `config.dtype` becomes the dtype that the frozen weights have then, which a loader gives them again.
+
         `with_code`: copy the library's code too, for machines without it (None: as the last time; a model that runs
-        from a repo's own code keeps carrying it). `max_shard_size` is accepted for callers that pass it to every
-        model; a delta is always one file. `push_to_hub` and `push_kwargs` (`repo_id`, `token` ...): also call
-        `push_to_hub`.
+        from a repo's own code keeps carrying it). `push_to_hub`, `token` and `push_kwargs` (`repo_id` ...): also call
+        `push_to_hub`. What else callers pass to every model is accepted where it changes nothing, such as
+        `max_shard_size` (a delta is always one file), `save_function` and `safe_serialization=True`.
 
         Raises DeltaError where `save_directory` holds another kind of model, ValueError for a tensor that is empty
-        (sharded, and not gathered) or not finite.
+        (sharded, and not gathered) or not finite, and for `variant` and `safe_serialization=False`.
         """
+        push_kwargs = take_stock_arguments(push_kwargs | {"variant": variant}, IGNORED_SAVING, REFUSED_SAVING)
         if push_kwargs and not push_to_hub:
             raise TypeError(
                 f"save_pretrained does not know {', '.join(sorted(push_kwargs))} without push_to_hub=True."
@@ -376,6 +404,8 @@ class FPTPreTrainedModel(PeftMixin, PreTrainedModel):
             if infinite:
                 raise ValueError(f"{infinite[0]} is not finite: training diverged, and nothing was saved.")
             self._ignore_on_save(tensors)
+            if state_dict is None:  # else of a back end that casts weights as it trains
+                self.note_dtype()
             self.config.architectures = [written_class(self).__name__]
             vars(self.config).pop("auto_map", None)
             if self.with_code:
@@ -384,7 +414,14 @@ class FPTPreTrainedModel(PeftMixin, PreTrainedModel):
             if self.with_code:
                 write_code(save_directory)
         if push_to_hub:
-            self.push_to_hub(push_kwargs.pop("repo_id", Path(save_directory).name), **push_kwargs)
+            repo_id = push_kwargs.pop("repo_id", Path(save_directory).name)
+            self.push_to_hub(repo_id, token=token, **push_kwargs)
+
+    def note_dtype(self) -> None:
+        """Write into the configuration the dtype that the frozen weights have now: `half()` may have cast them."""
+        dtype = frozen_dtype(self.fpt_model.backbone)
+        if self.config.base_quantization is None:
+            self.config.dtype = dtype if dtype in DTYPES.values() else torch.float32
 
     def save_backbone(self, save_directory: str | os.PathLike, is_main_process: bool = True) -> None:
         """Write the backbone as an ordinary transformers checkpoint, with its present weights: a base for new deltas.
@@ -400,7 +437,7 @@ class FPTPreTrainedModel(PeftMixin, PreTrainedModel):
         finite, and a backbone that is a part of a model (an image model's layers, BART's encoder).
         """
         if is_main_process:
-            write_backbone(self.fpt_model.backbone, self.config, save_directory)
+            write_backbone(plain_module(self.fpt_model.backbone), self.config, save_directory)
 
     def push_to_hub(
         self,
@@ -437,14 +474,3 @@ class FPTPreTrainedModel(PeftMixin, PreTrainedModel):
                 revision=revision,
                 create_pr=create_pr,
             )
-
-
-def _refuse_unsupported(kwargs: dict[str, Any]) -> None:
-    for key in ("state_dict", "gguf_file"):
-        if kwargs.pop(key, None) is not None:
-            raise ValueError(f"{key} is not supported for a frozen pretrained transformer: load it from its folder.")
-    for key in ("load_in_8bit", "load_in_4bit"):
-        if kwargs.pop(key, None):
-            raise ValueError(f"{key} is a setting of quantization_config: write BitsAndBytesConfig({key}=True).")
-    if kwargs.pop("use_safetensors", None) is False:
-        raise ValueError("use_safetensors=False is refused: deltas and bases are read from safetensors only.")

@@ -1,5 +1,6 @@
 """A Trainer that fills the model's card with what it did, and uploads what belongs into a Hub repo, and no more."""
 
+import contextlib
 import dataclasses
 import importlib.util
 import io
@@ -10,26 +11,34 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
+import transformers
 from huggingface_hub import CommitInfo, HfApi
 from transformers.modelcard import extract_hyperparameters_from_trainer
-from transformers.trainer_utils import HubStrategy
+from transformers.trainer import TRAINING_ARGS_NAME
+from transformers.trainer_utils import EvalLoopOutput, HubStrategy, PredictionOutput
 from transformers.utils import PushInProgress, logging
 
-from .card import FPTCard, SplitResult
-from .card_numbers import confusion_counts, delta_size
-from .distributing import DistributedTrainer
+from .card import FPTCard, SplitResult, auto_class
+from .card_metrics import main_metric, mean_floors, metric_name
+from .card_numbers import confusion_of, delta_size, numbers_of
+from .distributing import DistributedTrainer, compiled_in_place
 from .pictures import confusion_matrix, learning_curves
+from .precision import weights_kept
+from .pretrained import FPTPreTrainedModel
 from .remote_code import name_code
 from .repository import PICTURES, check_shareable, repository_files, upload
+from .version import __version__
 
 logger = logging.get_logger(__name__)
 
 SPLIT_NAMES = {"eval": "validation", "test": "test"}  # what Trainer's metric prefixes stand for
 NOT_METRICS = ("loss", "model_preparation_time", "jit_compilation_time", "num_input_tokens_seen")
-SHOWN_VERSIONS = ("fpt_adapters", "transformers", "torch")
-STAYS_HOME = ("training_args.bin",)  # a pickle that only Python may open, and that names local paths
+SHOWN_VERSIONS = {  # as the modules say it, who may lie in a folder that nobody installed
+    "fpt_adapters": __version__,
+    "transformers": transformers.__version__,
+    "torch": str(torch.__version__),
+}
 
 
 class PublishingTrainer(DistributedTrainer):
@@ -37,57 +46,118 @@ class PublishingTrainer(DistributedTrainer):
 
     `trainer.card` is the model's card: fill in what only you know (`task_name`, `license`, `limits` ...), and into
     `trainer.floors` the accuracy that needs no learning, by split ("validation", "test"; else that of the largest
-    class). Uploads during training (`hub_strategy`) run in the background; one that fails is reported by a warning.
+    class), or a dict of such scores by metric (else, of numbers, what always answering their mean scores). A model
+    that `model_init` makes goes on with the card.
+
+    A training that ends well leaves in `args.output_dir` the delta, the processor and the card, whatever
+    `save_strategy` is, and says so; what is evaluated afterwards comes into that card. The trials of a hyperparameter
+    search leave only their checkpoints. The pickle `training_args.bin` lies in checkpoints alone.
+
+    Uploads during training (`hub_strategy`) run in the background; one that fails is reported by a warning.
     """
 
     group_learning_rates: dict[str, float] = {}
+    is_in_train = False  # Trainer sets it, but calls `call_model_init` before
 
-    def __init__(self, model, args=None, **kwargs):
-        if args is not None and args.push_to_hub:
-            check_shareable(model.config)  # before the repo is made, and before hours of training
-        super().__init__(model, args, **kwargs)
-        model.card = model.card or FPTCard()
-        if self.processing_class is not None:
-            model.processor = self.processing_class
-        self.floors: dict[str, float] = {}
+    def __init__(self, model: FPTPreTrainedModel | None = None, args=None, *more, **kwargs):
+        self.floors: dict[str, float | dict[str, float]] = {}
         self._step_of_results: dict[str, int] = {}
+        self._reported = False  # whether the card in `args.output_dir` is that of the model as it is now
         self._uploads = HfApi()  # runs one job after the other: the newest delta arrives last
+        if model is not None:
+            self.check_model(model, args)
+        super().__init__(model, args, *more, **kwargs)
+        self.model.card = self.model.card or FPTCard()
+        if self.processing_class is not None:
+            self.model.processor = self.processing_class
+        self._last = self.model.card, self.model.processor  # a hyperparameter search drops the model of each trial
 
     @property
     def card(self) -> FPTCard:
         """The model's card."""
-        return self.accelerator.unwrap_model(self.model).card
+        return self._last[0] if self.model is None else self.accelerator.unwrap_model(self.model).card
+
+    def check_model(self, model: FPTPreTrainedModel, args) -> None:
+        """Raise ValueError for a model that could not be pushed as `args` say: before its repo is made."""
+        if args is not None and args.push_to_hub:
+            check_shareable(model.config)
+
+    def call_model_init(self, trial=None) -> FPTPreTrainedModel:
+        """As `Trainer.call_model_init`: a new model for each training, with the card and the processor of the last."""
+        model = compiled_in_place(super().call_model_init(trial))
+        self.check_model(model, self.args)
+        if self.is_in_train:
+            if self.model is not None:
+                self._last = self.card, self.accelerator.unwrap_model(self.model).processor
+            model.card, model.processor = model.card or self._last[0], model.processor or self._last[1]
+        return model
+
+    def train(self, *args, **kwargs):
+        """As `Trainer.train`."""
+        self._reported = False
+        return super().train(*args, **kwargs)
 
     def report_training(self) -> None:
-        """Write the card of a training that has just ended; called by `FPTTrainer.train`."""
+        """Save the model of a training that has just ended, with its card; called by `FPTTrainer.train`."""
         for split, step in self._step_of_results.items():
             if self.args.load_best_model_at_end or step != self.state.global_step:
                 self.card.results.pop(split, None)  # the result of other weights than these
-        self.create_model_card()
+        self.save_model(_internal_call=True)  # which pushes nothing
+        self._reported = True
+        self._update_card()
+        if self.is_world_process_zero():
+            model = self.accelerator.unwrap_model(self.model)
+            known = model.config.base_model or model.config.backbone_init == "random"
+            folder = self.args.output_dir
+            place = f"{folder!r}{'' if known else ', base_model_name_or_path=FOLDER_OF_THE_BASE'}"
+            print(f"Saved in {folder}: `import fpt_adapters`, then {auto_class(model)}.from_pretrained({place})")
 
-    def evaluation_loop(self, dataloader, description, *args, metric_key_prefix="eval", **kwargs):
-        """As `Trainer.evaluation_loop`; records the result in the card."""
-        output = super().evaluation_loop(dataloader, description, *args, metric_key_prefix=metric_key_prefix, **kwargs)
+    def evaluate(self, *args, **kwargs) -> dict[str, float]:
+        """As `Trainer.evaluate`; after a training its results come into the card in `args.output_dir`."""
+        metrics = super().evaluate(*args, **kwargs)
+        self._update_card()
+        return metrics
+
+    def predict(self, *args, **kwargs) -> PredictionOutput:
+        """As `Trainer.predict`; after a training its results come into the card in `args.output_dir`."""
+        output = super().predict(*args, **kwargs)
+        self._update_card()
+        return output
+
+    def evaluation_loop(
+        self, dataloader, description, prediction_loss_only=None, ignore_keys=None, metric_key_prefix="eval"
+    ) -> EvalLoopOutput:
+        """As `Trainer.evaluation_loop`; records the result in the card, and leaves the weights as they are.
+
+        (Trainer rounds them all for `bf16_full_eval` and `fp16_full_eval`.)
+        """
+        rounds = (self.args.bf16_full_eval or self.args.fp16_full_eval) and not self.is_in_train
+        with weights_kept(self.model) if rounds else contextlib.nullcontext():
+            output = super().evaluation_loop(
+                dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix=metric_key_prefix
+            )
         metrics = {name.removeprefix(metric_key_prefix + "_"): value for name, value in output.metrics.items()}
-        metrics = {name: float(value) for name, value in metrics.items() if name not in NOT_METRICS}
+        metrics = {name: float(value) for name, value in numbers_of(metrics).items() if name not in NOT_METRICS}
         split = SPLIT_NAMES.get(metric_key_prefix, metric_key_prefix)
         if metrics:
-            counts = self._confusion(output.predictions, output.label_ids)
-            result = SplitResult(split, output.num_samples, metrics, self.floors.get(split), counts)
+            counts = confusion_of(output.predictions, output.label_ids, self.model.config)
+            result = SplitResult(split, output.num_samples, metrics, self._floors(split, output, metrics), counts)
             self.card.results[split] = result
             self._step_of_results[split] = self.state.global_step
         return output
 
-    def _confusion(self, predictions: Any, labels: Any) -> np.ndarray | None:
-        """Counts (labels, labels) of a classifier's answers, given as class ids or as logits; None for others."""
-        config = self.model.config
-        if not (isinstance(predictions, np.ndarray) and isinstance(labels, np.ndarray)) or config.num_labels < 2:
-            return None
-        if predictions.ndim == labels.ndim + 1 and predictions.shape[-1] == config.num_labels:
-            predictions = predictions.argmax(-1)
-        if predictions.shape != labels.shape or not np.issubdtype(labels.dtype, np.integer):
-            return None
-        return confusion_counts(predictions, labels, config.num_labels)
+    def _floors(
+        self, split: str, output: EvalLoopOutput, metrics: dict[str, float]
+    ) -> float | dict[str, float] | None:
+        """The floors that were given for a split; for regressions else what answering the labels' mean scores."""
+        given = self.floors.get(split)
+        return mean_floors(output.predictions, output.label_ids, metrics) or None if given is None else given
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """As `Trainer.save_model`, without its `training_args.bin` where the folder is no checkpoint."""
+        super().save_model(output_dir, _internal_call)
+        if self.args.should_save and not (_internal_call and output_dir is not None):
+            (Path(output_dir or self.args.output_dir) / TRAINING_ARGS_NAME).unlink(missing_ok=True)
 
     # The card
 
@@ -109,7 +179,11 @@ class PublishingTrainer(DistributedTrainer):
             self.accelerator.unwrap_model(self.model).save_pretrained(trial, state_dict=delta)
             self._write_card(delta_size(trial))
 
-    def _write_card(self, size: int) -> None:
+    def _update_card(self) -> None:
+        if self._reported and self.is_world_process_zero():
+            self._write_card(delta_size(self.args.output_dir))
+
+    def _write_card(self, size: int | None) -> None:
         """`size`: bytes of the delta."""
         self._fill_card()
         model = self.accelerator.unwrap_model(self.model)
@@ -133,33 +207,36 @@ class PublishingTrainer(DistributedTrainer):
             **{f"learning_rate of {group}": rate for group, rate in self.group_learning_rates.items()},
         }
         card.seed = args.seed
-        card.history = list(self.state.log_history)
+        card.history = [numbers_of(row) for row in self.state.log_history]
         card.steps = self.state.global_step or None
         times = [row.get(name, 0.0) for row in card.history for name in ("train_runtime", "train_features_runtime")]
         card.seconds = sum(times) or None
         if self.train_dataset is not None and hasattr(self.train_dataset, "__len__"):
             card.train_examples = len(self.train_dataset)
         card.hardware = hardware(self.args.device)
-        card.versions = {name: str(importlib.import_module(name).__version__) for name in SHOWN_VERSIONS}
+        card.versions = dict(SHOWN_VERSIONS)
         card.pictures = self._pictures()
 
     def _pictures(self) -> dict[str, bytes]:
         if importlib.util.find_spec("matplotlib") is None:
-            logger.warning_once("The model card has no pictures: matplotlib is missing (fpt_adapters[examples]).")
+            logger.warning_once("No matplotlib, so the card has no pictures: pip install 'fpt_adapters[examples]'.")
             return {}
         card, pictures = self.card, {}
         shown = card.results.get("test") or card.results.get("validation")
         title = card.task_name or ""
-        if any("loss" in row or "eval_accuracy" in row for row in card.history):
+        metric = main_metric(card.history)
+        if metric is not None or any("loss" in row for row in card.history):
             validation = card.results.get("validation")
             drawn = io.BytesIO()
-            floor = None if validation is None else validation.known_floor()
-            learning_curves({"run": card.history}, drawn, floor=floor, title=title)
+            floor = None if validation is None or metric is None else validation.floors().get(metric_name(metric))
+            learning_curves({"run": card.history}, drawn, metric=metric, floor=floor, title=title)
             pictures[PICTURES[0]] = drawn.getvalue()
         if shown is not None and shown.confusion is not None:
             config, drawn = self.model.config, io.BytesIO()
             names = [str(config.id2label[i]) for i in range(config.num_labels)]
-            confusion_matrix(shown.confusion, names, drawn, title=f"{title} ({shown.split}, {shown.examples:,})")
+            confusion_matrix(
+                shown.confusion, names, drawn, title=f"{title} ({shown.split}, {shown.examples:,})".strip()
+            )
             pictures[PICTURES[1]] = drawn.getvalue()
         return pictures
 
@@ -220,7 +297,7 @@ class PublishingTrainer(DistributedTrainer):
         if self.args.hub_strategy in (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS):
             last = self.args.hub_strategy == HubStrategy.CHECKPOINT
             place = "last-checkpoint" if last else folder.name
-            state = [file for file in folder.iterdir() if file.is_file() and file.name not in STAYS_HOME]
+            state = [file for file in folder.iterdir() if file.is_file() and file.name != TRAINING_ARGS_NAME]
             files |= {f"{place}/{file.name}": file.read_bytes() for file in state}
         job = self._uploads.run_as_future(
             upload,

@@ -8,7 +8,18 @@ import logging
 from torch import Tensor, nn
 
 EIGHT_BITS, FOUR_BITS = "Int8Params", "Params4bit"
+KERNELS = logging.getLogger(
+    "bitsandbytes.backends.cpu.ops"
+)  # warns as it is imported, which transformers' Trainer does
 CASTS = logging.getLogger("bitsandbytes.autograd._functions")  # warns, at each call, that 8-bit products cast inputs
+
+
+def _is_of_use(record: logging.LogRecord) -> bool:
+    """Whether a warning of bitsandbytes' import is about more than a kernel that `freeze_layers` never lets run."""
+    return "gemm_4bit_forward" not in record.getMessage()
+
+
+KERNELS.addFilter(_is_of_use)
 
 
 def is_quantized(parameter: nn.Parameter) -> bool:

@@ -16,6 +16,7 @@ from .backbones import POSITION_TABLES
 from .configuration_fpt import FPTConfig
 from .delta import new_folder
 from .depth import first_layers
+from .plain_names import named_parameters, plain_state
 from .quantized_layers import is_quantized
 from .sharding import refuse_sharded
 
@@ -39,7 +40,7 @@ def _ordinary_model(backbone: PreTrainedModel, config: FPTConfig) -> PreTrainedM
     whole.config = base_config  # some constructors change theirs
     if "pooler" in dict(whole.named_children()):
         whole.pooler = None  # the backbone has none either
-    state = backbone.state_dict()
+    state = plain_state(backbone.state_dict())
     if config.peft_config is not None:
         from .adapters import merged_state  # importing peft takes long
 
@@ -70,8 +71,9 @@ def _check_savable(backbone: PreTrainedModel, base_config: PreTrainedConfig) -> 
             f"{type(backbone).__name__} is a part of a {base_config.model_type} model, whose checkpoint holds the "
             "rest too: only a backbone that is a whole model of transformers can be saved, such as GPT-2 or BERT."
         )
-    refuse_sharded(dict(backbone.named_parameters()))
-    for name, parameter in backbone.named_parameters():
+    parameters = named_parameters(backbone)
+    refuse_sharded(parameters)
+    for name, parameter in parameters.items():
         if is_quantized(parameter):
             raise ValueError(
                 f"A backbone is saved in float32, but {name} is quantised here: load the delta with "

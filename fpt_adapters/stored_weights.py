@@ -1,29 +1,43 @@
-"""Reading a backbone's weights as they are stored: from safetensors, without code, and with nothing put into them."""
+"""Reading a backbone's weights as they are stored: from safetensors, without code, and with nothing put into them.
+
+transformers changes the whole process while it loads: torch's default dtype, its own `tie_weights`, functions of
+torch. Here the thread that loads changes for itself what it needs of that, so that no other thread sees it.
+"""
 
 import contextlib
+import functools
+import logging
 import os
-from collections.abc import Callable, Iterator
+import threading
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
-from torch import nn
-from torch.overrides import TorchFunctionMode
-from transformers import PreTrainedConfig
-from transformers.utils import find_adapter_config_file, logging
+from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.monkey_patching import apply_patches
+from transformers.utils import find_adapter_config_file
 
-NORMAL = nn.init.normal_  # transformers puts another in its place for a while
+from .isolation import DefaultDtype, DrawsFrom
+
+TIE_WEIGHTS = PreTrainedModel.tie_weights  # which transformers takes away for a while, where another thread loads
+UNUSED_SEED = 0  # draws what a checkpoint lacks, none of which is kept
+NO_LIMIT = contextlib.nullcontext()
+_thread = threading.local()  # `limit`: there while this thread reads weights
+INITIALISING = threading.RLock()  # transformers replaces functions of torch while it initialises; one at a time
 
 
 def read_weights(
-    auto_class: type,
+    model_class: type[PreTrainedModel],
     source: str | os.PathLike,
     config: PreTrainedConfig,
     dtype: torch.dtype | str,
     hub_kwargs: dict[str, Any],
+    limit: AbstractContextManager = NO_LIMIT,
     **kwargs: Any,
 ) -> Any:
-    """What `auto_class.from_pretrained` gives, without its list of the weights that a backbone leaves out.
+    """What `model_class.from_pretrained` gives, without its list of the weights that a backbone leaves out.
 
+    `limit` is entered while the model is built on the meta device, once its files are there.
     Raises ValueError for a source that holds a peft adapter too: transformers would put it into the weights, or take
     those of another base, whose name it has.
     """
@@ -36,8 +50,9 @@ def read_weights(
         )
     if hub_kwargs.get("revision") is not None:  # or some versions of transformers look for the adapter of another
         kwargs["adapter_kwargs"] = {"revision": hub_kwargs["revision"]}
-    with _quietly(), _NothingDrawn():
-        return auto_class.from_pretrained(
+    _thread.limit = limit
+    try:
+        found = reading_class(model_class).from_pretrained(
             source,
             config=config,
             dtype=dtype,
@@ -46,24 +61,41 @@ def read_weights(
             **hub_kwargs,
             **kwargs,
         )
-
-
-@contextlib.contextmanager
-def _quietly() -> Iterator[None]:
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()
-    try:
-        yield
     finally:
-        logging.set_verbosity(verbosity)
+        del _thread.limit
+    model = found[0] if isinstance(found, tuple) else found
+    model.__class__ = model_class
+    return found
 
 
-class _NothingDrawn(TorchFunctionMode):
-    """Passes over normal draws for weights on the meta device, where torch takes longer over them than over a read."""
+@functools.cache
+def reading_class(model_class: type[PreTrainedModel]) -> type[PreTrainedModel]:
+    """A class like `model_class`, whose `from_pretrained` changes nothing that other threads see."""
 
-    def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        if func is NORMAL:
-            tensor = args[0] if args else kwargs["tensor"]
-            if tensor.is_meta:
-                return tensor
-        return func(*args, **(kwargs or {}))
+    class Reading(model_class):
+        @classmethod
+        def get_init_context(cls, dtype: torch.dtype, *args: Any) -> list:
+            own = [torch.device("meta"), DefaultDtype(dtype), DrawsFrom(UNUSED_SEED)]
+            return [apply_patches(), *own, _thread.limit]
+
+        def tie_weights(self, *args: Any, **kwargs: Any) -> None:
+            if not torch.empty(0).is_meta:  # while it is built it must have all names, to be read into
+                TIE_WEIGHTS(self, *args, **kwargs)
+
+        def initialize_weights(self) -> None:
+            with INITIALISING, DrawsFrom(UNUSED_SEED):
+                super().initialize_weights()
+
+    Reading.__name__, Reading.__qualname__ = model_class.__name__, model_class.__qualname__
+    Reading.__module__ = model_class.__module__
+    return Reading
+
+
+class _NoReport(logging.Filter):
+    """Leaves out what transformers warns of while this thread reads: the weights that a backbone does not use."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return record.levelno >= logging.ERROR or "limit" not in vars(_thread)
+
+
+logging.getLogger(PreTrainedModel.__module__).addFilter(_NoReport())

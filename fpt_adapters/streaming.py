@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch.utils.data import DataLoader, IterableDataset
 from transformers import TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
@@ -29,8 +30,8 @@ class StreamingTrainer(CachingTrainer):
     Trainer reads everything again up to there. `ignore_data_skip=True` starts the data anew.
     """
 
-    def __init__(self, model, args=None, **kwargs):
-        super().__init__(model, args, **kwargs)
+    def __init__(self, model=None, args=None, *more, **kwargs):
+        super().__init__(model, args, *more, **kwargs)
         self._stream: BatchStream | None = None  # of the training that is under way
         self._resumed_from: str | None = None
 
@@ -39,11 +40,11 @@ class StreamingTrainer(CachingTrainer):
         """Whether the training data is a stream."""
         return isinstance(self.train_dataset, IterableDataset)
 
-    def train(self, resume_from_checkpoint: str | None = None, **kwargs):
+    def train(self, resume_from_checkpoint: str | None = None, *args, **kwargs):
         """As `Trainer.train`; a checkpoint is given by its folder."""
         self._resumed_from = resume_from_checkpoint
         try:
-            return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+            return super().train(resume_from_checkpoint, *args, **kwargs)
         finally:
             if self._stream is not None:
                 self._stream.close()  # Trainer goes on to hold the loader, and so the workers
@@ -63,7 +64,7 @@ class StreamingTrainer(CachingTrainer):
     def _batch_stream(self) -> BatchStream:
         args, source = self.args, self.train_dataset
         stream = source if isinstance(source, ExampleStream) else ExampleStream(source)
-        loader: dict[str, Any] = {"pin_memory": args.dataloader_pin_memory}
+        loader: dict[str, Any] = {"pin_memory": args.dataloader_pin_memory and torch.accelerator.is_available()}
         if args.dataloader_num_workers:
             loader["prefetch_factor"] = args.dataloader_prefetch_factor
         return BatchStream(

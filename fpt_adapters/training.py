@@ -3,73 +3,35 @@
 The stock Trainer trains these models as well: the loss, the freezing and the small checkpoints are the model's.
 """
 
-import json
-import math
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 from transformers import (
     TrainerCallback,
     TrainerControl,
     TrainerState,
     TrainingArguments,
-    default_data_collator,
 )
 from transformers.trainer_utils import get_last_checkpoint
-from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_NAME, logging
+from transformers.utils import logging
 
 from .cached_features import innermost
-from .configuration_fpt import PARAMETER_GROUPS, FPTConfig
-from .delta import DeltaError, check_delta, read_delta, running_statistics, tensor_digest
-from .distributing import gather
-from .heads import IGNORED_LABEL
+from .checking import CheckingTrainer
+from .configuration_fpt import PARAMETER_GROUPS
+from .delta import refuse_foreign, tensor_digest
+from .distributing import compiled_in_place, gather
+from .plain_names import named_parameters
 from .pretrained import FPTPreTrainedModel
-from .stream_batches import BatchStream
-from .streaming import StreamingTrainer
+from .resuming import check_checkpoint, warn_of_callbacks, warn_of_random_numbers
 
 logger = logging.get_logger(__name__)
 
 
 class TrainingError(RuntimeError):
     """Training went wrong in a way that its numbers alone would hide."""
-
-
-@dataclass
-class CheckedCollator:
-    """A data collator whose batches are checked before they reach the model: finite inputs, labels in range."""
-
-    collator: Callable[[Sequence[Any]], dict[str, Tensor]]
-    config: FPTConfig
-
-    def __call__(self, features: Sequence[Any]) -> dict[str, Tensor]:
-        """Collate and check. Raises ValueError, naming the input."""
-        batch = self.collator(features)
-        check_batch(batch, self.config)
-        return batch
-
-
-def check_batch(batch: dict[str, Tensor], config: FPTConfig) -> None:
-    """Raise ValueError for NaN or infinite inputs, ids outside the vocabulary, and labels out of range."""
-    for name in ("pixel_values", "input_values"):
-        if name in batch and not torch.isfinite(batch[name]).all():
-            raise ValueError(f"{name} must be finite, but a batch holds NaN or infinity: clean the data first.")
-    if "input_ids" in batch:
-        _check_range("input_ids", batch["input_ids"], config.vocab_size, "vocab_size")
-    labels = batch.get("labels")
-    if labels is not None and not labels.is_floating_point() and config.problem_type != "regression":
-        _check_range("labels", labels[labels != IGNORED_LABEL], config.num_labels, "num_labels")
-
-
-def _check_range(name: str, values: Tensor, size: int, size_name: str) -> None:
-    wrong = values[(values < 0) | (values >= size)]
-    if wrong.numel():
-        raise ValueError(f"{name} must lie in 0..{size - 1} ({size_name}={size}), got {wrong[0].item()}.")
 
 
 class SetEpoch(TrainerCallback):
@@ -85,26 +47,37 @@ class SetEpoch(TrainerCallback):
         self.dataset.set_epoch(int(state.epoch))
 
 
-class FPTTrainer(StreamingTrainer):
+class FPTTrainer(CheckingTrainer):
     """Trainer for frozen pretrained transformers.
 
     Takes what `Trainer` takes, and `group_learning_rates`: a learning rate for each named parameter group (`input`,
     `output`, `norm`, `position` ...; see `PARAMETER_GROUPS`); the others have `args.learning_rate`.
 
-    Before training it refuses: a model that trains nothing, trained weights below fp32, an empty training set, a
-    first batch with wrong inputs, and a checkpoint to resume that is not exactly this model's. After training it
-    raises TrainingError if a frozen weight changed or a trained one is not finite, and warns of a trained one that
-    stayed as it was. A loss that is no longer finite stops training with TrainingError.
+    Before training it refuses: a model that trains nothing, trained weights below fp32, an empty training set, wrong
+    labels and inputs (see `CheckingTrainer`), an output folder with another kind of model, and a checkpoint to resume
+    that is not exactly this model's. After training it raises TrainingError if a frozen weight changed or a trained
+    one is not finite, and warns of a trained one that stayed as it was. Trained weights that are no longer finite when
+    Trainer logs stop training with TrainingError.
 
     Where the head alone trains, the backbone runs once over the data; see `CachingTrainer` for `cache_features`. The
     training data may be a stream, which is read and not held; see `StreamingTrainer`.
-    Training ends with a model card in `args.output_dir`; see `PublishingTrainer` for it and for the Hub.
+    Training ends with the delta and a model card in `args.output_dir`; see `PublishingTrainer` for it and for the Hub.
     """
 
-    def __init__(self, model: FPTPreTrainedModel, args=None, *, group_learning_rates=None, **kwargs):
+    def __init__(self, model: FPTPreTrainedModel | None = None, args=None, *more, group_learning_rates=None, **kwargs):
+        self.group_learning_rates = dict(group_learning_rates or {})
+        self._checkpoint: Path | None = None  # that is resumed
+        super().__init__(compiled_in_place(model), args, *more, **kwargs)
+        if self.group_learning_rates and self.optimizer is not None:
+            raise ValueError("group_learning_rates sets up Trainer's optimizer; give that or your own, not both.")
+        dataset = innermost(self.train_dataset)
+        if callable(getattr(dataset, "set_epoch", None)) and not self.streams:
+            self.add_callback(SetEpoch(dataset))
+
+    def check_model(self, model: FPTPreTrainedModel, args) -> None:
+        """Raise TypeError for another kind of model, ValueError for one without a group that is to learn."""
         if not isinstance(model, FPTPreTrainedModel):
             raise TypeError(f"FPTTrainer trains an FPT model, got {type(model).__name__}: use transformers' Trainer.")
-        self.group_learning_rates = dict(group_learning_rates or {})
         trained = {row.group for row in model.count_parameters() if row.trained}
         for group in self.group_learning_rates:
             if group not in trained:
@@ -112,21 +85,22 @@ class FPTTrainer(StreamingTrainer):
                     f"group_learning_rates has {group!r}; the groups that train here are "
                     f"{', '.join(name for name in PARAMETER_GROUPS if name in trained)}."
                 )
-        super().__init__(model, args, **kwargs)
-        if self.group_learning_rates and self.optimizer is not None:
-            raise ValueError("group_learning_rates sets up Trainer's optimizer; give that or your own, not both.")
-        self.args.logging_nan_inf_filter = False  # it would show the last finite loss instead
-        dataset = innermost(self.train_dataset)
-        if callable(getattr(dataset, "set_epoch", None)) and not self.streams:
-            self.add_callback(SetEpoch(dataset))
-        self.data_collator = CheckedCollator(self.data_collator or default_data_collator, model.config)
+        super().check_model(model, args)
+
+    def call_model_init(self, trial=None) -> FPTPreTrainedModel:
+        """As `Trainer.call_model_init`; the new model is checked as the class describes."""
+        model = super().call_model_init(trial)
+        if self.is_in_train:
+            self.model = model
+            self._begin()
+        return model
 
     def create_optimizer(self, model=None) -> torch.optim.Optimizer:
         """As `Trainer`, with its parameter groups split by FPT group where learning rates differ."""
         created = self.optimizer is None
         optimizer = super().create_optimizer(model)
         if created and self.group_learning_rates:
-            names = {id(parameter): name for name, parameter in self.model.named_parameters()}
+            names = {id(parameter): name for name, parameter in named_parameters(self.model).items()}
             group_of = self.model.parameter_groups()
             param_groups = list(optimizer.param_groups)
             optimizer.param_groups.clear()
@@ -139,40 +113,42 @@ class FPTTrainer(StreamingTrainer):
                     optimizer.add_param_group({**param_group, "params": parameters, "lr": lr})
         return optimizer
 
-    def get_train_dataloader(self) -> DataLoader:
-        """As `Trainer.get_train_dataloader`. Raises ValueError for a stream whose first batch has wrong inputs."""
-        loader = super().get_train_dataloader()
-        if self.streams and isinstance(loader.dataset, BatchStream):
-            self._check_inputs(loader.dataset.peek())  # which stays the first batch
-        return loader
-
-    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs):
+    def train(self, resume_from_checkpoint: str | bool | None = None, trial=None, ignore_keys_for_eval=None):
         """As `Trainer.train`, between the guards that the class describes."""
-        self._check_before_training()
-        self.card.check()
-        if resume_from_checkpoint:
-            resume_from_checkpoint = self._checked_checkpoint(resume_from_checkpoint)
-        self.card.results.clear()
-        frozen, trained = self._checksums(), self._digests()
-        self._keep_frozen_home(frozen)
-        result = super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
-        self._check_frozen(frozen)
-        self._check_trained(trained, steps=self.state.global_step, resumed=bool(resume_from_checkpoint))
-        self.report_training()
+        self._checkpoint = self._find_checkpoint(resume_from_checkpoint)
+        if self.model_init is None:
+            self._begin()
+        folder = None if self._checkpoint is None else os.fspath(self._checkpoint)
+        result = super().train(folder, trial, ignore_keys_for_eval)
+        self._check_frozen()
+        self._check_trained()
+        if trial is None:
+            self.report_training()
         return result
 
+    def _begin(self) -> None:
+        """Check what training needs, and note what the weights are before it."""
+        self._check_before_training()
+        refuse_foreign(Path(self.args.output_dir))
+        self.card.check()
+        if self._checkpoint is not None:
+            check_checkpoint(self._checkpoint, self.model)
+            warn_of_random_numbers(self._checkpoint, self.args.process_index, self.args.world_size)
+            if not self.args.restore_callback_states_from_checkpoint:
+                warn_of_callbacks(self._checkpoint, self.callback_handler.callbacks)
+        self.card.results.clear()
+        self._step_of_results.clear()
+        self._frozen, self._trained = self._checksums(), self._digests()
+        self._keep_frozen_home(self._frozen)
+
     def log(self, logs: dict[str, float], *args, **kwargs) -> None:
-        """As `Trainer.log`; raises TrainingError for a loss that is no longer finite."""
+        """As `Trainer.log`; raises TrainingError where the training has diverged."""
         super().log(logs, *args, **kwargs)
-        loss = logs.get("loss")
-        if isinstance(loss, float) and not math.isfinite(loss):
-            raise TrainingError(
-                f"The loss is {loss} at step {self.state.global_step}: training diverged. Lower learning_rate; the "
-                "checkpoints written before are whole."
-            )
+        if "loss" in logs and self.is_in_train:
+            self._refuse_divergence(f"at step {self.state.global_step}")
 
     def _check_before_training(self) -> None:
-        trained = [(n, p) for n, p in self.model.named_parameters() if p.requires_grad]
+        trained = [(n, p) for n, p in named_parameters(self.model).items() if p.requires_grad]
         if not trained:
             remedy = "model.apply_policy() undoes what froze them" if self.model.trained_groups else "name some group"
             raise ValueError(f"Nothing would train: trainable={self.model.config.trainable}, {remedy}.")
@@ -184,69 +160,28 @@ class FPTTrainer(StreamingTrainer):
                 )
         if self.train_dataset is None:
             raise ValueError("Training needs a train_dataset.")
-        if not self.streams:  # the first batch of a stream is looked at where its loader is made
-            if len(self.train_dataset) == 0:
-                raise ValueError("The training set is empty.")
-            first = self.data_collator([self.train_dataset[0]])
-            self._check_inputs(first)
+        if not self.streams and len(self.train_dataset) == 0:
+            raise ValueError("The training set is empty.")
+        self.check_data()
 
-    @torch.no_grad()
-    def _check_inputs(self, batch: dict[str, Tensor]) -> None:
-        projection = self.model.fpt_model.input_projection
-        if projection.input_name not in batch:
-            raise ValueError(
-                f"The model takes {projection.input_name}, but the data has {', '.join(sorted(batch))}: rename the "
-                "column, and set remove_unused_columns=False if a transform makes it."
-            )
-        if "labels" not in batch:
-            raise ValueError(f"The data needs labels to learn from, but has only {', '.join(sorted(batch))}.")
-        device = next(projection.parameters()).device
-        mask = batch.get("attention_mask")
-        projection.eval()  # so that its dropout draws nothing
-        projection(batch[projection.input_name].to(device), None if mask is None else mask.to(device))
-        projection.train(self.model.training)
-
-    def _checked_checkpoint(self, checkpoint: str | bool) -> str:
-        if checkpoint is True:
+    def _find_checkpoint(self, given: str | bool | None) -> Path | None:
+        if not given:
+            return None
+        if given is True:
             folder = self.args.output_dir
-            checkpoint = get_last_checkpoint(folder) if os.path.isdir(folder) else None
-            if checkpoint is None:
-                raise ValueError(f"No checkpoint to resume from in {self.args.output_dir!r}.")
-        folder = Path(checkpoint)
-        for name in (CONFIG_NAME, SAFE_WEIGHTS_NAME):
-            if not (folder / name).is_file():
-                raise DeltaError(f"{folder} is no checkpoint of this model: it has no {name}.")
-        try:
-            saved = json.loads((folder / CONFIG_NAME).read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise DeltaError(f"{folder / CONFIG_NAME} cannot be read ({error}): take another checkpoint.") from error
-        config = self.model.config
-        base = saved.get("base_model_fingerprint")
-        if base != config.base_model_fingerprint:
-            raise DeltaError(
-                f"{folder} was trained on another base: its fingerprint is {base}, this model's is "
-                f"{config.base_model_fingerprint}."
-            )
-        quantization = saved.get("base_quantization")
-        if quantization != config.base_quantization:
-            raise DeltaError(
-                f"{folder} was trained on a base quantised by {quantization}, this model's by "
-                f"{config.base_quantization}."
-            )
-        if saved.get("trainable") != config.trainable:
-            raise DeltaError(f"{folder} trains {saved.get('trainable')}, this model {config.trainable}.")
-        tensors = read_delta(folder / SAFE_WEIGHTS_NAME, folder / CONFIG_NAME)
-        check_delta(tensors, self.model.delta_tensors(), running_statistics(self.model), folder)
-        return os.fspath(folder)
+            given = get_last_checkpoint(folder) if os.path.isdir(folder) else None
+            if given is None:
+                raise ValueError(f"No checkpoint to resume from in {folder!r}.")
+        return Path(given)
 
     def _checksums(self) -> dict[str, tuple[torch.dtype, int]]:
         """Sum over the bits of every frozen parameter, on its device: enough to see that none was trained."""
         integer = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-        frozen = ((name, gather(p)) for name, p in self.model.named_parameters() if not p.requires_grad)
+        frozen = ((name, gather(p)) for name, p in named_parameters(self.model).items() if not p.requires_grad)
         return {n: (t.dtype, t.view(integer[t.element_size()]).sum(dtype=torch.int64).item()) for n, t in frozen}
 
-    def _check_frozen(self, before: dict[str, tuple[torch.dtype, int]]) -> None:
-        after = self._checksums()
+    def _check_frozen(self) -> None:
+        before, after = self._frozen, self._checksums()
         if self.is_deepspeed_enabled:  # which rounds the frozen weights to half precision, where it trains in that
             after = {name: after[name] if after[name][0] == old[0] else old for name, old in before.items()}
         changed = [name for name, value in after.items() if before.get(name) != value]
@@ -254,19 +189,26 @@ class FPTTrainer(StreamingTrainer):
             raise TrainingError(f"The frozen weight {changed[0]} changed in training ({len(changed)} tensors in all).")
 
     def _digests(self) -> dict[str, str]:
-        return {name: tensor_digest(gather(p)) for name, p in self.model.named_parameters() if p.requires_grad}
+        trained = {name: p for name, p in named_parameters(self.model).items() if p.requires_grad}
+        return {name: tensor_digest(gather(p)) for name, p in trained.items()}
 
-    def _check_trained(self, before: dict[str, str], steps: int, resumed: bool) -> None:
-        digests = {}
-        for name, parameter in self.model.named_parameters():
-            if parameter.requires_grad:
-                value = gather(parameter)
-                if not torch.isfinite(value).all():
-                    raise TrainingError(f"{name} is not finite after training: it diverged. Lower learning_rate.")
-                digests[name] = tensor_digest(value)
-        unmoved = [name for name, digest in digests.items() if before[name] == digest]
-        if unmoved and steps and not resumed:
+    def _check_trained(self) -> None:
+        self._refuse_divergence("after training")
+        unmoved = [name for name, digest in self._digests().items() if self._trained[name] == digest]
+        steps = self.state.global_step
+        if unmoved and steps and self._checkpoint is None:
             logger.warning(
-                f"{len(unmoved)} of {len(before)} trained tensors did not change in {steps} steps, the first is "
-                f"{unmoved[0]}: no gradient reaches them, or the learning rate is too small for fp32."
+                f"{len(unmoved)} of {len(self._trained)} trained tensors did not change in {steps} steps, the first "
+                f"is {unmoved[0]}: no gradient reaches them, or the learning rate is too small for fp32."
+            )
+
+    def _refuse_divergence(self, when: str) -> None:
+        """Raise TrainingError for trained weights that are not finite; a loss alone may be so for one bad step."""
+        trained = {name: gather(p) for name, p in named_parameters(self.model).items() if p.requires_grad}
+        finite = [torch.isfinite(tensor).all().to(self.args.device, non_blocking=True) for tensor in trained.values()]
+        if not torch.stack(finite).all():  # the one wait for the device
+            name = next(name for name, one in zip(trained, finite, strict=True) if not one)
+            raise TrainingError(
+                f"{name} is not finite {when}: training diverged. Lower learning_rate, or look for inputs and targets "
+                "far out of scale; the checkpoints written before are whole."
             )

@@ -22,7 +22,7 @@ sys.path.append(str(ROOT / "examples"))
 import run_fpt  # noqa: E402
 
 from fpt_adapters.card_reading import read_summary  # noqa: E402
-from fpt_adapters.card_template import percent  # noqa: E402
+from fpt_adapters.card_template import score  # noqa: E402
 from fpt_adapters.repository import repository_files  # noqa: E402
 
 FOLDER = ROOT / "model_cards"
@@ -62,8 +62,8 @@ def write_index() -> None:
         said = read_summary(data)
         lines.append(
             f"| [{card.parent.name}]({card.parent.name}/README.md) | {data['base_model']} | {said['split']}, "
-            f"{said['examples']:,} | {percent(said['accuracy'], said['examples'])} | "
-            f"{percent(said['floor'], said['examples'])} | {said['delta_bytes']:,} |"
+            f"{said['examples']:,} | {score(said['metric'], said['score'], said['examples'])} | "
+            f"{score(said['metric'], said['floor'], said['examples'])} | {said['delta_bytes']:,} |"
         )
     (FOLDER / "README.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
 

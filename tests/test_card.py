@@ -2,14 +2,17 @@
 
 import logging
 import re
+import shlex
 from enum import Enum
 
 import numpy as np
 import pytest
+import torch
 from huggingface_hub import ModelCard
 from huggingface_hub.repocard_data import model_index_to_eval_results
+from PIL import Image
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast, TrainingArguments
 
 from fpt_adapters import (
     FPTCard,
@@ -19,6 +22,7 @@ from fpt_adapters import (
     FPTForTokenClassification,
     FPTImageProcessor,
     FPTModel,
+    FPTTrainer,
     GroupCount,
 )
 from fpt_adapters.card import (
@@ -29,6 +33,7 @@ from fpt_adapters.card import (
     hub_id,
     pipeline_tag,
 )
+from fpt_adapters.card_metrics import better_high, is_share, main_metric, mean_floors
 from fpt_adapters.card_numbers import (
     best_step,
     confusion_counts,
@@ -55,8 +60,8 @@ from fpt_adapters.card_template import (
     setting,
     share,
     thousands,
-    without_paths,
 )
+from fpt_adapters.local_paths import command_without_paths, without_paths
 
 REPO = "someone/a-delta"
 IMAGES = {"input_type": "images", "image_size": [8, 12], "num_channels": 1, "patch_size": 4}
@@ -198,11 +203,11 @@ def test_the_floor_of_a_confusion_matrix():
 
 def test_a_results_floor_is_its_own_or_its_matrix():
     matrix = np.array([[3, 1], [2, 0]])
-    assert SplitResult("test", 6, {}, 0.25, matrix).known_floor() == 0.25
-    assert SplitResult("test", 6, {}, 0.0, matrix).known_floor() == 0.0
-    assert SplitResult("test", 6, {}, None, matrix).known_floor() == 4 / 6
-    assert SplitResult("test", 6, {}).known_floor() is None
-    assert SplitResult("test", 0, {}, None, 0 * matrix).known_floor() is None
+    assert SplitResult("test", 6, {}, 0.25, matrix).floors() == {"accuracy": 0.25}
+    assert SplitResult("test", 6, {}, 0.0, matrix).floors() == {"accuracy": 0.0}
+    assert SplitResult("test", 6, {}, {"mse": 3}, matrix).floors() == {"mse": 3.0}
+    assert SplitResult("test", 6, {}, None, matrix).floors() == {"accuracy": 4 / 6}
+    assert SplitResult("test", 6, {}).floors() == SplitResult("test", 0, {}, None, 0 * matrix).floors() == {}
 
 
 def test_the_sum_of_what_trains():
@@ -214,14 +219,16 @@ def test_the_sum_of_what_trains():
 def test_best_step_and_last_loss():
     history = [
         {"step": 1, "loss": 3.0},
-        {"step": 1, "eval_accuracy": 0.5, "eval_other": 0.9},
-        {"step": 2, "eval_accuracy": 0.75, "eval_other": 0.1},
+        {"step": 1, "eval_accuracy": 0.5, "eval_f1": 0.9, "eval_mse": 2.0, "eval_mine": 1.0},
+        {"step": 2, "eval_accuracy": 0.75, "eval_f1": float("nan"), "eval_mse": 0.1, "eval_mine": 2.0},
         {"step": 3, "loss": 1.5},
         {"step": 3, "eval_accuracy": 0.75},
         {"step": 3, "train_loss": 2.0, "train_runtime": 1.0},
     ]
     assert best_step(history) == (2, 0.75)
-    assert best_step(history, "eval_other") == (1, 0.9)
+    assert best_step(history, "eval_mse") == (2, 0.1)
+    assert best_step(history, "eval_f1") is None  # one number alone
+    assert best_step(history, "eval_mine") is None  # nobody knows which one is better
     assert best_step(history[:2]) is None and best_step([]) is None
     assert best_step([{"step": 3, "eval_accuracy": 0.5}, {"step": 3, "eval_accuracy": 0.5}]) is None  # one step only
     assert last_loss(history) == 1.5 and last_loss([]) is None and last_loss(history[-1:]) is None
@@ -248,11 +255,14 @@ def test_delta_size(tmp_path):
         (percent(0.96333, 9_999), "96.3 %"),
         (percent(0.96333, 10_000), "96.33 %"),
         (percent(1.0), "100.0 %"),
-        (score(0.5, 10), "50.0 %"),
-        (score(0.0, 10), "0.0 %"),
-        (score(12.34567, 10), "12.35"),
-        (score(-0.5, 10), "-0.5"),
-        (score(None, 10), ""),
+        (score("accuracy", 0.5, 10), "50.0 %"),
+        (score("f1_macro", 0.0, 10_000), "0.00 %"),
+        (score("accuracy", 96.34567, 10), "96.35"),
+        (score("mse", 0.353, 10), "0.353"),
+        (score("r2", 0.5, 10), "0.5"),
+        (score("mine", 0.353, 10), "0.353"),
+        (score("mcc", -0.5, 10), "-0.5"),
+        (score("accuracy", None, 10), ""),
         (share(0.09834), "0.098"),
         (share(100), "100.000"),
         (byte_size(1), "1 byte"),
@@ -313,6 +323,50 @@ def test_formats(got, wanted):
 )
 def test_absolute_paths_are_cut(text, wanted):
     assert without_paths(text) == wanted
+
+
+PATHS = (
+    *("/absolute path/with spaces/file.csv", '/o\'brien/"x" $y/file.csv', "/a=b, c;d/file.csv", "/a/b/c/file.csv/"),
+    *("~/my data/file.csv", "~me/data/file.csv", "$HOME/my data/file.csv", "${HOME}/my data/file.csv"),
+    *(
+        "file:///my data/x/file.csv",
+        "C:\\my data\\x\\file.csv",
+        "C:/my data/x/file.csv",
+        "\\\\server\\my share\\file.csv",
+    ),
+)
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("form", ["{}", "--flag={}", "-f={}", "key={}", "--flag=key={}"])
+def test_no_form_of_a_path_keeps_its_folders(form, path):
+    """As shlex quotes an argument, and as people do."""
+    argument, wanted = form.format(path), form.format("file.csv")
+    quotings = [
+        shlex.quote(argument),
+        '"' + re.sub(r'(["\\])', r"\\\1", argument) + '"',
+        re.sub(r"(\W)", r"\\\1", argument),
+    ]
+    flag, _, value = argument.rpartition("=")
+    quotings += [f"{flag}={shlex.quote(value)}"] if flag else []
+    for quoted in quotings[:1] if "\\" in path else quotings:
+        command = f"python x.py  --a 'b c' {quoted} \\\n  --d e/f"
+        assert command_without_paths(command) == f"python x.py  --a 'b c' {wanted} \\\n  --d e/f", quoted
+
+
+@pytest.mark.parametrize(
+    ("command", "wanted"),
+    [
+        ("""x.py --peft '{"file": "/my data/a.json", "r": 4}'""", """x.py --peft '{"file": "a.json", "r": 4}'"""),
+        ("/usr/bin/python x.py /data/rows-*.parquet", "python x.py 'rows-*.parquet'"),
+        ("x.py --limits 'as in /data/notes.txt, or not'", "x.py --limits 'as in notes.txt, or not'"),
+        ("x.py org/base ../d './e f' a=1/2 'a / b' /", "x.py org/base ../d './e f' a=1/2 'a / b' /"),
+        ("x.py https://x.org/y hf://datasets/a/b s3://c/d --u=https://x.org/y", None),
+        ("x.py 'unclosed /data/a.csv \"", "x.py 'unclosed a.csv \""),
+    ],
+)
+def test_what_else_a_command_may_have(command, wanted):
+    assert command_without_paths(command) == (wanted or command)
 
 
 def test_the_inputs_in_words(make_model):
@@ -487,13 +541,115 @@ def test_each_fact_may_lack(pretrained_model):
 
 
 def test_metrics_that_are_no_shares(pretrained_model):
-    metrics = {"accuracy": np.float32(0.5), "error": 12.5, "broken": float("nan")}
+    metrics = {"accuracy": np.float32(0.5), "error": 0.125, "broken": float("nan")}
     results = {"test": SplitResult("test", np.int64(10), metrics)}  # numpy's numbers are numbers too
     text = FPTCard(results=results, seed=np.int64(3)).render(pretrained_model, REPO, np.int64(5))
-    assert "| test | 10 | 50.0 % | 12.5 | nan |  | 3 |" in text
+    assert "| test | 10 | 50.0 % | 0.125 | nan | 3 |" in text and "floor" not in section(text, "Results")
     rows = parsed(text)["model-index"][0]["results"]
-    assert [(m["type"], m["value"]) for m in rows[0]["metrics"]] == [("accuracy", 0.5), ("error", 12.5)]
+    assert [(m["type"], m["value"]) for m in rows[0]["metrics"]] == [("accuracy", 0.5), ("error", 0.125)]
     assert rows[0]["dataset"]["name"] == rows[0]["dataset"]["type"] == "unknown"
+
+
+def test_a_regression_has_numbers_and_floors_of_its_own(pretrained_model):
+    floors = {"mse": 3.25, "r2": 0.0}
+    results = {"test": SplitResult("test", 100, {"mse": 0.353, "r2": 0.891, "mine": 0.5}, floors)}
+    history = [
+        {"step": step, "eval_loss": value, "eval_mse": value} for step, value in ((1, 0.5), (2, 0.25), (3, 1.0))
+    ]
+    text = full_card(results=results, history=history, pictures={}).render(pretrained_model, REPO, 5)
+    check_form(text)
+    assert section(text, "Results") == (
+        "| split | examples | mse | r2 | mine | mse floor | r2 floor | seed |\n"
+        "|---|---:|---:|---:|---:|---:|---:|---:|\n"
+        "| test | 100 | 0.353 | 0.891 | 0.5 | 3.25 | 0 | 7 |\n\n"
+        "A floor is the score that needs no learning, such as that of always answering the mean."
+    )
+    assert "- Best validation mse while training: 0.25, at step 2." in text
+    data = parsed(text)
+    assert data["metrics"] == ["mse", "r2", "mine"]
+    values = {m["type"]: m["value"] for m in data["model-index"][0]["results"][0]["metrics"]}
+    assert values == {"mse": 0.353, "r2": 0.891, "mine": 0.5, "mse_floor": 3.25, "r2_floor": 0.0}
+    summary = read_summary(data)
+    assert (summary["metric"], summary["score"], summary["floor"]) == ("mse", 0.353, 3.25)
+
+
+def test_the_card_of_a_regression_that_was_trained(make_model, tmp_path):
+    """Numbers as the user's function gives them, beside the score of the labels' mean, and a panel of each curve."""
+    model = make_model("gpt2", num_labels=1, problem_type="regression")
+    generator = torch.Generator().manual_seed(0)
+    values, labels = torch.randn(12, 10, 3, generator=generator), torch.randn(12, generator=generator)
+    data = [{"input_values": value, "labels": label} for value, label in zip(values, labels, strict=True)]
+    folder = tmp_path / "run"
+    shared = {"max_steps": 4, "eval_strategy": "steps", "eval_steps": 2, "logging_steps": 1, "disable_tqdm": True}
+    arguments = TrainingArguments(folder, use_cpu=True, report_to="none", **shared)
+
+    def compute_metrics(prediction):
+        rest = (prediction.predictions[:, 0] - prediction.label_ids) ** 2
+        return {"mse": rest.mean(), "r2": 1 - rest.mean() / prediction.label_ids.var()}
+
+    FPTTrainer(model, arguments, train_dataset=data, eval_dataset=data, compute_metrics=compute_metrics).train()
+    text = (folder / "README.md").read_text(encoding="utf-8")
+    check_form(text)
+    metrics = parsed(text)["model-index"][0]["results"][0]["metrics"]
+    value = {metric["type"]: metric["value"] for metric in metrics}
+    assert value["mse_floor"] == pytest.approx(labels.numpy().var()) and value["r2_floor"] == pytest.approx(0)
+    assert f"| validation | 12 | {value['mse']:.4g} | {value['r2']:.4g} | {value['mse_floor']:.4g} | " in text
+    assert "%" not in section(text, "Results") and re.search(r"Best validation mse while training: \d\.\d+, at", text)
+    with Image.open(folder / "learning_curve.png") as picture:
+        assert picture.width > 1200  # both panels
+
+
+@pytest.mark.parametrize(
+    ("name", "share", "high"),
+    [
+        ("accuracy", True, True),
+        ("masked_accuracy", True, True),
+        ("f1_macro", True, True),
+        ("Precision", True, True),
+        ("mse", False, False),
+        ("mean_absolute_error", False, False),
+        ("neg_mean_squared_error", False, True),
+        ("accuracy_loss", False, False),
+        ("perplexity", False, False),
+        ("r2", False, True),
+        ("pearson-correlation", False, True),
+        ("mine", False, None),
+        ("accurate", False, None),
+        ("", False, None),
+    ],
+)
+def test_what_a_metric_is(name, share, high):
+    assert (is_share(name, [0.5]), better_high(name)) == (share, high)
+
+
+@pytest.mark.parametrize(
+    ("row", "metric"),
+    [
+        ({"eval_loss": 1.0, "eval_f1": 0.5, "eval_accuracy": 0.5, "eval_runtime": 2.0}, "eval_accuracy"),
+        ({"eval_loss": 1.0, "eval_runtime": 2.0, "eval_log_loss": 1.0, "eval_f1": 0.5, "eval_mse": 1.0}, "eval_f1"),
+        (
+            {"eval_loss": 1.0, "eval_samples_per_second": 2.0, "eval_list": [1.0], "eval_nan": float("nan")},
+            "eval_loss",
+        ),
+        ({"eval_accuracy": "0.5", "eval_mse": True, "loss": 1.0, "epoch": 1.0}, None),
+    ],
+)
+def test_what_speaks_for_a_run(row, metric):
+    assert main_metric([{"loss": 1.0}, row]) == metric
+
+
+def test_the_floor_of_numbers_is_their_mean():
+    labels = np.array([[1.0, 10.0], [3.0, 30.0]])
+    answers = np.array([[1.0, 10.0], [3.0, 20.0]])
+    right = {"mse": 25.0, "mae": 2.5, "rmse": 5.0, "r2_score": 0.75}
+    assert mean_floors(answers, labels, right) == {"mse": 50.5, "mae": 5.5, "rmse": 50.5**0.5, "r2_score": 0.0}
+    # in other units, of another definition, unknown, or of labels that are no numbers: nothing is claimed
+    assert mean_floors(answers, labels, {"mse": 0.25, "r2": 0.6, "mine": 25.0, "mae": "2.5"}) == {}
+    assert mean_floors(answers, np.array([[1, 10], [3, 30]]), right) == mean_floors((answers,), labels, right) == {}
+    assert mean_floors(np.full((2, 2), "a"), labels, right) == mean_floors(np.float64(1), np.float64(1), right) == {}
+    assert mean_floors(answers * np.inf, labels * np.nan, right) == {}
+    assert mean_floors(answers[:0], labels[:0], right) == mean_floors(answers[:1], labels, right) == {}
+    assert mean_floors(np.ones((2, 1)), np.ones(2), {"mse": 0.0, "r2": 1.0}) == {"mse": 0.0}  # R2 of what is constant
 
 
 def test_no_hub_widget_for_numbers(make_model):
@@ -518,7 +674,7 @@ def test_what_limits_depend_on(pretrained_model):
     assert "One training run" not in FPTCard().render(pretrained_model, REPO, 5)
     config.base_model = config.base_model_revision = None
     text = FPTCard().render(pretrained_model, REPO, 5)
-    assert "must have the base, and say where it is" in text
+    assert "must have the base, and say where it is with `base_model_name_or_path=`." in text
     assert 'from_pretrained("someone/a-delta", base_model_name_or_path="path/to/the/base")' in text
     assert 'model="someone/a-delta", model_kwargs={"base_model_name_or_path": "path/to/the/base"})' in text
     config.backbone_init = "random"
@@ -747,14 +903,15 @@ def test_a_summary_comes_back(pretrained_model):
         "task": "digits",
         "split": "test",
         "examples": 12345,
-        "accuracy": 0.825,
+        "metric": "accuracy",
+        "score": 0.825,
         "floor": 0.5,
         "delta_bytes": 92_312,
     }
     assert read_summary(data) == wanted
     results = {"validation": SplitResult("validation", 300, {"accuracy": 0.8633})}
     data = parsed(full_card(results=results).render(pretrained_model, REPO, 5))
-    wanted |= {"split": "validation", "examples": 300, "accuracy": 0.8633, "floor": None, "delta_bytes": 5}
+    wanted |= {"split": "validation", "examples": 300, "score": 0.8633, "floor": None, "delta_bytes": 5}
     assert read_summary(data) == wanted
     nothing = dict.fromkeys(wanted)
     assert read_summary(parsed(FPTCard().render(pretrained_model, REPO, None))) == nothing
@@ -801,7 +958,8 @@ def test_what_is_sound_of_a_malformed_card_is_read():
         "task": None,
         "split": "test",
         "examples": None,
-        "accuracy": 0.5,
+        "metric": "accuracy",
+        "score": 0.5,
         "floor": None,
         "delta_bytes": None,
     }

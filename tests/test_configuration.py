@@ -7,7 +7,7 @@ from conftest import TINY_BACKBONES, tiny_config
 from huggingface_hub.errors import StrictDataclassFieldValidationError
 from transformers import AutoConfig
 
-from fpt_adapters import PAPER_GROUPS, PARAMETER_GROUPS, FPTConfig, FPTForSequenceClassification
+from fpt_adapters import PAPER_GROUPS, PARAMETER_GROUPS, FPTConfig, FPTForSequenceClassification, LSTMConfig
 
 VALUES = {"input_type": "values", "sequence_length": 10, "input_size": 3}
 TOKENS = {"input_type": "tokens", "sequence_length": 10, "vocab_size": 16}
@@ -163,6 +163,26 @@ def test_the_papers_choices_are_the_defaults():
     assert (config.input_dropout, config.positions, config.pooling) == (0.1, "auto", "auto")
     assert config.backbone_init == "pretrained"
     assert set(PAPER_GROUPS) < set(PARAMETER_GROUPS)
+
+
+@pytest.mark.parametrize(
+    ("config_class", "field", "given"),
+    [
+        (FPTConfig, "input_dropout", 0),
+        (FPTConfig, "backbone_dropout", 0),
+        (LSTMConfig, "hidden_dropout_prob", 0),
+        (LSTMConfig, "layer_norm_eps", 1e-3),
+    ],
+)
+def test_a_float_field_takes_a_whole_number_and_saves_the_same_file(config_class, field, given, tmp_path):
+    config, same = (config_class(**{field: number}) for number in (given, float(given)))
+    setattr(same, field, given)
+    for folder, one in (("whole", config), ("float", same)):
+        assert type(getattr(one, field)) is float
+        one.save_pretrained(tmp_path / folder)
+    assert (tmp_path / "whole" / "config.json").read_text() == (tmp_path / "float" / "config.json").read_text()
+    with pytest.raises(StrictDataclassFieldValidationError, match=field):
+        config_class(**{field: True})
 
 
 def test_trainable_is_kept_in_one_order():

@@ -11,6 +11,7 @@ import warnings
 import huggingface_hub.constants
 import pytest
 import torch
+from accelerate import Accelerator
 from conftest import LAYERS, TINY_BACKBONES, VOCABULARY, tiny_config
 from huggingface_hub.errors import StrictDataclassFieldValidationError
 from safetensors import safe_open
@@ -195,10 +196,29 @@ def test_only_the_main_process_writes(make_model, tmp_path):
     assert not (tmp_path / "none").exists()
 
 
-def test_saving_refuses_what_it_does_not_know(make_model, tmp_path):
-    with pytest.raises(TypeError, match="does not know safe_serialization, variant without push_to_hub"):
-        make_model("gpt2").save_pretrained(tmp_path, variant="fp16", safe_serialization=False)
+@pytest.mark.parametrize(
+    ("given", "error", "message"),
+    [
+        ({"variant": "fp16"}, ValueError, "variant='fp16' has no meaning for a delta: a delta is one file"),
+        ({"safe_serialization": False}, ValueError, "safe_serialization=False .* as safetensors only"),
+        ({"distributed_checkpoint": True}, ValueError, "gather the delta"),
+        ({"repo_id": "a/b", "hub": 1}, TypeError, "does not know hub, repo_id without push_to_hub"),
+    ],
+)
+def test_saving_refuses_what_it_cannot_do(given, error, message, make_model, tmp_path):
+    with pytest.raises(error, match=message):
+        make_model("gpt2").save_pretrained(tmp_path, **given)
     assert os.listdir(tmp_path) == []
+
+
+def test_accelerates_way_of_saving_writes_the_same(make_model, tmp_path):
+    model, accelerator = make_model("gpt2"), Accelerator(cpu=True)
+    model.save_pretrained(tmp_path / "plain")
+    given = {"is_main_process": accelerator.is_main_process, "save_function": accelerator.save}
+    given |= {"state_dict": accelerator.get_state_dict(model), "safe_serialization": True, "max_shard_size": "5GB"}
+    given |= {"save_peft_format": False, "save_original_format": False, "variant": None, "token": False}
+    accelerator.unwrap_model(accelerator.prepare(model)).save_pretrained(tmp_path / "given", **given)
+    assert same_checkpoint(tmp_path / "plain", tmp_path / "given")
 
 
 @pytest.mark.parametrize("declared", [None, "someone/tiny-gpt2"])
@@ -540,29 +560,55 @@ def test_a_missing_file_is_an_oserror(saved, tmp_path):
         FPTForSequenceClassification.from_pretrained(tmp_path / "nowhere")
 
 
-UNSUPPORTED = [{"state_dict": {}}]
+MEANINGLESS = {
+    "state_dict": ({}, "load a delta from its folder"),
+    "gguf_file": ("x.gguf", "load a delta from its folder"),
+    "use_safetensors": (False, "safetensors only"),
+    "from_tf": (True, "safetensors only"),
+    "variant": ("fp16", "one file, model.safetensors"),
+    "ignore_mismatched_sizes": (True, "fits its model exactly"),
+    "max_memory": ({0: "1GB"}, "device_map"),
+    "load_in_4bit": (True, "write BitsAndBytesConfig"),
+    "adapter_name": ("mine", "leave it out"),
+    "tp_plan": ("auto", "leave it out"),
+}
+HARMLESS = {
+    "low_cpu_mem_usage": True,
+    "use_safetensors": True,
+    "weights_only": True,
+    "_fast_init": False,
+    "variant": None,
+    "ignore_mismatched_sizes": False,
+    "offload_state_dict": True,
+    "proxies": None,
+}
 
 
-@pytest.mark.parametrize(
-    "loader, argument",
-    [
-        *((FPTForSequenceClassification, argument) for argument in [*UNSUPPORTED, {"gguf_file": "x.gguf"}]),
-        *((AutoModelForSequenceClassification, argument) for argument in UNSUPPORTED),
-    ],
-)
-def test_what_a_delta_cannot_do_is_refused_by_name(saved, loader, argument):
+@pytest.mark.parametrize("name", MEANINGLESS)
+def test_what_a_delta_cannot_do_is_refused_by_name(saved, name):
     _, folder = saved
-    with pytest.raises(ValueError, match=f"{next(iter(argument))} is not supported"):
-        loader.from_pretrained(folder, **argument)
+    value, instead = MEANINGLESS[name]
+    with pytest.raises(ValueError, match=f"{name}=.* has no meaning for a delta: .*{instead}"):
+        FPTForSequenceClassification.from_pretrained(folder, **{name: value})
 
 
-def test_other_loading_arguments_are_refused_by_name(saved):
+@pytest.mark.parametrize("name", ["state_dict", "variant", "ignore_mismatched_sizes"])
+def test_an_auto_class_refuses_it_too(saved, name):
     _, folder = saved
-    with pytest.raises(ValueError, match="use_safetensors=False is refused"):
-        FPTForSequenceClassification.from_pretrained(folder, use_safetensors=False)
-    for name in ("ignore_mismatched_sizes", "max_memory", "base_model_path"):
-        with pytest.raises(TypeError, match=f"does not know {name}"):
-            FPTForSequenceClassification.from_pretrained(folder, **{name: True})
+    with pytest.raises(ValueError, match=f"{name}=.* has no meaning for a delta"):
+        AutoModelForSequenceClassification.from_pretrained(folder, **{name: MEANINGLESS[name][0]})
+
+
+@pytest.mark.parametrize("loader", [FPTForSequenceClassification, AutoModelForSequenceClassification])
+def test_what_changes_nothing_is_taken(saved, loader):
+    model, folder = saved
+    assert torch.equal(outputs(loader.from_pretrained(folder, **HARMLESS)), outputs(model))
+
+
+def test_an_unknown_loading_argument_is_refused_by_name(saved):
+    _, folder = saved
+    with pytest.raises(TypeError, match="does not know base_model_path"):
+        FPTForSequenceClassification.from_pretrained(folder, base_model_path=True)
 
 
 # The base
@@ -617,7 +663,9 @@ def test_a_declared_base_is_written_down_and_may_lie_elsewhere(saved_base, tmp_p
     written = (tmp_path / "delta" / "config.json").read_text()
     assert json.loads(written)["base_model"] == "someone/tiny-gpt2"
     assert str(saved_base) not in written
-    with pytest.raises(OSError, match="This is about the base 'someone/tiny-gpt2'"):
+    with pytest.raises(
+        OSError, match=r"the base 'someone/tiny-gpt2'(.|\n)*give its folder to .*base_model_name_or_path"
+    ):
         FPTForSequenceClassification.from_pretrained(tmp_path / "delta")
     moved = shutil.copytree(saved_base, tmp_path / "moved")
     loaded = FPTForSequenceClassification.from_pretrained(tmp_path / "delta", base_model_name_or_path=moved)
@@ -629,6 +677,73 @@ def test_a_declared_base_is_written_down_and_may_lie_elsewhere(saved_base, tmp_p
 def test_a_path_is_no_declaration(saved_base):
     with pytest.raises(ValueError, match="base_model is a Hub id"):
         on_base(saved_base, base_model=str(saved_base))
+
+
+NO_FOLDERS = (
+    "/absent/base",
+    "/absent/two words",
+    "./absent",
+    "../absent",
+    "~/absent",
+    "a/b/c",
+    "C:\\absent",
+    "two words",
+    "",
+)
+
+
+def readers(base, delta):
+    """What reads a folder, by what its errors say that they are about, and what they advise."""
+    model = on_base(base)
+    return {
+        "This is about the base ": (lambda place: on_base(place), "Give from_backbone the base's folder"),
+        "of a delta that was found. ": (
+            lambda place: FPTForSequenceClassification.from_pretrained(delta, base_model_name_or_path=place),
+            "Give base_model_name_or_path the folder",
+        ),
+        "the delta {}, not its base": (
+            lambda place: FPTForSequenceClassification.from_pretrained(place, base_model_name_or_path=base),
+            "Give from_pretrained the delta's folder",
+        ),
+        "This is about the adapter ": (model.load_adapter, "Give load_adapter the folder"),
+    }
+
+
+def test_what_cannot_be_read_is_named_with_what_to_write_instead(saved_base, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    on_base(saved_base).save_pretrained("delta")
+    os.mkdir("empty")
+    (tmp_path / "file.txt").write_text("x")
+    for about, (read, advice) in readers(saved_base, "delta").items():
+        for place in (*NO_FOLDERS, "empty", "file.txt", "owner/typo"):
+            with pytest.raises(OSError) as caught:
+                read(place)
+            text, where = str(caught.value), repr(place)
+            assert about.format(where) in text and advice in text and where in text, text
+            assert ("can be no Hub id" in text) == (place in NO_FOLDERS) and "Repo id must" not in text, text
+            assert ("looked for on the Hub" in text) == (place in ("file.txt", "owner/typo")), text
+            assert ("is a file, where a folder is wanted" in text) == (place == "file.txt")
+            assert ("expanduser" in text) == place.startswith("~")
+            assert ("empty has no " in text) == (place == "empty")
+
+
+def test_a_base_in_pieces_is_named(saved_base, tmp_path):
+    for name in ("config.json", "model.safetensors"):
+        broken = shutil.copytree(saved_base, tmp_path / name)
+        (broken / name).unlink()
+        with pytest.raises(OSError, match=rf"{name}(.|\n)*This is about the base '{broken}'\. Give from_backbone"):
+            on_base(broken)
+    (shutil.copytree(saved_base, tmp_path / "cut") / "config.json").write_text("{")
+    with pytest.raises(OSError, match=r"not a valid JSON(.|\n)*This is about the base"):
+        on_base(tmp_path / "cut")
+
+
+def test_delta_and_base_are_not_taken_for_each_other(saved_base, tmp_path):
+    on_base(saved_base).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="holds a delta, no base: load it with from_pretrained"):
+        on_base(tmp_path)
+    with pytest.raises(DeltaError, match="holds no delta, but a model of type 'gpt2': from_backbone builds on it"):
+        FPTForSequenceClassification.from_pretrained(saved_base)
 
 
 # Where it may be written

@@ -96,3 +96,10 @@ def test_compiled_code_uses_torchs(monkeypatch):
     outputs = dropout(inputs, 0.5)
     torch.manual_seed(0)
     assert torch.equal(outputs, nn.functional.dropout(inputs, 0.5))
+
+
+@pytest.mark.filterwarnings("ignore")  # torch: tracing is deprecated
+def test_a_traced_module_serves_other_batch_sizes():
+    inputs = torch.ones(4, 10)
+    traced = torch.jit.trace(Dropout(0.5), inputs, check_trace=False)
+    assert traced(torch.ones(7, 3)).shape == (7, 3)

@@ -14,9 +14,11 @@ import warnings
 from pathlib import Path
 
 import pytest
+import safetensors
 import torch
-from conftest import COMMON, tiny_config
+from conftest import COMMON, TINY_BACKBONES, tiny_config
 from huggingface_hub.errors import StrictDataclassError
+from packaging.version import Version
 from safetensors.torch import load_file, save_file
 from transformers import (
     CONFIG_MAPPING,
@@ -518,7 +520,7 @@ ABSURD = {  # fields of config.json (base_model_config: changes, or all of it wh
         (
             "many small groups",
             TINY | {"model_type": "albert", "embedding_size": 8, "num_hidden_groups": 10**6},
-            {"random": ["over 8192 modules"], "pretrained": ["belongs to another base"]},
+            {"random": ["over 8192 tensors"], "pretrained": ["belongs to another base"]},
         ),
     ]
     if init in ("random", "pretrained") or isinstance(words, list)
@@ -590,6 +592,8 @@ def check_absurd(result, words):
 @needs_fork
 @pytest.mark.parametrize("name", ABSURD)
 def test_an_absurd_size_is_refused_before_it_costs_anything(absurd, name):
+    if name.startswith("pictures of") and "vit" not in TINY_BACKBONES:
+        pytest.skip("this transformers is too old for image backbones")
     check_absurd(absurd[name], ABSURD[name][1])
 
 
@@ -828,11 +832,13 @@ def test_a_tensor_of_another_shape_is_refused(hostile, refused, shape):
     refused(hostile(tensors=reshape), HEAD, str(shape), "(4, 32)", error=DeltaError)
 
 
+OLD_SAFETENSORS = Version(safetensors.__version__) < Version("0.7")
+COMPLEX = pytest.param("complex64", marks=pytest.mark.skipif(OLD_SAFETENSORS, reason="safetensors has it since 0.7"))
 TRAINED = (HEAD, "fpt.backbone.ln_f.weight")
 
 
 @pytest.mark.parametrize("name", TRAINED)
-@pytest.mark.parametrize("dtype", ["float64", "int64", "int8", "uint8", "bool", "complex64", "float8_e4m3fn"])
+@pytest.mark.parametrize("dtype", ["float64", "int64", "int8", "uint8", "bool", COMPLEX, "float8_e4m3fn"])
 def test_a_tensor_of_another_dtype_is_refused(hostile, refused, name, dtype):
     def cast(tensors):
         tensors[name] = tensors[name].to(getattr(torch, dtype))

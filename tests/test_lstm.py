@@ -184,7 +184,8 @@ def copied(tmp_path, monkeypatch):
 
     def copy(folder, kind, part):
         (tmp_path / folder).mkdir(exist_ok=True)
-        for file in Path(configuration_fpt.__file__).parent.glob(f"*_{kind}.py"):
+        package = Path(configuration_fpt.__file__).parent
+        for file in (*package.glob(f"*_{kind}.py"), package / "float_fields.py"):
             shutil.copy(file, tmp_path / folder)
         return importlib.import_module(f"{folder}.{part}_{kind}")
 

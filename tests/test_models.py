@@ -1,5 +1,11 @@
 """The models: outputs, losses, wrong inputs, pooling, patching, initialisation, half precision, checkpointing."""
 
+import copy
+import json
+import math
+import re
+
+import numpy as np
 import pytest
 import torch
 from conftest import LAYERS, TINY_BACKBONES, TRANSFORMER_GROUPS, VOCABULARY, WIDTH, tiny_config
@@ -11,6 +17,7 @@ from transformers import (
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
 )
+from transformers.loss.loss_utils import ForSequenceClassificationLoss
 from transformers.modeling_outputs import (
     BaseModelOutput,
     ImageClassifierOutput,
@@ -168,15 +175,49 @@ def test_the_loss_by_problem_type(make_model):
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("problem_type", [None, "multi_label_classification", "regression"])
-@pytest.mark.parametrize("model_class", [FPTForSequenceClassification, FPTForTokenClassification])
+@pytest.mark.parametrize(
+    "num_labels, labels", [(1, [6, 0]), (1, [0.5, 2.0]), (3, [2, 0]), (3, [[0.0, 1, 1], [1, 0, 1]])]
+)
+def test_the_problem_is_found_as_transformers_finds_it(make_model, num_labels, labels):
+    model, labels = make_model("gpt2", num_labels=num_labels).eval(), torch.tensor(labels)
+    before = model.config.to_dict()
+    output = model(**example("values", 2), labels=labels)
+    floats = labels.float() if num_labels == 1 else labels  # which transformers' loss wants from its caller
+    expected = ForSequenceClassificationLoss(floats, output.logits, copy.deepcopy(model.config))
+    torch.testing.assert_close(output.loss, expected)
+    torch.testing.assert_close(classification_loss(output.logits, labels, None), expected)
+    assert model.config.to_dict() == before and before["problem_type"] == ("regression" if num_labels == 1 else None)
+
+
+def test_a_head_of_one_number_is_saved_as_a_regression(make_model, tmp_path):
+    make_model("gpt2", num_labels=1).save_pretrained(tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text())["problem_type"] == "regression"
+    one_label = make_model("gpt2", num_labels=1, problem_type="multi_label_classification")
+    assert one_label.config.problem_type == "multi_label_classification"
+
+
+def targets(problem_type, shape):
+    """Labels of each kind for logits of `shape`, the second of them not labelled."""
+    if problem_type is None:
+        labels = torch.randint(0, shape[-1], shape[:-1])
+    elif problem_type == "regression":
+        labels = torch.randn(shape)
+    else:
+        labels = torch.randint(0, 2, shape).float()
+    labels.view(-1)[1] = -100
+    return labels
+
+
+PROBLEMS = pytest.mark.parametrize("problem_type", [None, "multi_label_classification", "regression"])
+HEADS = pytest.mark.parametrize("model_class", [FPTForSequenceClassification, FPTForTokenClassification])
+
+
+@PROBLEMS
+@HEADS
 def test_parts_of_a_batch_add_up_to_its_loss(make_model, problem_type, model_class):
     model = make_model("gpt2", model_class, problem_type=problem_type).eval()
     batch = example("values", 4)
-    shape = (4, 10) if model_class is FPTForTokenClassification else (4,)
-    labels = torch.randint(0, 4, shape) if problem_type is None else torch.randint(0, 2, (*shape, 4)).float()
-    if problem_type is None:
-        labels.view(-1)[1] = -100
+    labels = targets(problem_type, (4, 10, 4) if model_class is FPTForTokenClassification else (4, 4))
     count = (labels != -100).sum()
     whole = model(**batch, labels=labels)
     parts = [
@@ -185,6 +226,62 @@ def test_parts_of_a_batch_add_up_to_its_loss(make_model, problem_type, model_cla
     ]
     torch.testing.assert_close(sum(parts), whole.loss)
     torch.testing.assert_close(model(**batch, labels=labels, num_items_in_batch=int(count)).loss, whole.loss)
+
+
+@PROBLEMS
+@pytest.mark.parametrize("shape", [(3, 4), (3, 5, 4), (3, 5, 2, 4)])
+def test_what_is_not_labelled_is_left_out_of_the_loss(problem_type, shape):
+    logits, labels = torch.randn(shape, requires_grad=True), targets(problem_type, shape)
+    labels[1] = -100
+    loss = classification_loss(logits, labels, problem_type)
+    (gradient,) = torch.autograd.grad(loss, logits)
+    kept = labels != -100
+    plain = {"regression": F.mse_loss, None: F.cross_entropy}.get(problem_type, F.binary_cross_entropy_with_logits)
+    torch.testing.assert_close(loss, plain(logits[kept], labels[kept]))
+    assert not gradient[~kept].any() and gradient[kept].any()
+
+
+@pytest.mark.parametrize(
+    "problem_type, shape, labels",
+    [
+        (None, (2, 5, 4), torch.zeros(5, 2, dtype=torch.long)),
+        (None, (2, 4), torch.zeros(2, 4, dtype=torch.long)),
+        (None, (2, 4), torch.zeros(2)),  # floats: several labels at once
+        ("multi_label_classification", (2, 4), torch.zeros(2, dtype=torch.long)),
+        ("multi_label_classification", (2, 4), torch.zeros(4, 2)),
+        ("regression", (2, 4), torch.zeros(2)),
+        ("regression", (2, 5, 1), torch.zeros(5, 2)),
+    ],
+)
+def test_labels_of_another_shape_are_refused(problem_type, shape, labels):
+    with pytest.raises(ValueError, match=re.escape(str(tuple(labels.shape))) + r" \(torch.* problem_type says which"):
+        classification_loss(torch.randn(shape), labels, problem_type)
+
+
+def test_labels_may_have_any_type_that_holds_them_exactly():
+    logits = torch.randn(3, 2)
+    expected = classification_loss(logits, torch.tensor([1, 0, 1]), None)
+    for dtype in (torch.int32, torch.uint8, torch.bool):
+        assert classification_loss(logits, torch.tensor([1, 0, 1]).to(dtype), None) == expected
+    several = torch.tensor([[1, 0], [0, 0], [1, 1]])
+    expected = classification_loss(logits, several, "multi_label_classification")
+    for dtype in (torch.bool, torch.float64):
+        assert classification_loss(logits, several.to(dtype), "multi_label_classification") == expected
+
+
+@PROBLEMS
+@HEADS
+@pytest.mark.parametrize("num_items_in_batch", [None, 0, torch.tensor(0)])
+def test_the_loss_over_nothing_is_zero_and_changes_nothing(make_model, problem_type, model_class, num_items_in_batch):
+    model = make_model("gpt2", model_class, problem_type=problem_type)
+    labels = targets(problem_type, (4, 10, 4) if model_class is FPTForTokenClassification else (4, 4))
+    labels[:] = -100
+    loss = model(**example("values", 4), labels=labels, num_items_in_batch=num_items_in_batch).loss
+    loss.backward()
+    assert loss == 0
+    for name, parameter in model.named_parameters():  # DDP wants one of each that trains
+        assert (parameter.grad is not None) == parameter.requires_grad, name
+        assert parameter.grad is None or not parameter.grad.any(), name
 
 
 def test_the_loss_is_taken_in_fp32():
@@ -206,14 +303,30 @@ def test_the_loss_is_taken_in_fp32():
         ("values", {}, ["'values' takes input_values", "none"]),
         ("values", {"input_values": torch.ones(1, 10, 4)}, ["input_size=3", "(1, 10, 4)"]),
         ("values", {"input_values": torch.ones(1, 10)}, ["input_size=3", "(1, 10)"]),
+        (
+            "values",
+            {"input_values": torch.ones(1, 3, 10)},
+            ["(1, 3, 10): the 3 come before", "values.transpose(1, 2)"],
+        ),
         ("values", {"input_values": torch.ones(1, 11, 3)}, ["11 tokens", "at most 10"]),
         ("tokens", {"input_values": torch.ones(1, 3, 3)}, ["'tokens' takes input_ids", "input_values"]),
         ("tokens", {"input_ids": torch.ones(1, 11, dtype=torch.long)}, ["11 tokens", "at most 10"]),
         ("images", {"input_values": torch.ones(1, 3, 3)}, ["'images' takes pixel_values", "input_values"]),
         ("images", {"pixel_values": torch.ones(1, 3, 8, 12)}, ["(batch, 3, 8, 8)", "(1, 3, 8, 12)", "resize"]),
         ("images", {"pixel_values": torch.ones(1, 1, 8, 8)}, ["(batch, 3, 8, 8)", "(1, 1, 8, 8)"]),
+        (
+            "images",
+            {"pixel_values": torch.ones(1, 8, 8, 3)},
+            ["(1, 8, 8, 3): the channels come last", "permute(0, 3"],
+        ),
         ("images", {"pixel_values": torch.ones(3, 8, 8)}, ["(batch, 3, 8, 8)", "(3, 8, 8)"]),
         ("series", {"input_values": torch.ones(1, 20, 3)}, ["num_channels=2", "(1, 20, 3)"]),
+        (
+            "series",
+            {"input_values": torch.ones(1, 2, 20)},
+            ["(1, 2, 20): the 2 come before the steps", "transpose(1, 2)"],
+        ),
+        ("series", {"input_values": torch.ones(1, 0, 2)}, ["no steps: give at least one"]),
         ("series", {"input_values": torch.ones(1, 20)}, ["num_channels=2", "(1, 20)"]),
         ("series", {"input_values": torch.ones(1, 24, 2)}, ["8 tokens", "at most 7"]),
         (
@@ -229,6 +342,37 @@ def test_a_wrong_input_is_named_with_what_was_expected(make_model, model_class, 
         make_model("gpt2", model_class, **INPUTS[input_type])(**given)
     for word in words:
         assert word in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "model_class, name",
+    [
+        (FPTModel, "input_values"),
+        (FPTModel, "attention_mask"),
+        (FPTForSequenceClassification, "input_values"),
+        (FPTForSequenceClassification, "labels"),
+        (FPTForSequenceClassification, "head_inputs"),
+    ],
+)
+@pytest.mark.parametrize("convert", [torch.Tensor.tolist, np.asarray])
+def test_lists_and_arrays_are_refused_by_name(make_model, model_class, name, convert):
+    given = example("values") | {name: convert(torch.ones(2, 10, 3))}
+    with pytest.raises(TypeError, match=rf"{name} is a tensor, got (list|ndarray): write torch.as_tensor\({name}\)"):
+        make_model("gpt2", model_class)(**given)
+
+
+@pytest.mark.parametrize("model_class", [FPTForSequenceClassification, FPTForTokenClassification])
+@pytest.mark.parametrize("input_type", ["values", "series"])
+def test_what_lies_under_the_mask_changes_nothing(make_model, input_type, model_class):
+    model = make_model("bert", model_class, **INPUTS[input_type]).eval()
+    batch = example(input_type)
+    batch["attention_mask"] = torch.ones(batch["input_values"].shape[:2])
+    batch["attention_mask"][0, 4:] = 0
+    results = []
+    for content in (0.0, math.nan, math.inf):
+        batch["input_values"][0, 4:] = content
+        results.append(model(**batch).logits)
+        assert results[-1].isfinite().all() and torch.equal(results[-1], results[0])
 
 
 # Pooling

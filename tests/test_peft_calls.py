@@ -9,8 +9,10 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
 from test_adapters import CASES, LAYERS, build, settings, train
 from transformers import Trainer, TrainingArguments
+from transformers.integrations.peft import PeftAdapterMixin
 
 from fpt_adapters import FPTTrainer
+from fpt_adapters.peft_mixin import PeftMixin
 
 VALUES = torch.randn(8, 10, 3, generator=torch.Generator().manual_seed(5))
 LABELS = torch.arange(8) % 4
@@ -229,24 +231,73 @@ def test_a_delta_has_one_adapter():
 
 
 def test_adapters_are_switched_off_and_deleted(tmp_path):
-    bare = logits(build(None))
     model = build("lora")
     policy = trained(model)
     train_both(model)
     tuned = logits(model)
     assert model.active_adapters() == ["fpt_delta"]
+    model.set_adapter("fpt_delta")
+    values = {name.replace(".fpt_delta", ""): tensor for name, tensor in model.state_dict().items() if "lora" in name}
+    saved = model.get_adapter_state_dict()
+    assert saved.keys() == values.keys() and all(torch.equal(saved[name], values[name]) for name in values)
     model.disable_adapters()
-    assert not torch.equal(logits(model), tuned)
+    assert model.active_adapters() == ["fpt_delta"] and not any("lora" in name for name in trained(model))
+    without = logits(model)
+    assert not torch.equal(without, tuned)
     assert plain(model.delta_tensors()) == plain(policy)  # what is switched off is saved all the same
     model.enable_adapters()
     assert torch.equal(logits(model), tuned) and trained(model) == policy
-    with pytest.raises(ValueError, match="has 'fpt_delta' for an adapter; got 'mine'"):
-        model.delete_adapter("mine")
     model.delete_adapter()
     assert model.config.peft_config is None and "adapter" not in model.config.trainable
-    assert trained(model) == trained(build(None)) and logits(model).shape == bare.shape
-    with pytest.raises(ValueError, match="has none for an adapter"):
-        model.delete_adapter()
+    assert trained(model) == trained(build(None)) and torch.equal(logits(model), without)
+
+
+NO_ADAPTER, OTHER_NAME = "has none for an adapter: call add_adapter", "has 'fpt_delta' for an adapter; got 'mine'"
+NEEDS_ONE = {  # each method on a model without an adapter, and with another name than the adapter's
+    "delete_adapter": ((), ("mine",)),
+    "disable_adapters": ((), None),
+    "enable_adapters": ((), None),
+    "active_adapters": ((), None),
+    "set_adapter": (("fpt_delta",), ("mine",)),
+    "get_adapter_state_dict": ((), ("mine",)),
+}
+
+
+@pytest.mark.parametrize("method", NEEDS_ONE)
+def test_what_needs_an_adapter_says_so(method):
+    right, other = NEEDS_ONE[method]
+    model = build(None)
+    with pytest.raises(ValueError, match=NO_ADAPTER):
+        getattr(model, method)(*right)
+    with pytest.raises(ValueError, match="call the PeftModel's own methods"):
+        getattr(get_peft_model(model, lora()).get_base_model(), method)(*right)
+    if other is not None:
+        with pytest.raises(ValueError, match=OTHER_NAME):
+            getattr(build("lora"), method)(*other)
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "message"),
+    [
+        ({"adapter_name": "mine"}, ValueError, "A delta has one adapter, 'fpt_delta'; got 'mine'"),
+        ({"is_trainable": True}, TypeError, "takes cache_dir, .*, token; got is_trainable"),
+        ({"hotswap": True, "peft_config": {}}, TypeError, "got hotswap, peft_config"),
+    ],
+)
+def test_an_adapter_is_loaded_as_part_of_the_delta(given, error, message, tmp_path):
+    model = build("lora")
+    model.save_peft_adapter(tmp_path / "adapter")
+    with pytest.raises(error, match=message):
+        model.load_adapter(tmp_path / "adapter", **given)
+    model.load_adapter(tmp_path / "adapter", "fpt_delta", local_files_only=True)
+
+
+def test_no_method_of_transformers_finds_its_way_in():
+    """Each works on a delta, or says in this library's words why not."""
+    public = {name for name, value in vars(PeftAdapterMixin).items() if callable(value) and not name.startswith("_")}
+    assert public <= vars(PeftMixin).keys()
+    with pytest.raises(ValueError, match=r"leave enable_peft_hotswap\(\) out"):
+        build("lora").enable_peft_hotswap()
 
 
 @pytest.mark.parametrize(("method", "model_type"), CASES)

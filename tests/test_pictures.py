@@ -4,6 +4,7 @@ import io
 
 import numpy as np
 import pytest
+from matplotlib import pyplot
 from PIL import Image
 
 from fpt_adapters.pictures import (
@@ -64,8 +65,42 @@ def test_short_histories_are_drawn_too(rows, tmp_path):
 def test_another_metric_is_drawn(tmp_path):
     rows = [{"step": i, "eval_masked_accuracy": i / 10, "loss": 1.0} for i in range(1, 6)]
     learning_curves({"run": rows}, tmp_path / "masked.png", metric="eval_masked_accuracy")
-    learning_curves({"run": rows}, tmp_path / "none.png")
-    assert coloured(drawn(tmp_path / "masked.png"))[0] > coloured(drawn(tmp_path / "none.png"))[0] + 300
+    learning_curves({"run": rows}, tmp_path / "first.png")
+    assert (drawn(tmp_path / "masked.png") == drawn(tmp_path / "first.png")).all()
+
+
+@pytest.mark.parametrize(
+    ("rows", "titles", "label"),
+    [
+        ([{"step": 1, "loss": 1.0, "eval_accuracy": 0.5}], ["Evaluation", "Training loss"], "accuracy (%)"),
+        ([{"step": 1, "loss": 1.0, "eval_accuracy": 96.3}], ["Evaluation", "Training loss"], "accuracy"),
+        ([{"step": 1, "loss": 1.0, "eval_mse": 0.353}], ["Evaluation", "Training loss"], "mse"),
+        ([{"step": 1, "loss": 1.0, "eval_loss": 0.353}], ["Evaluation", "Training loss"], "loss"),
+        ([{"step": 1, "eval_r2": float("nan"), "eval_mine": 0.353}], ["Evaluation"], "mine"),
+        ([{"step": 1, "loss": 1.0, "eval_list": [1]}], ["Training loss"], "loss"),
+        ([], ["Training loss"], "loss"),
+    ],
+)
+def test_each_panel_shows_something(rows, titles, label, tmp_path, monkeypatch):
+    kept = []
+    monkeypatch.setattr("fpt_adapters.pictures._save", lambda figure, _: kept.append(figure))
+    learning_curves({"run": rows}, tmp_path / "x.png", floor=0.25)
+    axes = kept[0].axes
+    pyplot.close(kept[0])
+    assert [each.get_title() for each in axes] == titles and axes[0].get_ylabel() == label
+    factor = 100 if "%" in label else 1
+    floors = [line.get_ydata()[0] / factor for line in axes[0].lines if line.get_linestyle() == "--"]
+    assert floors == ([0.25] if "Evaluation" in titles else [])
+
+
+def test_a_run_has_one_colour_in_both_panels(tmp_path, monkeypatch):
+    kept = []
+    monkeypatch.setattr("fpt_adapters.pictures._save", lambda figure, _: kept.append(figure))
+    rows = history(0.9)
+    learning_curves({"a": [row for row in rows if "loss" in row], "b": rows}, tmp_path / "x.png")
+    left, right = ({line.get_label(): line.get_color() for line in axes.lines} for axes in kept[0].axes)
+    pyplot.close(kept[0])
+    assert left == right and len(set(left.values())) == 2
 
 
 def test_a_file_that_is_open_gets_the_same_png(tmp_path):

@@ -9,7 +9,7 @@ from conftest import IMAGE_BACKBONES, tiny_config
 from safetensors.torch import load_file
 from transformers import AutoModel
 
-from fpt_adapters import FPTForSequenceClassification
+from fpt_adapters import FPTConfig, FPTForSequenceClassification
 from fpt_adapters.precision import fp32_names
 
 IMAGES = [name for name in IMAGE_BACKBONES if name == "vit"]
@@ -92,3 +92,37 @@ def test_the_stored_weights_do_not_stay_in_memory(base_of, dtype):
     half = build(base, dtype)
     gc.collect()
     assert half.config.dtype == getattr(torch, dtype) and file not in MAPS.read_text()
+
+
+@pytest.mark.parametrize(
+    ("cast", "frozen"),
+    [
+        (lambda model: model.half(), torch.float16),
+        (lambda model: model.bfloat16(), torch.bfloat16),
+        (lambda model: model.to(torch.bfloat16), torch.bfloat16),
+        (lambda model: model.double(), torch.float32),
+        (lambda model: model, torch.float32),
+    ],
+)
+@pytest.mark.parametrize("way", ["delta", "peft"])
+def test_a_model_that_was_cast_by_hand_comes_back(way, cast, frozen, make_model, tmp_path, warned):
+    model = cast(make_model("bert", id2label={0: "a", 1: "b"}, label2id={"a": 0, "b": 1}, num_labels=None))
+    trained = {name: parameter.float() for name, parameter in model.named_parameters() if parameter.requires_grad}
+    rounded = next(model.parameters()).dtype == torch.float64
+    if way == "delta":
+        model.save_pretrained(tmp_path / "saved")
+        assert {tensor.dtype for tensor in load_file(tmp_path / "saved" / "model.safetensors").values()} == {
+            torch.float32
+        }
+        loaded = FPTForSequenceClassification.from_pretrained(tmp_path / "saved", dtype="auto")
+    else:
+        model.save_peft_adapter(tmp_path / "saved")
+        config = FPTConfig.from_pretrained(tmp_path / "saved")
+        loaded = FPTForSequenceClassification.from_backbone(config.base_model_config, config=config)
+        loaded.load_adapter(tmp_path / "saved")
+    assert ("a delta keeps them in float32" in warned.text) == rounded
+    for name, parameter in loaded.named_parameters():
+        if name in trained:
+            assert torch.equal(parameter, trained[name]) and parameter.dtype == torch.float32, name
+        elif ".LayerNorm." not in name:
+            assert parameter.dtype == frozen, name

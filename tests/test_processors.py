@@ -3,8 +3,10 @@
 import io
 import json
 import logging
+import math
 import os
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -12,10 +14,12 @@ from pathlib import Path
 
 import datasets
 import numpy as np
+import pandas
 import pytest
 import torch
-from PIL import Image
+from PIL import ExifTags, Image
 from transformers import AutoFeatureExtractor, AutoProcessor, AutoTokenizer, pipeline
+from transformers.image_utils import load_image
 from transformers.models.auto import image_processing_auto
 from transformers.models.auto.image_processing_auto import AutoImageProcessor  # 5.5's top name wants torchvision
 
@@ -109,6 +113,54 @@ def test_any_mode_is_read_as_a_pipeline_would(mode, channels):
     np.testing.assert_array_equal(made[0], expected)
 
 
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_photograph_is_turned_upright_as_a_pipeline_does(orientation, tmp_path):
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    Image.fromarray(pixels_of(6, 5, 3)).save(tmp_path / "photo.png", exif=exif)
+    height, width = (5, 6) if orientation > 4 else (6, 5)
+    processor = FPTImageProcessor((height, width), 3, do_resize=False)
+    lying = Image.open(tmp_path / "photo.png")
+    upright = load_image(str(tmp_path / "photo.png"))
+    expected = np.asarray(upright).transpose(2, 0, 1)[None] * np.float32(1 / 255)
+    for image in (lying, upright, lying.convert("RGBA")):
+        np.testing.assert_array_equal(processor(image)["pixel_values"], expected)
+
+
+def test_sixteen_bits_fit_in_eight_as_the_message_says():
+    image = Image.fromarray(np.linspace(500, 65535, 64).astype(np.uint16).reshape(8, 8))
+    with pytest.raises(ValueError, match=r"convert it by the range of your values, as in Image\.fromarray") as error:
+        FPTImageProcessor(8, 1)(image)
+    code = re.search(r"as in (.*?), with your largest", str(error.value))[1]
+    converted = eval(code, {"Image": Image, "np": np, "image": image})
+    made = FPTImageProcessor(8, 1, do_rescale=False)(converted)["pixel_values"]
+    assert made.mean() == pytest.approx(128.5, abs=1)
+    assert np.asarray(image.convert("L")).mean() > 250  # what `convert` would give
+
+
+def test_black_is_black_in_every_scale():
+    for image in (np.zeros((8, 8)), np.zeros((8, 8), np.uint8), torch.zeros(1, 8, 8), Image.new("F", (8, 8))):
+        assert not FPTImageProcessor(8, 1)(image)["pixel_values"].any()
+    assert FPTImageProcessor(8, 1, do_rescale=False)(np.full((8, 8), 1.0))["pixel_values"].min() == 1
+
+
+SCALARS = [np.float32(0.5), np.float64(0.5), np.array(0.5), np.array(0.5, np.float16), torch.tensor(0.5), 0.5]
+SCALARS += [torch.tensor(0.5, dtype=torch.bfloat16), torch.tensor(0.5, requires_grad=True)]
+
+
+@pytest.mark.parametrize("number", SCALARS, ids=repr)
+def test_numbers_of_numpy_and_torch_are_stored_as_plain_ones(number, tmp_path):
+    images = FPTImageProcessor(np.int64(4), np.int64(3), image_mean=number, image_std=number, rescale_factor=number)
+    assert (images.image_mean, images.image_std, images.rescale_factor) == ([0.5] * 3, [0.5] * 3, 0.5)
+    sequences = FPTFeatureExtractor(np.int64(2), np.int32(9), number, number, np.int64(4), np.int64(2), np.float32(1))
+    assert (sequences.mean, sequences.std) == ([0.5, 0.5], [0.5, 0.5])
+    three, two = [number] * 3, [number] * 2
+    assert FPTImageProcessor((np.int64(4), 5), 3, image_mean=three, image_std=np.full(3, 2)).image_mean == [0.5] * 3
+    assert FPTFeatureExtractor(2, 9, two, torch.full((2,), 0.5)).std == [0.5, 0.5]
+    for name, processor, auto_class in (("i", images, AutoImageProcessor), ("s", sequences, AutoFeatureExtractor)):
+        assert saved_again(processor, auto_class, tmp_path / name).to_dict() == processor.to_dict()
+
+
 def test_a_transparent_palette_is_read_without_a_warning():
     image = Image.fromarray(pixels_of(4, 4, 3)).quantize(8)
     expected = np.asarray(image.convert("RGB"), dtype=np.float32).transpose(2, 0, 1)
@@ -192,10 +244,17 @@ def test_floats_that_are_scaled_already_are_normalised_alone():
         (np.full((8, 8), 256), "whole numbers in 0..255, but one is 256"),
         (np.full((8, 8), -1), "whole numbers in 0..255, but one is -1"),
         (np.full((8, 8), np.nan), "whole numbers in 0..255, but one is nan"),
-        (np.full((8, 8), 0.5), r"but one is 0.5: scale the image, or write do_rescale=False"),
-        (torch.ones(1, 8, 8), "an image of floats ends at 1, and would be read as black"),
+        (np.full((8, 8), 1.5), r"but one is 1.5: scale the image to 0..255 .*, or write do_rescale=False"),
+        (np.full((8, 8), 0.5), r"floats ends at 1 or below, .* as black: write \(image \* 255\).round\(\).astype"),
+        (torch.ones(1, 8, 8), "an image of floats ends at 1 or below"),
+        (Image.fromarray(np.full((8, 8), 0.25, np.float32)), "an image of floats ends at 1 or below"),
         (np.ones((8, 8), bool), "whole numbers in 0..255, got bool"),
-        (Image.fromarray(np.full((8, 8), 4000, np.uint16)), "whole numbers in 0..255, but one is 4000"),
+        (Image.fromarray(np.full((8, 8), 4000, np.uint16)), "images have 8 bits a pixel, but one has mode I;16"),
+        (Image.fromarray(np.full((8, 8), 40, np.uint16)), "images have 8 bits a pixel, but one has mode I;16"),
+        (
+            Image.fromarray(np.full((8, 8), 4000, np.int32)),
+            "whole numbers in 0..255, but one is 4000: scale the image",
+        ),
     ],
 )
 def test_refuses_what_is_no_image(images, message):
@@ -210,6 +269,8 @@ def test_refuses_what_is_no_image(images, message):
         ({"size": {"shortest_edge": 8}}, ValueError, "size is one number of pixels, .* got {'shortest_edge': 8}"),
         ({"size": (8, 8, 8)}, ValueError, r"got \(8, 8, 8\)"),
         ({"num_channels": 4}, ValueError, r"num_channels is 1 \(grey\) or 3 \(RGB\), got 4"),
+        ({"image_mean": "0.5"}, ValueError, "image_mean is one number, .* got '0.5'"),
+        ({"image_mean": np.zeros((3, 1, 1))}, ValueError, "image_mean is one number, or one for each of the 3"),
         ({"image_mean": [0.5]}, ValueError, r"image_mean is .* each of the 3 channels; got \[0.5\]"),
         ({"image_std": 0}, ValueError, "image_std lies above 0, got 0.0"),
         ({"rescale_factor": -1}, ValueError, "rescale_factor lies above 0, got -1"),
@@ -350,6 +411,101 @@ def test_one_sequence_and_several_are_told_apart_by_their_axes():
 def test_refuses_what_is_no_sequence(values, message):
     with pytest.raises(ValueError, match=message):
         FPTFeatureExtractor(2, 10)(values)
+
+
+ROWS = [[1.0, 2.0, 3.0], [4.0], [5.0, 6.0]]
+PAIRS = [[[1.0, 2.0], [3.0, 4.0]], [[5.0, 6.0]]]
+
+
+def tables(folder, rows):
+    """A column of sequences, as libraries read it from a file of the folder."""
+    data = datasets.Dataset.from_dict({"values": rows})
+    data.to_parquet(folder / "rows.parquet")
+    frame = pandas.read_parquet(folder / "rows.parquet")
+    return {
+        "pandas": frame["values"],
+        "its array": frame["values"].to_numpy(),
+        "later rows": frame["values"][::-1][::-1],
+        "pyarrow": data.with_format("arrow")[:]["values"],
+        "datasets": data["values"],
+        "arrays": data.with_format("numpy")["values"],
+        "tensors": list(data.with_format("torch")["values"]),
+    }
+
+
+@pytest.mark.parametrize("rows", [ROWS, PAIRS], ids=["one number", "two numbers"])
+def test_columns_are_read_as_every_library_reads_them(rows, tmp_path):
+    extractor = FPTFeatureExtractor(1 if rows is ROWS else 2, 9)
+    expected = extractor(rows)
+    assert expected["attention_mask"].sum(1).tolist() == [len(row) for row in rows]
+    for name, column in tables(tmp_path, rows).items():
+        made = extractor(column)
+        np.testing.assert_array_equal(made["input_values"], expected["input_values"], err_msg=name)
+        np.testing.assert_array_equal(made["attention_mask"], expected["attention_mask"], err_msg=name)
+        one = extractor(next(iter(column)))
+        np.testing.assert_array_equal(one["input_values"], extractor(rows[0])["input_values"], err_msg=name)
+
+
+def test_a_data_frame_is_a_sequence_of_its_rows():
+    frame = pandas.DataFrame({"x": [1, 2, 3], "y": [0.5, 0.25, 0.0]}, index=[7, 8, 9])
+    made = FPTFeatureExtractor(2, 9)(frame)["input_values"]
+    assert made.tolist() == [[[1.0, 0.5], [2.0, 0.25], [3.0, 0.0]]]
+    assert FPTFeatureExtractor(1, 9)(frame[["y"]])["input_values"].tolist() == [[[0.5], [0.25], [0.0]]]
+    assert FPTFeatureExtractor(1, 9)(frame["y"])["input_values"].tolist() == [[[0.5], [0.25], [0.0]]]
+    for other in (pandas.DataFrame({"values": [np.zeros((3, 2)), np.ones((1, 2))]}), frame.assign(y=["a", "b", "c"])):
+        with pytest.raises(ValueError, match=r"other things .*: of a table, give the column of sequences, or the col"):
+            FPTFeatureExtractor(2, 9)(other)
+    assert FPTFeatureExtractor(2, 9)([frame, frame[:1]])["attention_mask"].tolist() == [[1, 1, 1], [1, 0, 0]]
+
+
+@pytest.mark.parametrize("convert", [np.asarray, torch.tensor, np.ndarray.tolist, pandas.DataFrame])
+def test_numbers_before_steps_are_told_to_be_transposed(convert):
+    values = np.zeros((2, 5))
+    with pytest.raises(ValueError, match=r"got \(2, 5\) in sequence 0: its 2 come before its steps, transpose it"):
+        FPTFeatureExtractor(2, 9)(convert(values))
+    with pytest.raises(ValueError, match=r"got \(2, 5\) in sequence 1: its 2 come before its steps, transpose it"):
+        FPTFeatureExtractor(2, 9)([values.T, convert(values)])
+
+
+def test_a_wrong_sequence_is_named_by_its_place():
+    extractor = FPTFeatureExtractor(1, 3)
+    for wrong, message in (
+        ([1, 2, 3, 4], "sequence 2 has 4 steps"),
+        ([], r"at least one step, got \(0, 1\) in sequence 2"),
+        ([1, math.nan], "in sequence 2 number 0 of step 1 is nan"),
+        (["a"], "but sequence 2 has other things"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            extractor([[1], [1, 2], wrong])
+
+
+def test_a_sampling_rate_is_compared_with_the_extractors_own():
+    extractor = FPTFeatureExtractor(1, 9, sampling_rate=16_000)
+    assert (
+        extractor([1, 2], sampling_rate=16_000)["input_values"].tolist() == extractor([1, 2])["input_values"].tolist()
+    )
+    with pytest.raises(ValueError, match=r"sampling_rate is 16000 here, .* values have 8000: resample them to 16000"):
+        extractor([1, 2], sampling_rate=8_000)
+    with pytest.raises(
+        ValueError, match=r"sampling_rate is None here, .* values have 8000: give this extractor its own"
+    ):
+        FPTFeatureExtractor(1, 9)([1, 2], sampling_rate=8_000)
+
+
+@pytest.mark.parametrize("sampling_rate", [16_000, None])
+def test_audio_classification_pipeline_answers_as_the_model_does(sampling_rate, make_model):
+    fields = SERIES | {"num_channels": 1, "input_size": None, "sequence_length": None}
+    model = make_model("gpt2", **fields).eval()
+    extractor = FPTFeatureExtractor(1, 12, patch_length=4, patch_stride=2, sampling_rate=sampling_rate)
+    classify = pipeline("audio-classification", model=model, feature_extractor=extractor, top_k=4)
+    sound = np.random.default_rng(0).normal(size=11)
+    with torch.no_grad():
+        scores = model(**extractor(sound, return_tensors="pt")).logits.softmax(-1)[0]
+    expected = {model.config.id2label[label]: scores[label].item() for label in range(4)}
+    forms = [sound, torch.from_numpy(sound)]
+    forms += [{"raw": sound, "sampling_rate": sampling_rate}, {"array": sound, "sampling_rate": sampling_rate}]
+    for form in forms:
+        assert {answer["label"]: answer["score"] for answer in classify(form)} == pytest.approx(expected, abs=1e-6)
 
 
 def test_truncation_keeps_the_beginning():

@@ -2,11 +2,15 @@
 
 import importlib.util
 import os
+import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from conftest import load_script
+from huggingface_hub import ModelCard
+from PIL import Image
 from transformers import AutoModel
 
 from fpt_adapters import FPTForSequenceClassification, FPTModel
@@ -84,11 +88,19 @@ def test_real_weights_learn_xor_where_random_ones_do_not(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_the_readme_example_runs(tmp_path, monkeypatch):
+def test_the_readme_example_runs(tmp_path, monkeypatch, capsys):
     minilm()
     monkeypatch.chdir(tmp_path)
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    code = text.split("## Twenty lines to a result")[1].split("```python\n")[1].split("```")[0]
+    text = (ROOT / "README.md").read_text(encoding="utf-8").split("## Twenty lines to a result")[1].split("\n## ")[0]
+    train, load = re.findall(r"^```python\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
     variables = {}
-    exec(compile(code.replace("max_steps=1000", "max_steps=100"), "README.md", "exec"), variables)
-    assert variables["trainer"].evaluate(variables["data"].validation)["eval_accuracy"] > 0.3
+    exec(compile(train.replace("max_steps=1000", "max_steps=100"), "README.md", "exec"), variables)
+    said = re.search(r"^accuracy (\d+\.\d)%, without learning 12\.7%$", capsys.readouterr().out, flags=re.MULTILINE)
+    assert float(said[1]) > 30
+    exec(compile(load, "README.md", "exec"), variables)
+    from sklearn.datasets import load_digits
+
+    images = [Image.fromarray(np.uint8(image * (255 / 16))) for image in load_digits().images[:2]]
+    assert {answer["label"] for answer in variables["classify"](images)[0]} <= set("0123456789")
+    card = ModelCard.load(tmp_path / "outputs" / "digits" / "README.md")
+    assert card.data.eval_results[0].metric_value == pytest.approx(float(said[1]) / 100, abs=0.0005)

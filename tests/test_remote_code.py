@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import site
+import subprocess
 import sys
 import textwrap
 from pathlib import Path
@@ -158,6 +159,61 @@ def code_in(names):
 
 def json_of(files, name):
     return json.loads(files[name])
+
+
+# Where the library is imported, nobody is asked
+
+ASKED_FOR = {  # by the kind of model: what is loaded from its folder
+    "image": [
+        ("pipeline", "image-classification"),
+        ("pipeline", "image-feature-extraction"),
+        *(("AutoImageProcessor", None), ("AutoVideoProcessor", "takes no videos"), ("AutoProcessor", None)),
+        *(("AutoConfig", None), ("AutoModel", None), ("AutoModelForImageClassification", None)),
+    ],
+    "text": [
+        ("pipeline", "text-classification"),
+        ("pipeline", "feature-extraction"),
+        *(("AutoTokenizer", None), ("AutoProcessor", None), ("AutoModelForSequenceClassification", None)),
+    ],
+    "values": [
+        *(("AutoFeatureExtractor", None), ("AutoProcessor", None), ("AutoModelForTokenClassification", None)),
+    ],
+}
+LOADING = """
+import builtins, json, os, sys
+import fpt_adapters, transformers
+from transformers.models.auto.image_processing_auto import AutoImageProcessor
+from transformers.models.auto.video_processing_auto import AutoVideoProcessor
+asked_for, base = json.loads(sys.argv[1]), {"base_model_name_or_path": sys.argv[2]}
+builtins.input = lambda prompt: print(prompt, loader, wanted) or os._exit(3)
+for folder, loaders in asked_for.items():
+    for loader, wanted in loaders:
+        try:
+            if loader == "pipeline":
+                transformers.pipeline(wanted, model=folder, model_kwargs=base)
+            else:
+                cls = globals().get(loader) or getattr(transformers, loader)
+                cls.from_pretrained(folder, **(base if "Model" in loader else {}))
+        except ValueError as error:
+            assert wanted and wanted in str(error), (loader, error)
+print("done")
+"""
+
+
+def test_a_local_folder_with_code_loads_without_a_question(saved_base, tmp_path):
+    scope = {}
+    exec(textwrap.dedent(SETUP + PUSHING).replace('"owner/base"', repr(str(saved_base))), scope)
+    for kind in ASKED_FOR:
+        model = scope["make"](f"owner/{kind}")
+        model.with_code = True
+        model.processor.save_pretrained(tmp_path / kind)
+        model.save_pretrained(tmp_path / kind)
+        assert (tmp_path / kind / "modeling_fpt.py").is_file()
+    asked_for = json.dumps({str(tmp_path / kind): loaders for kind, loaders in ASKED_FOR.items()})
+    command = [sys.executable, "-c", LOADING, asked_for, str(saved_base)]
+    environment = os.environ | {"PYTHONPATH": str(LIBRARY.parent), "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path, timeout=100)
+    assert (done.returncode, done.stdout) == (0, "done\n"), done.stdout + done.stderr
 
 
 # What travels

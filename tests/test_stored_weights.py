@@ -5,23 +5,23 @@ import shutil
 import pytest
 import torch
 from torch import nn
-from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from fpt_adapters import FPTModel
 
 INPUT = {"input_type": "values", "input_size": 3, "sequence_length": 10}
 
 
-class Draws(TorchFunctionMode):
-    """Counts the weights that normal draws are asked for on the meta device."""
+class Draws(TorchDispatchMode):
+    """Counts the draws that reach torch for tensors on the meta device."""
 
     def __init__(self):
         super().__init__()
         self.on_meta = 0
 
-    def __torch_function__(self, func, types, args=(), kwargs=None):
-        if func is nn.init.normal_:
-            self.on_meta += (args[0] if args else kwargs["tensor"]).is_meta
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if torch.Tag.nondeterministic_seeded in func.tags and isinstance(args[0], torch.Tensor):
+            self.on_meta += args[0].is_meta
         return func(*args, **(kwargs or {}))
 
 

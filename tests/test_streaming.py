@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import load_script
+from conftest import load_script, since
 from test_distributed import launch
 from test_streams import ROWS, source
 from test_training import arguments, assert_same, copied, losses, stop_after
@@ -236,6 +236,7 @@ def test_two_processes_see_every_example_once_an_epoch(name, ranks):
     assert all(any(epoch == 0 for epoch, _ in run) for run in runs)
 
 
+@since("5.18", "resume several processes on a CPU")
 @pytest.mark.parametrize("name", STREAMS)
 def test_two_resumed_processes_go_on_each_where_it_was(name, ranks):
     for rank in ranks:

@@ -8,10 +8,11 @@ import datasets
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import ExifTags, Image
 from sklearn.datasets import load_digits
 from torch.utils.data import DataLoader, Subset
 from transformers import HfArgumentParser, Trainer, TrainingArguments
+from transformers.image_utils import load_image
 
 from fpt_adapters.tasks.augmentation import Augmentation, crop_flip_rotate
 from fpt_adapters.tasks.images import Cifar10, Cifar10Lra, Digits, Mnist
@@ -127,6 +128,32 @@ def test_a_struct_of_bytes_and_path_is_an_image(tmp_path):
     datasets.Dataset.from_dict({"image": structs, "label": list(range(10))}).to_parquet(path)
     data = Mnist(train_file=path, validation_file=path, test_file=path).load()
     assert torch.equal(data.train.pixels[:, 0], torch.from_numpy(pixels))
+
+
+@pytest.mark.parametrize("form", ["image", "struct", "path"])
+def test_photographs_are_turned_upright_as_a_pipeline_does(form, tmp_path):
+    files, upright = [], []
+    for orientation, pixels in enumerate(random_pixels(9, (28, 28))):  # 0: none is written
+        exif = Image.Exif()
+        exif[ExifTags.Base.Orientation] = orientation
+        files.append(tmp_path / f"{orientation}.png")
+        Image.fromarray(pixels).save(files[-1], exif=exif if orientation else None)
+        upright.append(np.asarray(load_image(str(files[-1])).convert("L")))
+    path = str(tmp_path / "rows.parquet")
+    if form == "image":
+        write_parquet(path, [file.read_bytes() for file in files], [*range(9)])
+    else:
+        structs = [
+            {"bytes": None, "path": str(f)} if form == "path" else {"bytes": f.read_bytes(), "path": None}
+            for f in files
+        ]
+        datasets.Dataset.from_dict({"image": structs, "label": [*range(9)]}).to_parquet(path)
+    task = Mnist(train_file=path, validation_file=path, test_file=path)
+    expected = torch.from_numpy(np.stack(upright))[:, None] / 255
+    torch.testing.assert_close(stacked(task.load().test), expected)
+    if form == "image":
+        streamed = {row["labels"]: row["pixel_values"] for row in task.stream(buffer_size=None).train}
+        torch.testing.assert_close(torch.stack([streamed[label] for label in range(9)]), expected)
 
 
 def test_held_out_parts_cover_the_training_rows_once(mnist_file, caplog):
@@ -437,7 +464,8 @@ def test_refuses_to_hold_out_all_rows(tmp_path):
             r"needs a label, but row 2 of the train split .* none in column 'label'",
         ),
         ([0.5, 1, 2], datasets.Value("float64"), r"whole numbers or strings, but row 0 .* has 0.5 \(double\)"),
-        ([True, False, True], datasets.Value("bool"), r"whole numbers or strings, but row 0 .* has True \(bool\)"),
+        ([1.0, 0, 2], datasets.Value("float32"), r"has 1.0 \(float\) in column 'label': write whole numbers, or name"),
+        ([True, False, True], datasets.Value("bool"), r"has 10 classes, but column 'label' .* has 2"),
         ([0, 1, 2], datasets.ClassLabel(names=["a", "b", "c"]), r"has 10 classes, but column 'label' .* has 3"),
     ],
 )
@@ -457,6 +485,14 @@ IMAGE = random_pixels(1, (28, 28))[0]
         (b"no image at all", "an image cannot be decoded"),
         (encoded(random_pixels(1, (28, 28))[0])[:200], "an image cannot be decoded"),
         (encoded(random_pixels(1, (20, 28))[0]), r"images here are 28 x 28 pixels .*, but one has 28 x 20: resize"),
+        (
+            encoded(np.full((28, 28), 4000, np.uint16)),
+            r"8 bits a pixel, .* mode I;16: .* largest value in place of 65535",
+        ),
+        (
+            encoded(np.full((28, 28), 0.5, np.float32), "TIFF"),
+            r"8 bits a pixel, but one has mode F: convert it by the r",
+        ),
         (encoded(random_pixels(1, (28, 28, 3))[0]), r"mode L \(1 channels .*, but one has mode RGB: .*convert\('L'\)"),
     ],
 )
@@ -486,6 +522,10 @@ def test_names_the_row_of_the_file_even_where_rows_were_left_out(tmp_path):
         (lambda image: [[float("inf"), *image[0][1:]], *image[1:]], "whole numbers in 0..255, but one is inf"),
         (lambda image: [[256, *image[0][1:]], *image[1:]], "whole numbers in 0..255, but one is 256"),
         (lambda image: [[0.5, *image[0][1:]], *image[1:]], "whole numbers in 0..255, but one is 0.5"),
+        (
+            lambda image: [[1.0] * 28] * 28,
+            r"floats ends at 1 or below, and would be read as black: write \(image \* 255",
+        ),
         (lambda image: [image[0][1:], *image[1:]], "rows need one length and numbers only"),
         (lambda image: image[1:], "images here are 28 x 28 pixels .*, but one has 28 x 27"),
         (lambda image: image[0], r"lists of pixels are .*, but one has the shape \[28\]"),

@@ -105,6 +105,13 @@ def test_whole_numbers_name_themselves(tmp_path):
     assert data.train[1]["labels"] == 4
 
 
+@pytest.mark.parametrize("ending", ["parquet", "csv"])
+def test_bools_are_two_classes(ending, tmp_path):
+    data = whole(write(tmp_path / f"rows.{ending}", labels=[False, True, *[False] * 8])).load()
+    assert data.config["id2label"] == {0: "False", 1: "True"}
+    assert data.train.labels.tolist() == [0, 1, *[0] * 8]
+
+
 def test_classes_are_matched_by_name_where_files_number_them_differently(tmp_path):
     train = write(tmp_path / "train.parquet", ["A"] * 3, [0, 1, 2], feature=datasets.ClassLabel(names=["x", "y", "z"]))
     test = write(tmp_path / "test.parquet", ["A"] * 2, [0, 1], feature=datasets.ClassLabel(names=["z", "x"]))

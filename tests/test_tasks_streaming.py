@@ -139,7 +139,7 @@ def test_too_few_rows_to_hold_out_are_told(tmp_path):
 # Labels
 
 
-INTEGER, STRING = datasets.Value("int64"), datasets.Value("string")
+INTEGER, STRING, BOOL = datasets.Value("int64"), datasets.Value("string"), datasets.Value("bool")
 
 
 @pytest.mark.parametrize(
@@ -148,6 +148,8 @@ INTEGER, STRING = datasets.Value("int64"), datasets.Value("string")
         (STRING, ("b", "c", "a"), ["a", "b", "c"]),
         (INTEGER, (0, 2, 1), ["x", "y", "z"]),
         (INTEGER, (0, 2, 1), list("0123")),
+        (BOOL, (False, True, True), None),
+        (BOOL, (False, True, True), ["out", "in"]),
     ],
 )
 def test_classes_are_named_from_outside(feature, labels, names, tmp_path):
@@ -157,7 +159,8 @@ def test_classes_are_named_from_outside(feature, labels, names, tmp_path):
     numbers = [names.index(label) if isinstance(label, str) else label for label in labels]
     assert [example["labels"] for example in data.train][:3] == numbers
     assert [example["labels"] for example in data.test][:3] == numbers
-    assert list(data.config["id2label"].values()) == names
+    assert all(type(example["labels"]) is int for example in data.train)
+    assert list(data.config["id2label"].values()) == (names or ["False", "True"])
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,9 @@ import dataclasses
 import json
 import math
 import shutil
+import warnings
 
+import datasets
 import numpy as np
 import pytest
 import torch
@@ -396,12 +398,42 @@ def test_resume_true_without_a_checkpoint_is_refused(exists, make_model, tmp_pat
 # One batch, however it is cut
 
 
+def relabelled(data, label_of):
+    """The same examples with `label_of(old label)`; where there was none, there is none."""
+
+    def new(old):
+        labels = label_of(torch.as_tensor(old))
+        labels[torch.as_tensor(old) == -100] = -100
+        return labels
+
+    return [example | {"labels": new(example["labels"])} for example in data]
+
+
+def one_number(old):
+    return old / 2.0
+
+
+def several_labels(old):
+    return torch.stack([old == 0, old > 1, old % 2 == 0, old < 3], dim=-1).float()
+
+
+SEQUENCE, TOKEN = FPTForSequenceClassification, FPTForTokenClassification
+
+
 @TRAINERS
 @pytest.mark.parametrize(
-    ("model_class", "data"),
-    [(FPTForSequenceClassification, sequences(40)), (FPTForTokenClassification, labelled_tokens(40))],
+    ("model_class", "num_labels", "data"),
+    [
+        (SEQUENCE, 4, sequences(40)),
+        (TOKEN, 4, labelled_tokens(40)),
+        (SEQUENCE, 1, relabelled(sequences(40), one_number)),
+        (TOKEN, 1, relabelled(labelled_tokens(40), one_number)),
+        (SEQUENCE, 4, relabelled(sequences(40), several_labels)),
+        (TOKEN, 4, relabelled(labelled_tokens(40), several_labels)),
+    ],
 )
-def test_accumulation_is_one_large_batch(trainer_class, model_class, data, make_model, tmp_path):
+def test_accumulation_is_one_large_batch(trainer_class, model_class, num_labels, data, make_model, tmp_path):
+    fields = NO_DROPOUT | {"num_labels": num_labels}
     runs = []
     for micro_batch, accumulated in ((16, 1), (8, 2), (4, 4)):
         args = arguments(
@@ -411,14 +443,14 @@ def test_accumulation_is_one_large_batch(trainer_class, model_class, data, make_
             max_steps=-1,
             num_train_epochs=2,  # of 16, 16 and 8 examples
             optim="sgd",  # unlike Adam's, its steps follow the scale of the gradient
-            learning_rate=1.0,
+            learning_rate=1.0 if num_labels > 1 else 0.1,
             max_grad_norm=0.0,
         )
-        trainer = trainer_class(make_model("gpt2", model_class, **NO_DROPOUT), args, train_dataset=data)
+        trainer = trainer_class(make_model("gpt2", model_class, **fields), args, train_dataset=data)
         trainer.train()
         assert trainer.state.global_step == 6
         runs.append((losses(trainer), copied(trainer.model, trained=True)))
-    start = copied(make_model("gpt2", model_class, **NO_DROPOUT), trained=True)
+    start = copied(make_model("gpt2", model_class, **fields), trained=True)
     for curve, weights in runs[1:]:
         assert curve == pytest.approx(runs[0][0], abs=1e-5)
         for name, tensor in weights.items():
@@ -601,10 +633,10 @@ def with_infinity(example):
 
 
 WRONG_EXAMPLES = [
-    (with_nan, "input_values must be finite"),
-    (with_infinity, "input_values must be finite"),
+    (with_nan, r"input_values must be finite, but one is NaN or infinity, at \[3, 1\]: clean it"),
+    (with_infinity, r"input_values must be finite, but one is NaN or infinity, at \[0, 0\]: clean it"),
     (lambda example: example.update(labels=4), r"labels must lie in 0\.\.3 \(num_labels=4\), got 4"),
-    (lambda example: example.update(labels=-1), "labels must lie in 0..3 .*, got -1"),
+    (lambda example: example.update(labels=-1), r"labels must lie in 0\.\.3 .*, got -1"),
 ]
 
 
@@ -614,13 +646,131 @@ def test_wrong_examples_are_refused(place, spoil, message, make_model, tmp_path)
     data = sequences(24)
     spoil(data[place])
     trainer = FPTTrainer(make_model("gpt2"), arguments(tmp_path), train_dataset=data)
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=rf"{message}\. This is row {place} of the training set"):
         trainer.train()
     if place == 0:
         assert trainer.state.global_step == 0
     clean = FPTTrainer(make_model("gpt2"), arguments(tmp_path), train_dataset=sequences(8))
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=rf"{message}\. This is row {place} of the evaluation set"):
         clean.evaluate(data)
+
+
+def test_a_wrong_example_is_named_from_a_worker_too(make_model, tmp_path):
+    data = sequences(24)
+    with_nan(data[20])
+    trainer = FPTTrainer(make_model("gpt2"), arguments(tmp_path, dataloader_num_workers=1), train_dataset=data)
+    with pytest.raises(
+        ValueError, match=r"NaN or infinity, at \[3, 1\]: clean it\. This is row 20 of the training set"
+    ):
+        trainer.train()
+
+
+@pytest.mark.parametrize(
+    ("place", "where"),
+    [
+        ("train", "the training set, 'labels'"),
+        ("eval", "the evaluation set, 'labels'"),
+        ("one of several", "the evaluation set 'other', column 'labels'"),
+    ],
+)
+def test_a_wrong_label_of_any_data_set_is_named_before_the_first_step(place, where, make_model, tmp_path):
+    clean, wrong = sequences(24), sequences(24)
+    wrong[20]["labels"] = 7
+    data = {
+        "train": {"train_dataset": wrong},
+        "eval": {"train_dataset": clean, "eval_dataset": wrong},
+        "one of several": {
+            "train_dataset": clean,
+            "eval_dataset": {"one": clean, "other": datasets.Dataset.from_list(wrong)},
+        },
+    }[place]
+    trainer = FPTTrainer(make_model("gpt2"), arguments(tmp_path), **data)
+    with pytest.raises(ValueError, match=rf"num_labels=4\), got 7\. This is row 20 of {where}\."):
+        trainer.train()
+    assert trainer.state.global_step == 0
+
+
+def test_labels_that_a_transform_numbers_are_trained_on(make_model, tmp_path):
+    names = ["cat", "dog", "bee", "ant"]
+    data = datasets.Dataset.from_list([example | {"labels": names[example["labels"]]} for example in sequences(16)])
+    data.set_transform(lambda rows: rows | {"labels": [names.index(name) for name in rows["labels"]]})
+    FPTTrainer(make_model("gpt2"), arguments(tmp_path, max_steps=1), train_dataset=data, eval_dataset=data).train()
+
+
+def test_two_classes_may_be_bools_and_classes_any_whole_numbers(make_model, tmp_path):
+    plain = [example | {"labels": example["labels"] % 2} for example in sequences(16)]
+    results = []
+    for kind in (int, bool, np.int32, lambda label: torch.tensor(bool(label))):
+        data = [example | {"labels": kind(example["labels"])} for example in plain]
+        trainer = FPTTrainer(make_model("gpt2", num_labels=2, **NO_DROPOUT), arguments(tmp_path), train_dataset=data)
+        trainer.train()
+        results.append(losses(trainer))
+    assert all(result == results[0] for result in results)
+
+
+@pytest.mark.parametrize(
+    ("num_labels", "labels", "problem_type"),
+    [(4, 1, None), (3, [0.0, 1.0, 1.0], "multi_label_classification"), (1, 2, "regression")],
+)
+def test_training_notes_the_problem_for_the_card_and_pipelines(num_labels, labels, problem_type, make_model, tmp_path):
+    data = [example | {"labels": labels} for example in sequences(8)]
+    model = make_model("gpt2", num_labels=num_labels)
+    FPTTrainer(model, arguments(tmp_path, max_steps=1), train_dataset=data).train()
+    model.save_pretrained(tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text()).get("problem_type") == problem_type
+
+
+class Ordinal(FPTTrainer):
+    """A Trainer with a loss of its own."""
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        labels = inputs.pop("labels")
+        outputs = model(**inputs)
+        loss = ordinal(outputs, labels)
+        return (loss, outputs) if return_outputs else loss
+
+
+def ordinal(outputs, labels, num_items_in_batch=None):
+    return ((outputs.logits.sum(-1) - labels) ** 2).mean()
+
+
+@pytest.mark.parametrize(("trainer_class", "more"), [(Ordinal, {}), (FPTTrainer, {"compute_loss_func": ordinal})])
+def test_an_own_loss_may_have_labels_of_its_own(trainer_class, more, make_model, tmp_path, warned):
+    data = [example | {"labels": example["labels"] + 0.5} for example in sequences(16)]
+    trainer_class(make_model("gpt2"), arguments(tmp_path, max_steps=1), train_dataset=data, **more).train()
+    messages = [record.getMessage() for record in warned.records if record.name.startswith("fpt_adapters")]
+    assert len(messages) == 1 and "a float: for a regression" in messages[0] and "own loss" in messages[0]
+
+
+def test_targets_that_are_the_ignored_label_are_warned_of(make_model, tmp_path, warned):
+    data = [example | {"labels": -100.0 if i < 3 else 0.5} for i, example in enumerate(sequences(16))]
+    FPTTrainer(make_model("gpt2", num_labels=1), arguments(tmp_path, max_steps=1), train_dataset=data).train()
+    messages = [record.getMessage() for record in warned.records if record.name.startswith("fpt_adapters")]
+    assert len(messages) == 1 and messages[0].startswith("3 targets of the training set, 'labels' are -100")
+
+
+def test_labels_of_tokens_are_one_for_each(make_model, tmp_path):
+    data = [example | {"labels": torch.zeros(9, dtype=torch.long)} for example in sequences(8)]
+    trainer = FPTTrainer(make_model("gpt2", FPTForTokenClassification), arguments(tmp_path), train_dataset=data)
+    with pytest.raises(ValueError, match="an example with 10 tokens has 9 of them: write -100 where there is none"):
+        trainer.train()
+
+
+@pytest.mark.parametrize("input_type", ["values", "series"])
+def test_what_lies_under_the_mask_does_not_stop_training(input_type, make_model, tmp_path):
+    fields = {"input_type": "series", "series_length": 10, "num_channels": 3, "patch_length": 4, "patch_stride": 2}
+    fields = fields | {"input_size": None, "sequence_length": None} if input_type == "series" else {}
+    data = [example | {"attention_mask": torch.ones(10, dtype=torch.long)} for example in sequences(16)]
+    data[5]["input_values"][6:], data[5]["attention_mask"][6:] = math.nan, 0
+    trainer = FPTTrainer(make_model("gpt2", **fields), arguments(tmp_path), train_dataset=data)
+    trainer.train()
+    assert all(math.isfinite(loss) for loss in losses(trainer))
+    data[5]["attention_mask"][6] = 1
+    with pytest.raises(ValueError, match=r"finite, .*, at \[6, 0\]: clean it\. This is row 5 of the tr"):
+        FPTTrainer(make_model("gpt2", **fields), arguments(tmp_path), train_dataset=data).train()
+    data[5]["attention_mask"][:] = 0
+    with pytest.raises(ValueError, match=r"at least one real step, but one has none: drop it\. This is row 5"):
+        FPTTrainer(make_model("gpt2", **fields), arguments(tmp_path), train_dataset=data).train()
 
 
 def test_wrong_ids_are_refused(make_model, tmp_path):
@@ -665,13 +815,26 @@ def test_whole_numbers_can_be_regressed(make_model, tmp_path):
     assert losses(trainer)[0] > losses(trainer)[-1] > 1
 
 
-def test_a_diverging_loss_stops_training(make_model, tmp_path):
-    trainer = FPTTrainer(
-        make_model("gpt2"), arguments(tmp_path, learning_rate=1e38, max_steps=50), train_dataset=sequences(32)
-    )
-    with pytest.raises(TrainingError, match=r"The loss is (nan|inf) at step [2-9]: training diverged. Lower learn"):
+@pytest.mark.parametrize("filtered", [True, False])
+def test_diverging_weights_stop_training(filtered, make_model, tmp_path):
+    args = arguments(tmp_path, learning_rate=1e38, max_steps=50, logging_nan_inf_filter=filtered)
+    trainer = FPTTrainer(make_model("gpt2"), args, train_dataset=sequences(32))
+    with pytest.raises(TrainingError, match=r"is not finite at step [1-9]: training diverged. Lower learning_rate"):
         trainer.train()
-    assert trainer.state.global_step < 10
+    assert trainer.state.global_step < 10 and trainer.args.logging_nan_inf_filter is filtered
+    assert not (tmp_path / WEIGHTS).exists()
+
+
+@pytest.mark.parametrize("filtered", [True, False])
+def test_a_loss_that_is_not_finite_once_does_not(filtered, make_model, tmp_path):
+    def loss(outputs, labels, num_items_in_batch):
+        value = torch.nn.functional.cross_entropy(outputs.logits, labels)
+        return value + (math.inf if trainer.state.global_step == 1 else 0)  # whose gradient is finite
+
+    args = arguments(tmp_path, logging_nan_inf_filter=filtered)
+    trainer = FPTTrainer(make_model("gpt2"), args, train_dataset=sequences(32), compute_loss_func=loss)
+    trainer.train()
+    assert [math.isfinite(one) for one in losses(trainer)] == [True, *[filtered] * 3]  # the sum of losses stays so
 
 
 def test_weights_that_are_not_finite_are_told_without_a_log(make_model, tmp_path):
@@ -715,3 +878,20 @@ def test_the_saved_config_says_what_trained(make_model, tmp_path):
     config = json.loads((tmp_path / "config.json").read_text())
     assert config["trainable"] == list(PAPER)
     assert config["base_model_fingerprint"] == trainer.model.config.base_model_fingerprint
+
+
+# What it leaves alone
+
+
+@pytest.mark.parametrize(("workers", "data"), [(0, list), (1, list), (0, datasets.Dataset.to_iterable_dataset)])
+def test_no_loader_warns_of_pinned_memory(workers, data, make_model, tmp_path):
+    """Nobody's choice is changed either: pinned memory is what Trainer asks for by default."""
+    settings = arguments(tmp_path, dataloader_num_workers=workers, use_cpu=False)  # which would turn it off
+    rows = data(datasets.Dataset.from_list(sequences(8)).with_format("torch"))
+    trainer = FPTTrainer(make_model("gpt2"), settings, train_dataset=rows, eval_dataset=sequences(4))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        trainer.train()
+        trainer.evaluate()
+        trainer.predict(sequences(4))
+    assert settings.dataloader_pin_memory is trainer.args.dataloader_pin_memory is True

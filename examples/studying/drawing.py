@@ -3,10 +3,14 @@
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-import matplotlib
+import numpy as np
+
+from fpt_adapters.extras import extra
+
+with extra("examples", "A study's pictures are drawn with matplotlib"):
+    import matplotlib
 
 matplotlib.use("Agg")
-import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 

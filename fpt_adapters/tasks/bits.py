@@ -15,7 +15,7 @@ from transformers import EvalPrediction
 
 from ..feature_extraction_fpt import FPTFeatureExtractor
 from ..heads import IGNORED_LABEL
-from ..metrics import accuracy
+from ..metrics import accuracy, joined
 from ..modeling_fpt import FPTForTokenClassification
 from .draws import check_at_least, random_stream, random_words, split_sizes
 from .task import Task, TaskData
@@ -211,10 +211,10 @@ class BitMemory(BitTask):
         """
         if prediction.inputs is None:
             raise ValueError("bit-memory needs the inputs for its metrics: set include_for_metrics=['inputs'].")
-        labels = np.asarray(prediction.label_ids)
+        labels = joined(prediction.label_ids)
         asked = labels != IGNORED_LABEL
-        answers, labels = np.asarray(prediction.predictions)[asked], labels[asked]
-        masked = np.asarray(prediction.inputs).reshape(asked.shape)[asked] == 0
+        answers, labels = joined(prediction.predictions)[asked], labels[asked]
+        masked = joined(prediction.inputs).reshape(asked.shape)[asked] == 0
         return {
             "accuracy": accuracy(answers, labels),
             "masked_accuracy": accuracy(answers[masked], labels[masked]),

@@ -97,6 +97,16 @@ class FileArguments:
         if self.validation_examples is not None:
             check_at_least("validation_examples", self.validation_examples, 1)
 
+    @property
+    def hub_dataset(self) -> str | None:
+        """The data set on the Hub that the rows come from; None for files and folders of this machine."""
+        local = self.train_file is not None or self.dataset_name is None or Path(self.dataset_name).exists()
+        return None if local else self.dataset_name
+
+    def reads(self, copy_of: str | None = None) -> bool:
+        """Whether the rows are those of the task's default data set; see `Task.reads`."""
+        return (self.hub_dataset or copy_of) == type(self).dataset_name
+
     def read_parts(
         self, seed: int, max_samples: dict[str, int] | None, num_labels: int | None
     ) -> tuple[dict[str, Part], tuple[str, ...]]:
@@ -172,9 +182,10 @@ class FileArguments:
         try:
             loaded = datasets.load_dataset(self.dataset_name, self.dataset_config_name, revision=self.dataset_revision)
         except (OSError, ValueError, RuntimeError, DatasetsError) as error:
+            place = "the folder" if self.hub_dataset is None else "the Hub"
             raise ValueError(
-                f"data set {self.dataset_name!r} could not be loaded from the Hub ({first_line(error)}): "
-                "write --train_file and --test_file to read local copies."
+                f"data set {self.dataset_name!r} could not be loaded from {place} ({first_line(error)}): "
+                "write --train_file and --test_file to read files of this machine."
             ) from error
         sources = {}
         for split, aliases in SPLIT_NAMES.items():

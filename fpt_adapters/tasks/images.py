@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from ..extras import extra
 from ..image_processing_fpt import FPTImageProcessor
 from ..metrics import majority_floor
 from ..modeling_fpt import FPTForImageClassification
@@ -287,7 +288,8 @@ class Digits(ImageTask):
 
     def load(self, seed: int = 0, max_samples: dict[str, int] | None = None) -> TaskData:
         """Load the digits. `seed` only draws what `max_samples` keeps. Raises ImportError without scikit-learn."""
-        from sklearn.datasets import load_digits  # optional: only this task needs it
+        with extra("examples", "The digits come with scikit-learn"):
+            from sklearn.datasets import load_digits
 
         digits = load_digits()
         pixels = torch.from_numpy(np.rint(digits.images * (255 / 16)).astype(np.uint8)).unsqueeze(1)

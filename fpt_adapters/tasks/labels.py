@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 
 INTEGERS = tuple(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64))  # types of `datasets`
 STRINGS = ("string", "large_string")
+BOOLS = ("False", "True")  # the names of two classes
 
 
 @dataclass(frozen=True)
@@ -26,13 +27,15 @@ class LabelNames:
         """Take the names from the training rows `data`, which messages call `source`.
 
         A `ClassLabel` column brings its names along. Strings are sorted. Whole numbers are 0..num_labels-1, or, for
-        num_labels=None, 0..the largest one. Raises ValueError for any other type, for a missing label, and for names
-        that are not `num_labels` many (strings may be fewer).
+        num_labels=None, 0..the largest one; bools are the two classes False and True. Raises ValueError for any other
+        type, for a missing label, and for names that are not `num_labels` many (strings may be fewer).
         """
         feature = data.features[column]
         values = _values(data, column, source)
         if isinstance(feature, datasets.ClassLabel):
             names, origin = tuple(feature.names), "feature"
+        elif feature.dtype == "bool":
+            names, origin = BOOLS, "number"
         elif pa.types.is_integer(values.type):
             count = max(pc.max(values).as_py(), 0) + 1 if num_labels is None else num_labels
             names, origin = tuple(str(number) for number in range(count)), "number"
@@ -47,16 +50,17 @@ class LabelNames:
     ) -> "LabelNames":
         """Take the names without reading the rows of `source`: a `ClassLabel` column's own, else the `given` ones.
 
-        Whole numbers need no names where `num_labels` is known. Raises ValueError for names that are given in vain,
-        missing, double or not `num_labels` many, and for a column of another type.
+        Whole numbers need no names where `num_labels` is known, nor do bools. Raises ValueError for names that are
+        given in vain, missing, double or not `num_labels` many, and for a column of another type.
         """
         if isinstance(feature, datasets.ClassLabel):
             names, origin = tuple(feature.names), "feature"
             if given is not None and tuple(given) != names:
                 raise ValueError(f"column {column!r} of {source} names its classes itself: leave the label names out.")
-        elif isinstance(feature, datasets.Value) and feature.dtype in (*INTEGERS, *STRINGS):
-            origin = "number" if feature.dtype in INTEGERS else "string"
+        elif isinstance(feature, datasets.Value) and feature.dtype in (*INTEGERS, *STRINGS, "bool"):
+            origin = "string" if feature.dtype in STRINGS else "number"
             numbered = num_labels if origin == "number" else None
+            given = BOOLS if feature.dtype == "bool" and given is None else given
             names = _names_from_outside(given, numbered, f"column {column!r} of {source} ({feature.dtype})")
         else:
             raise ValueError(
@@ -70,7 +74,7 @@ class LabelNames:
         """The number of a class that a row, named `where`, gives. Raises ValueError for one that is not here."""
         if isinstance(value, int) and self.origin != "string":
             if 0 <= value < len(self.names):
-                return value
+                return int(value)
         elif isinstance(value, str) and value in self._numbers:
             return self._numbers[value]
         raise ValueError(
@@ -116,7 +120,7 @@ class LabelNames:
 
 
 def _values(data: datasets.Dataset, column: str, source: str) -> pa.Array:
-    """Take a column out, checked: whole numbers or strings, none of them missing."""
+    """Take a column out, checked: whole numbers (bools as 0 and 1) or strings, none of them missing."""
     values = data.select_columns([column]).with_format("arrow")[:].column(0).combine_chunks()
     if values.null_count:
         row = int(np.flatnonzero(pc.is_null(values).to_numpy(zero_copy_only=False))[0])
@@ -124,12 +128,15 @@ def _values(data: datasets.Dataset, column: str, source: str) -> pa.Array:
             f"every row needs a label, but row {row} of {source} has none in column {column!r}: fill it in or drop "
             f"the row ({values.null_count} of {len(values)} rows lack it)."
         )
+    if pa.types.is_boolean(values.type):
+        values = values.cast(pa.int8())
     if not (
         pa.types.is_integer(values.type) or pa.types.is_string(values.type) or pa.types.is_large_string(values.type)
     ):
+        instead = "write whole numbers, or " if pa.types.is_floating(values.type) else ""
         raise ValueError(
             f"labels are whole numbers or strings, but row 0 of {source} has {values[0].as_py()!r} "
-            f"({values.type}) in column {column!r}: name the label's column with --label_column."
+            f"({values.type}) in column {column!r}: {instead}name the label's column with --label_column."
         )
     return values.cast(pa.string()) if pa.types.is_large_string(values.type) else values
 

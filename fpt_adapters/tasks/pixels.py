@@ -9,11 +9,10 @@ from typing import Any
 import datasets
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
+from ..image_processing_fpt import MODES, WIDE_MODES, is_scaled, too_many_bits
 from .files import Source
-
-MODES = {1: "L", 3: "RGB"}  # Pillow's mode for a number of channels
 
 
 class _BadImage(Exception):
@@ -36,10 +35,11 @@ class PixelFormat:
     def read(self, source: Source, column: str, rows: np.ndarray) -> torch.Tensor:
         """Read the images in `rows`: uint8 (rows, channels, height, width).
 
-        An image is an encoded file (the `datasets` feature `Image`, or a struct of `bytes` and `path`) or a nested
-        list of pixel values 0..255, [height][width] or [height][width][channels], which csv holds as JSON. `datasets`
-        caches the pixels. Raises ValueError, naming the row, for an image that is missing, broken, or of another size
-        or mode, and for pixel values that are not whole numbers in 0..255.
+        An image is an encoded file (the `datasets` feature `Image`, or a struct of `bytes` and `path`), turned upright
+        by its EXIF orientation, or a nested list of pixel values 0..255, [height][width] or
+        [height][width][channels], which csv holds as JSON. `datasets` caches the pixels. Raises ValueError, naming the
+        row, for an image that is missing, broken, or of another size or mode, and for pixel values that are not whole
+        numbers in 0..255.
         """
         data = source.data.select_columns([column])
         if isinstance(data.features[column], datasets.Image):
@@ -49,7 +49,7 @@ class PixelFormat:
         size = self.channels * self.height * self.width
         try:
             pixels = data.map(
-                _read_batch,
+                _read_upright_batch,
                 with_indices=True,
                 batched=True,
                 fn_kwargs={"column": column, "pixel_format": self},
@@ -81,6 +81,8 @@ class PixelFormat:
                 f"images here are {self.width} x {self.height} pixels (width x height), but one has "
                 f"{image.width} x {image.height}: resize it."
             )
+        if image.mode in WIDE_MODES:
+            raise ValueError(too_many_bits(image))
         mode = MODES[self.channels]
         allowed = (mode, "RGB") if self.to_grey else (mode,)
         if image.mode not in allowed:
@@ -91,7 +93,7 @@ class PixelFormat:
         return image.convert(mode)
 
 
-def _read_batch(
+def _read_upright_batch(  # `datasets` finds cached pixels by this name: another one where they change
     batch: dict[str, list], indices: list[int], *, column: str, pixel_format: PixelFormat
 ) -> dict[str, np.ndarray]:
     images = []
@@ -111,6 +113,7 @@ def _open(content: bytes | None, path: str | None) -> Image.Image:
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             image = Image.open(path if content is None else io.BytesIO(content))
             image.load()
+            image = ImageOps.exif_transpose(image)  # as the models' processor does
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ValueError(f"an image cannot be decoded ({error}): replace it or drop its row.") from error
     return image
@@ -126,6 +129,7 @@ def _from_numbers(value: Any) -> Image.Image:
                 f"text that holds an image is JSON, such as [[0, 255], [255, 0]], but one is {value[:40]!r}."
             ) from None
     try:
+        scaled = is_scaled(np.asarray(value))
         numbers = np.asarray(value, dtype=np.float64)
     except (TypeError, ValueError):
         raise ValueError("an image's rows need one length and numbers only, but one has others.") from None
@@ -134,11 +138,16 @@ def _from_numbers(value: Any) -> Image.Image:
             "lists of pixels are [height][width] or [height][width][1 or 3 channels], but one has the shape "
             f"{list(numbers.shape)}."
         )
+    if scaled:
+        raise ValueError(
+            "pixel values are whole numbers in 0..255, but an image of floats ends at 1 or below, and would be read "
+            "as black: write (image * 255).round().astype('uint8') (astype alone, if its values are 0..255)."
+        )
     wrong = ~((numbers >= 0) & (numbers <= 255) & (numbers == np.floor(numbers)))
     if wrong.any():
         raise ValueError(
             f"pixel values are whole numbers in 0..255, but one is {numbers[wrong][0]:g}: "
-            "scale the images before they are written."
+            "scale the images to 0..255 by the range of their values, and round them, before they are written."
         )
     numbers = numbers[..., 0] if numbers.shape[2:] == (1,) else numbers
     return Image.fromarray(numbers.astype(np.uint8))

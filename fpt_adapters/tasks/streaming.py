@@ -127,9 +127,10 @@ def _open_hub(files: FileArguments, max_samples: dict[str, int] | None) -> tuple
     try:
         found = datasets.load_dataset(name, files.dataset_config_name, revision=files.dataset_revision, streaming=True)
     except (OSError, ValueError, RuntimeError, DatasetsError) as error:
+        place = "the folder" if files.hub_dataset is None else "the Hub"
         raise ValueError(
-            f"data set {name!r} could not be opened on the Hub ({first_line(error)}): "
-            "write --train_file and --test_file to read local copies."
+            f"data set {name!r} could not be opened from {place} ({first_line(error)}): "
+            "write --train_file and --test_file to read files of this machine."
         ) from error
     if "train" not in found:
         raise ValueError(f"a split called train is needed, but {name!r} has {', '.join(found)}: read files instead.")

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
 from torch.utils.data import Dataset
 from transformers import BaseImageProcessor, EvalPrediction, PreTrainedTokenizerFast, SequenceFeatureExtractor
@@ -37,11 +36,18 @@ class Task(ABC):
     name: ClassVar[str]
     model_class: ClassVar[type[FPTPreTrainedModel]]
     include_for_metrics: ClassVar[tuple[str, ...]] = ()  # what `compute_metrics` needs beyond predictions and labels
-    data_source: ClassVar[str]  # what the data is, in a line of the model card
+    data_source: ClassVar[str]  # what the task's own data is, in a line of the model card
     data_license: ClassVar[str | None] = None  # the data's own, where it is stated
     limits: ClassVar[tuple[str, ...]] = ()  # sentences: what a model of this task is not good for
     example_text: ClassVar[str | None] = None  # an input that is text, for the model card
     draws_fresh_examples: ClassVar[bool] = False  # whether `train_examples` may be as many as a run sees
+
+    def reads(self, copy_of: str | None = None) -> bool:
+        """Whether the data is the task's own, which `data_source`, `limits` and the like are about, and no other.
+
+        `copy_of`: the Hub id that files of this machine are a copy of, where somebody says so.
+        """
+        return True
 
     @abstractmethod
     def load(self, seed: int = 0, max_samples: dict[str, int] | None = None) -> TaskData:
@@ -93,4 +99,4 @@ class Task(ABC):
 
     def compute_metrics(self, prediction: EvalPrediction) -> dict[str, float]:
         """Metrics of the answers (`prediction.predictions`, as `preprocess_logits_for_metrics` leaves them)."""
-        return {"accuracy": accuracy(np.asarray(prediction.predictions), np.asarray(prediction.label_ids))}
+        return {"accuracy": accuracy(prediction.predictions, prediction.label_ids)}
