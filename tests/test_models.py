@@ -776,11 +776,11 @@ def test_an_input_without_tokens_is_refused(make_model, fields):
 def replica_of(model):
     """As `nn.DataParallel` makes one on each GPU: a module's weights are attributes, and no parameters."""
     copies = {module: module._replicate_for_data_parallel() for module in model.modules()}
-    for module, copy in copies.items():
+    for module, replica in copies.items():
         for name, child in module.named_children():
-            copy._modules[name] = copies[child]
+            replica._modules[name] = copies[child]
         for name, parameter in module._parameters.items():
-            setattr(copy, name, None if parameter is None else parameter.detach().clone())
+            setattr(replica, name, None if parameter is None else parameter.detach().clone())
     return copies[model]
 
 
