@@ -542,6 +542,14 @@ def test_drawing_a_backbone_leaves_the_global_random_state(saved_base, init):
     assert random.getstate() == python
 
 
+def test_a_random_base_is_the_same_whatever_device_is_the_default():
+    expected, digest = raw(tiny_config("gpt2"))
+    with torch.device("meta"):
+        drawn, same_digest = raw(tiny_config("gpt2"))
+    assert same_digest == digest
+    assert all_equal(weights(drawn), weights(expected))
+
+
 def test_gpt2s_residual_projections_are_flat_or_scaled():
     config = GPT2Config(n_embd=64, n_layer=8, n_head=2, n_positions=16, vocab_size=50)
     stds = {}
