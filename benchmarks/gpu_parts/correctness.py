@@ -9,12 +9,13 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+from compare_worker import peak_bytes
 from torch import Tensor
 from transformers import BitsAndBytesConfig, set_seed
 from transformers.utils import is_bitsandbytes_available
 
 from fpt_adapters import FPTForSequenceClassification
-from gpu_parts.clock import allocated
+from gpu_parts.clock import allocated, restart_peak
 from gpu_parts.setting import Setting, Skipped
 from gpu_parts.small import batch_of, build, delta, examples, logits_of, new_model, same, trained
 
@@ -64,7 +65,7 @@ def losses(setting: Setting, family: str) -> dict[str, Any]:
         with tempfile.TemporaryDirectory() as folder:
             half = {"dtype": "bfloat16"} if "bf16" in arguments else {}
             model = build(setting, family, **NO_DROPOUT, **half)
-            with torch.backends.cudnn.flags(allow_tf32=False):  # which recurrent layers would take
+            with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):  # which recurrent layers would take
                 runs[name] = trained(setting, model, data, steps, folder, **arguments)
     tolerance = max(ROUNDING * farthest(runs["moved"], runs["cpu"]), LEAST_TOLERANCE)
     difference = farthest(runs["card"], runs["cpu"])
@@ -161,23 +162,27 @@ def device_map(setting: Setting) -> dict[str, Any]:
 
 
 def checkpointing(setting: Setting) -> dict[str, Any]:
-    """Gradients with dropout, with and without activation checkpointing: equal but for rounding."""
-    batch = batch_of(setting.device)
+    """Gradients with dropout, with and without activation checkpointing: equal but for rounding. And memory."""
     facts, passed = {}, True
     for dtype in ("float32", "bfloat16"):
-        found = []
-        for checkpointed in (False, True):
-            model = build(setting, dtype=dtype).to(setting.device).train()
-            if checkpointed:
-                model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-            set_seed(2)
-            model(**batch).loss.backward()
-            found.append({name: one.grad for name, one in model.named_parameters() if one.requires_grad})
-        plain, again = (torch.cat([gradient.flatten() for gradient in one.values()]) for one in found)
+        with repeatable():
+            (plain, most), (again, less) = (_gradients(setting, dtype, checkpointed) for checkpointed in (False, True))
         difference = float((plain - again).norm() / plain.norm())
-        facts[dtype] = difference
+        facts[dtype] = {"difference": difference, "peak_bytes": most, "peak_bytes_checkpointed": less}
         passed &= difference <= CHECKPOINTED
     return {"passed": passed, **facts}
+
+
+def _gradients(setting: Setting, dtype: str, checkpointed: bool) -> tuple[Tensor, int]:
+    """All gradients of a step (numbers,), and the highest memory."""
+    restart_peak()
+    model = build(setting, dtype=dtype).to(setting.device).train()
+    if checkpointed:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    set_seed(2)
+    model(**batch_of(setting.device)).loss.backward()
+    gradients = [parameter.grad.flatten() for parameter in model.parameters() if parameter.requires_grad]
+    return torch.cat(gradients), peak_bytes()
 
 
 def two_models(setting: Setting) -> dict[str, Any]:
