@@ -258,6 +258,13 @@ def test_labels_of_another_shape_are_refused(problem_type, shape, labels):
         classification_loss(torch.randn(shape), labels, problem_type)
 
 
+def test_classes_that_are_floats_are_refused():
+    with pytest.raises(
+        ValueError, match=r"Classes are whole numbers, but these labels are torch.float32: write labels\.l"
+    ):
+        classification_loss(torch.randn(2, 4), torch.tensor([0.0, 1.5]), "single_label_classification")
+
+
 def test_labels_may_have_any_type_that_holds_them_exactly():
     logits = torch.randn(3, 2)
     expected = classification_loss(logits, torch.tensor([1, 0, 1]), None)

@@ -13,6 +13,7 @@ import pytest
 import torch
 from conftest import tiny_config
 from packaging.version import Version
+from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
 from test_training import (
     NO_DROPOUT,
@@ -314,7 +315,7 @@ def test_a_column_that_is_removed_but_needed_names_the_flag(kind, place, make_mo
 @pytest.mark.parametrize("dtype", ["bf16", "fp16"])
 @pytest.mark.parametrize("call", ["evaluate", "predict"])
 def test_an_evaluation_in_half_precision_rounds_nothing(dtype, call, make_model, tmp_path):
-    model = make_model("bert")
+    model = make_model("llama")  # its rotary frequencies are buffers
     trainer = FPTTrainer(
         model,
         arguments(tmp_path, eval_strategy="steps", eval_steps=2, **{f"{dtype}_full_eval": True}),
@@ -523,3 +524,12 @@ def test_a_model_compiled_by_hand_is_saved_in_each_way(wrapping, make_model, tmp
         one, other = read(tmp_path / "plain" / file), read(tmp_path / "wrapped" / file)
         assert_same(one, other) if read is load_file else (one == other or pytest.fail(file))
     FPTForSequenceClassification.from_pretrained(tmp_path / "wrapped")
+
+
+@pytest.mark.parametrize("wrapping", [wrap_backbone, wrap_layers])
+def test_peft_around_wrapped_parts_is_refused_and_undone(wrapping, make_model):
+    plain, model = make_model("gpt2"), wrapping(make_model("gpt2"))
+    with pytest.raises(ValueError, match=r"torch.compile's wrappers change those: .* or compile its parts in place"):
+        get_peft_model(model, LoraConfig(target_modules=["c_attn"], fan_in_fan_out=True))
+    assert model.parameter_groups() == plain.parameter_groups()
+    assert model.count_parameters() == plain.count_parameters()
