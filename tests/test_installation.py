@@ -184,7 +184,7 @@ def test_the_wheel_works_with_what_it_declares(wheel, tmp_path):
 
 USES = {
     "a picture": (
-        "matplotlib",
+        "matplotlib.figure",
         lambda: learning_curves({}, "curves.png"),
         "with matplotlib, which is missing here: pip install 'fpt_adapters[examples]'",
     ),
