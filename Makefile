@@ -11,8 +11,8 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 # An environment: $(call environment,folder,what to install,pip's other arguments). Nothing else is fetched to build it.
 define environment
-	$(1)/bin/python -m pip install --quiet $(3) pip setuptools
-	$(1)/bin/python -m pip install --quiet $(3) --no-build-isolation $(2)
+	$(1)/bin/python -m pip install -qq $(3) pip setuptools
+	$(1)/bin/python -m pip install -qq $(3) --no-build-isolation $(2)
 endef
 
 .DEFAULT_GOAL := help
@@ -71,14 +71,14 @@ bench: install ## Measure step, load and cached-epoch times, delta size, streams
 cards: install ## Train the deltas of model_cards/ again: make cards MNIST=folder SCOP=folder
 	$(RUN) model_cards/train.py $(if $(MNIST),--mnist $(MNIST)) $(if $(SCOP),--scop $(SCOP))
 
-wheels: ## Fetch into wheels/ what a bare GPU machine lacks: make wheels WITH="pandas pyarrow"
-	$(PYTHON) benchmarks/wheels.py wheels $(WITH)
+wheels: ## Fetch into build/wheels/ what a bare GPU machine lacks: make wheels WITH="pandas pyarrow"
+	$(PYTHON) benchmarks/wheels.py build/wheels $(WITH)
 
-# Of a machine without .venv, the Python that has torch; what it lacks comes from wheels/, where there are some.
-bench-gpu: PYTHONPATH := .gpu-site:.
+# Without .venv, the Python that has torch; what it lacks comes from build/wheels/, where there is some.
 bench-gpu: ## Check and measure everything on one GPU, without a network, in 8 minutes at most
-	if [ -d wheels ]; then $(PYTHON) -m pip install --quiet --no-index --no-deps --upgrade --target .gpu-site wheels/*.whl; fi
-	PYTHONPATH=$(PYTHONPATH) $(if $(wildcard $(VENV)),$(RUN),$(PYTHON)) benchmarks/gpu.py --output_dir outputs/gpu $(ARGS)
+	if [ -d build/wheels ]; then \
+		$(PYTHON) -m pip install --quiet --no-index --no-deps --upgrade --target build/site build/wheels/*.whl; fi
+	PYTHONPATH=build/site:. $(if $(wildcard $(VENV)),$(RUN),$(PYTHON)) benchmarks/gpu.py --output_dir outputs/gpu $(ARGS)
 
 clean: ## Remove what was built (not outputs/)
-	rm -rf $(VENV) .venv-latest .venv-lowest .venv-lock .gpu-site wheels .pytest_cache .ruff_cache build *.egg-info
+	rm -rf $(VENV) .venv-latest .venv-lowest .venv-lock .pytest_cache .ruff_cache build *.egg-info

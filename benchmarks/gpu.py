@@ -13,11 +13,8 @@ the libraries say.
 import argparse
 import contextlib
 import importlib
-import importlib.metadata
-import importlib.util
 import json
 import os
-import platform
 import queue
 import subprocess
 import sys
@@ -29,21 +26,9 @@ from pathlib import Path
 from typing import Any
 
 from gpu_parts.cases import Case
+from gpu_parts.packages import missing, unmet, versions
 from gpu_parts.summary import brief, summary
 
-NEEDED = {  # by the names that they are imported by
-    "torch": "torch",
-    "transformers": "transformers",
-    "accelerate": "accelerate",
-    "peft": "peft",
-    "datasets": "datasets",
-    "evaluate": "evaluate",
-    "jinja2": "jinja2",
-    "PIL": "pillow",
-    "safetensors": "safetensors",
-    "numpy": "numpy",
-}
-SHOWN = (*NEEDED.values(), "huggingface-hub", "tokenizers", "triton", "bitsandbytes", "pandas", "pyarrow")
 START_SECONDS = 120  # of a process, imports included
 RESERVE = 5  # seconds that are kept for the end
 QUOTED = 15  # lines of the log that stand with a process that died
@@ -167,17 +152,6 @@ def report(results: Results, case: Case, said: dict[str, Any], seconds: float, l
     print(f"[{max(left, 0):4.0f} s left] {brief(results.records[-1])}", flush=True)
 
 
-def versions() -> dict[str, str]:
-    """Of Python and the packages, so far as they are there."""
-    found = {"python": platform.python_version()}
-    for name in SHOWN:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            found[name] = "not installed"
-    return found
-
-
 def given_batches(texts: Iterable[str]) -> dict[str, int]:
     """`["124M=64"]` -> `{"124M": 64}`."""
     return {name: int(count) for name, _, count in (text.partition("=") for text in texts)}
@@ -199,15 +173,19 @@ def main() -> int:
     parser.add_argument("--plan", default="gpu_parts.cases:PLAN", help="module:list of the cases")
     arguments = parser.parse_args()
     start = time.monotonic()
-    missing = [package for name, package in NEEDED.items() if importlib.util.find_spec(name) is None]
-    if missing:
-        raise SystemExit(f"This Python lacks {', '.join(missing)}: `make wheels` fetches what a bare machine needs.")
+    if lacking := missing():
+        raise SystemExit(f"This Python lacks {', '.join(lacking)}: see benchmarks/README.md, On a GPU.")
     module, _, name = arguments.plan.partition(":")
     plan: list[Case] = getattr(importlib.import_module(module), name)
     cases = [case for case in plan if not arguments.only or any(is_in(case.name, part) for part in arguments.only)]
     results = Results(arguments.output_dir)
     before = len(results.records)
-    results.add(case="setup", status="ok", seconds=0.0, facts={"smoke": arguments.smoke, "versions": versions()})
+    results.add(
+        case="setup",
+        status="ok",
+        seconds=0.0,
+        facts={"smoke": arguments.smoke, "versions": versions(), "unmet": unmet()},
+    )
     with tempfile.TemporaryDirectory() as folder:
         settings = {"folder": folder, "smoke": arguments.smoke, "batches": given_batches(arguments.batches)}
         run_cases(cases, settings, results, 60 * arguments.minutes - (time.monotonic() - start))

@@ -1,11 +1,10 @@
 """What `gpu.py` needs beside torch, transformers, accelerate and peft, as wheels for a machine without a network.
 
-    python benchmarks/wheels.py wheels                          # datasets, evaluate and the like; bitsandbytes
-    python benchmarks/wheels.py wheels pandas pyarrow pillow    # more, for a machine that lacks them too
+    python benchmarks/wheels.py build/wheels                        # datasets, evaluate and the like; bitsandbytes
+    python benchmarks/wheels.py build/wheels pandas pyarrow pillow  # more, for a machine that lacks them too
 
 They are for CPython 3.12 on Linux, x86-64. Of bitsandbytes only the library of one CUDA version is kept, a tenth of
-its size: others serve no card there. On the machine: `pip install --no-index --no-deps --target site wheels/*.whl`,
-and `PYTHONPATH=site`, which `make bench-gpu` does.
+its size: others serve no card there. `make bench-gpu` puts them into a folder of its own there.
 """
 
 import argparse

@@ -153,13 +153,13 @@ def fill_card(
 
 
 def shown_command(arguments: list[str], model_args: ModelArguments) -> str:
-    """The command of this run, with a folder that is a copy of a base by that base's Hub id.
+    """The command of this run, which calls a base in a folder by its Hub id, or else by the folder's name.
 
-    The card cuts what other folders of this machine it names.
+    The card cuts the absolute paths in it.
     """
-    name, shown = model_args.model_name_or_path, model_args.base_model
-    flag = "--model_name_or_path="
-    if name is not None and shown is not None:
+    name, flag = model_args.model_name_or_path, "--model_name_or_path="
+    if name is not None and Path(name).is_dir():
+        shown = model_args.base_model or Path(name).name
         arguments = [{name: shown, flag + name: flag + shown}.get(part, part) for part in arguments]
     return shlex.join(["python", "examples/run_fpt.py", *arguments])
 

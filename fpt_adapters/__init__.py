@@ -39,7 +39,8 @@ from .pretrained import FPTPreTrainedModel
 from .version import __version__
 
 if TYPE_CHECKING:
-    from .training import FPTTrainer, TrainingError
+    from .guards import TrainingError
+    from .training import FPTTrainer
 
 AutoConfig.register("fpt", FPTConfig, exist_ok=True)
 AutoModel.register(FPTConfig, FPTModel, exist_ok=True)
@@ -96,13 +97,13 @@ __all__ = [
     "update_config",
 ]
 
-_TRAINING = ("FPTTrainer", "TrainingError")
+_TRAINING = {"FPTTrainer": "training", "TrainingError": "guards"}
 
 
 def __getattr__(name: str) -> Any:
     if name not in _TRAINING:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.training"), name)
+    return getattr(import_module(f"{__name__}.{_TRAINING[name]}"), name)
 
 
 def __dir__() -> list[str]:

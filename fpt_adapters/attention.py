@@ -46,7 +46,7 @@ def attention_forward(
     groups = getattr(module, "num_key_value_groups", 1)
     key, value = repeat_kv(key, groups), repeat_kv(value, groups)
     if attention_mask is None and tokens > 1 and (module.is_causal if is_causal is None else is_causal):
-        attention_mask = torch.ones(tokens, tokens, dtype=torch.bool).tril()
+        attention_mask = query.new_ones(tokens, tokens, dtype=torch.bool).tril()
     if attention_mask is not None:
         attention_mask = attention_mask.expand(*query.shape[:2], -1, -1)
     scaling = query.shape[3] ** -0.5 if scaling is None else scaling

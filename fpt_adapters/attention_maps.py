@@ -54,7 +54,7 @@ def attention_maps(
             output, mask = model.fpt_model.encode(**batch, output_attentions=True)
             _check_maps(output.attentions, output.last_hidden_state.shape[1], kind)
             maps = _selected(output.attentions, layers, heads)  # (layers, batch, heads, tokens, tokens)
-            real = torch.ones(maps.shape[1], maps.shape[3]) if mask is None else mask.cpu()  # (batch, tokens)
+            real = maps.new_ones(maps.shape[1], maps.shape[3]) if mask is None else mask.cpu()  # (batch, tokens)
             maps = maps.masked_fill(real[:, None, :, None] == 0, 0)
             total = total + maps.sum(dim=1, dtype=torch.float64)  # (layers, heads, tokens, tokens)
             examples = examples + real.sum(dim=0, dtype=torch.float64)  # (tokens,)

@@ -10,6 +10,7 @@ same rules and may hold surprises.
 
 import contextlib
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -82,8 +83,15 @@ def frozen_dtype(backbone: PreTrainedModel) -> torch.dtype:
     """The dtype that the frozen weights are kept in (norms and what trains are fp32); fp32 where there are none."""
     if backbone.config.model_type not in WITHOUT_TOKENS:
         return backbone.get_input_embeddings().weight.dtype  # the token table never trains
-    dtypes = [parameter.dtype for parameter in backbone.parameters()]
+    dtypes = [tensor.dtype for tensor in weights(backbone)]
     return next((dtype for dtype in HALF_PRECISION if dtype in dtypes), torch.float32)
+
+
+def weights(module: nn.Module) -> Iterator[Tensor]:
+    """A module's weights, also those of a replica that `nn.DataParallel` runs, where they are no parameters."""
+    for part in module.modules():
+        yield from part.parameters(recurse=False)
+        yield from (value for value in vars(part).values() if isinstance(value, Tensor))
 
 
 def device_of(backbone: PreTrainedModel) -> torch.device:
@@ -213,7 +221,8 @@ def _autocast_for(backbone: PreTrainedModel, device_type: str) -> contextlib.Abs
 def is_causal(backbone: PreTrainedModel) -> bool:
     """Whether a token sees those before it and none after it: measured, by changing the ends of four tokens."""
     generator = torch.Generator().manual_seed(0)
-    embeds = torch.randn(1, 4, embedding_width(backbone), generator=generator).repeat(3, 1, 1)  # (3, 4, width)
+    embeds = torch.randn(1, 4, embedding_width(backbone), generator=generator, device="cpu")
+    embeds = embeds.repeat(3, 1, 1)  # (3, 4, width)
     embeds[1, 3], embeds[2, 0] = -embeds[1, 3], -embeds[2, 0]
     hidden = run_backbone(backbone, embeds.to(device_of(backbone))).last_hidden_state.float()
     changes = (hidden[1:, (0, 3)] - hidden[0, (0, 3)]).abs().amax(-1).tolist()  # (changed: last, first; seen by: 0, 3)

@@ -66,7 +66,7 @@ def wrong_input(batch: dict[str, Tensor], config: FPTConfig) -> Wrong | None:
     if mask is not None and (empty := ~mask.flatten(1).any(dim=1)).any():
         return Wrong(_first_row(empty), "a sequence needs at least one real step, but one has none: drop it")
     for name in ("pixel_values", "input_values"):
-        if name not in batch or torch.isfinite(batch[name]).all():
+        if name not in batch or _is_finite(batch[name]):
             continue
         wrong = ~torch.isfinite(batch[name])
         if name == "input_values" and mask is not None:
@@ -75,6 +75,11 @@ def wrong_input(batch: dict[str, Tensor], config: FPTConfig) -> Wrong | None:
             place = wrong.nonzero()[0, 1:].tolist()
             return Wrong(_first_row(wrong), f"{name} must be finite, but one is NaN or infinity, at {place}: clean it")
     return None
+
+
+def _is_finite(values: Tensor) -> bool:
+    """Whether no value is NaN or infinite: such a one makes the sum so, which is far quicker than to look at each."""
+    return bool(torch.isfinite(values.sum()) or torch.isfinite(values).all())
 
 
 def _first_row(wrong: Tensor) -> int:

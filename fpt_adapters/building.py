@@ -191,7 +191,7 @@ def _random(
 ) -> PreTrainedModel:
     scheme, config = scheme or default_init_scheme(config, "random"), copy.deepcopy(config)
     config.dtype = torch.float32
-    with DrawsFrom(seed), DefaultDtype(torch.float32), INITIALISING:
+    with torch.device("cpu"), DrawsFrom(seed), DefaultDtype(torch.float32), INITIALISING:  # whose numbers others get
         backbone = model_class(config)
         if scheme in ("gpt2-scaled-residual", "gpt2-flat"):  # not left to transformers, whose versions differ
             std = config.initializer_range
@@ -269,8 +269,9 @@ def _draw_from_statistics(backbone: nn.Module, seed: int) -> None:
     """Replace every tensor by normal draws with its own mean and standard deviation (the paper's statistics-only)."""
     generator = torch.Generator().manual_seed(seed)
     for parameter in backbone.parameters():
-        mean, std = parameter.float().mean().item(), parameter.float().std(unbiased=False).item()
-        drawn = torch.empty(parameter.shape, dtype=torch.float32).normal_(mean, std, generator=generator)
+        values = parameter.cpu().float()  # another device sums in another order
+        mean, std = values.mean().item(), values.std(unbiased=False).item()
+        drawn = torch.empty(values.shape, dtype=torch.float32, device="cpu").normal_(mean, std, generator=generator)
         parameter.copy_(drawn)
 
 

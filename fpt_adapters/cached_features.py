@@ -95,8 +95,8 @@ class SteadyCollator:
         """Whether `batch[name][row]` is `alone`, or `alone` and filler behind it."""
         batched = batch[name][row]
         if alone.shape == batched.shape:
-            return torch.equal(alone, batched)
-        if alone.shape[1:] != batched.shape[1:] or not torch.equal(alone, batched[: len(alone)]):
+            return _same(alone, batched)
+        if alone.shape[1:] != batched.shape[1:] or not _same(alone, batched[: len(alone)]):
             return False
         filler = batched[len(alone) :]
         if name == self.input_name:
@@ -162,9 +162,14 @@ def two_passes(
 def same_batches(first: list[dict[str, Tensor]], second: list[dict[str, Tensor]]) -> bool:
     """Whether two lists of batches hold the same, bit by bit."""
     return all(
-        one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+        one.keys() == other.keys() and all(_same(one[name], other[name]) for name in one)
         for one, other in zip(first, second, strict=True)
     )
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors hold the same, bit by bit; NaN, which may lie under a mask, is NaN."""
+    return one.shape == other.shape and bool(((one == other) | (one != one) & (other != other)).all())
 
 
 @torch.no_grad()

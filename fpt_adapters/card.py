@@ -81,7 +81,7 @@ class SplitResult:
     def floors(self) -> dict[str, float]:
         """`floor` by metric; where there is none, the share of the most frequent label in `confusion`."""
         if isinstance(self.floor, Mapping):
-            return {name: float(value) for name, value in self.floor.items()}
+            return {name: float(value) for name, value in self.floor.items() if math.isfinite(value)}
         if self.floor is not None:
             return {FIRST: float(self.floor)}
         return {FIRST: majority_floor_of(self.confusion)} if np.any(self.confusion) else {}

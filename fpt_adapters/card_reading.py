@@ -62,8 +62,8 @@ def read_summary(card_data: Mapping[str, Any]) -> dict[str, Any]:
 
 def _figures(result: Mapping) -> dict[str, Any] | None:
     """The main metric of one split's result, its floor, and the number of examples; None without a metric."""
-    values = {str(metric.get("type")): metric.get("value") for metric in _mappings(result.get("metrics"))}
-    values = {name: _score(name, value) for name, value in values.items()}
+    found = [(metric.get("type"), metric.get("value")) for metric in _mappings(result.get("metrics"))]
+    values = {name: _score(name, value) for name, value in found if isinstance(name, str)}
     names = [name for name, value in values.items() if value is not None and not name.endswith(FLOOR)]
     if not names:
         return None

@@ -18,7 +18,7 @@ class _Dropped(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, inputs: Tensor, threshold: int) -> Tensor:
-        draws = torch.empty(-(-inputs.numel() // PER_DRAW), dtype=torch.int64).random_(-(2**63), None)
+        draws = inputs.new_empty(-(-inputs.numel() // PER_DRAW), dtype=torch.int64).random_(-(2**63), None)
         bits = draws.view(torch.int16)[: inputs.numel()].view(inputs.shape)  # evenly -2**15 .. 2**15 - 1
         kept = bits >= threshold - LEVELS // 2
         ctx.save_for_backward(kept)

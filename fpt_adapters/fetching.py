@@ -59,7 +59,7 @@ def _unfound(source: str) -> str:
     """Why `source` is no folder."""
     if os.path.isfile(source):
         return f"{source!r} is a file, where a folder is wanted"
-    home = ": '~' is not read as your home, os.path.expanduser does that" if source.startswith("~") else ""
+    home = " ('~' is not read as your home: os.path.expanduser does that)" if source.startswith("~") else ""
     return f"There is no folder {source!r} here{home}"
 
 

@@ -61,11 +61,14 @@ def classification_loss(
     "multi_label_classification" (`labels` shaped as the logits, in 0..1), "regression" (`labels` shaped as the
     logits); None: see `problem_type_of`. Where the logits' last dimension is 1, `labels` may lack it.
     `num_items_in_batch` is what Trainer counts over all accumulated batches and processes, the labels that are not
-    -100: dividing by it makes any split of a batch give the same gradient. Raises ValueError for another shape.
+    -100: dividing by it makes any split of a batch give the same gradient. Raises ValueError for labels of another
+    shape, and for classes that are floats.
     """
     logits, labels = logits.float(), labels.to(logits.device)
     problem_type = problem_type_of(problem_type, logits.shape[-1], labels)
     if problem_type == "single_label_classification":
+        if labels.is_floating_point():
+            raise ValueError(f"Classes are whole numbers, but these labels are {labels.dtype}: write labels.long().")
         labels = _shaped(labels, logits.shape[:-1], logits.shape, problem_type).long()
         flat = logits.reshape(-1, logits.shape[-1])  # (items, num_labels)
         loss = F.cross_entropy(flat, labels.reshape(-1), ignore_index=IGNORED_LABEL, reduction="sum")

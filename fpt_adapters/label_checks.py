@@ -23,6 +23,7 @@ LABEL_NAMES = ("labels", "label", "label_ids")  # that transformers' collators r
 ANY = -1  # a length that the data decides
 FILL_IN = f"fill it in, drop the row, or write {IGNORED_LABEL} where nothing is to be learned"
 NUMBERS = "biuf"  # kinds of NumPy's types
+LISTS = (pa.ListType, pa.LargeListType, pa.FixedSizeListType)
 
 
 class Wrong(NamedTuple):
@@ -221,7 +222,7 @@ def _rows_of(column: pa.ChunkedArray) -> Sequence[Any] | np.ndarray:
     """A column's rows: as numbers and arrays where nothing is missing, else as Python has them."""
     if column.null_count == 0 and _holds_numbers(column.type):
         return column.to_numpy()
-    if pa.types.is_list(column.type) and _holds_numbers(column.type.value_type) and column.null_count == 0:
+    if isinstance(column.type, LISTS) and _holds_numbers(column.type.value_type) and column.null_count == 0:
         values = pc.list_flatten(column)
         if values.null_count == 0:
             ends = np.cumsum(pc.list_value_length(column).to_numpy())

@@ -23,6 +23,7 @@ from .backbones import (
     output_width,
     position_parameters,
     run_backbone,
+    weights,
 )
 from .building import build_from_config
 from .configuration_fpt import FPTConfig
@@ -191,7 +192,7 @@ class _FPTWithHead(FPTPreTrainedModel):
         else:
             self._check_head_inputs(head_inputs, raw, with_states or with_attentions)
             output = BaseModelOutput()
-        logits = self.head(head_inputs.to(next(self.head.parameters()).dtype))  # some backbones end in half precision
+        logits = self.head(head_inputs.to(next(weights(self.head)).dtype))  # some backbones end in half precision
         loss = None
         if labels is not None:
             loss = classification_loss(logits, labels, self.config.problem_type, num_items_in_batch)

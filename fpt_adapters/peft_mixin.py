@@ -185,11 +185,6 @@ class PeftMixin:
             raise AttributeError("This model has no adapter of peft's.")
         return self.fpt_model.backbone.peft_config
 
-    @property
-    def _hf_peft_config_loaded(self) -> bool:
-        """Whether transformers' checkpointing and its check of quantised models find an adapter."""
-        return self.config.peft_config is not None
-
     @peft_config.setter
     def peft_config(self, configs: "dict[str, PeftConfig]") -> None:  # the last thing peft does when it wraps a model
         from .peft_wrapping import Wrapping

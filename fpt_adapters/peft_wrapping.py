@@ -21,6 +21,7 @@ from .peft_api import (
     set_additional_trainable_modules,
 )
 from .peft_format import plain_parameters, trained_modules
+from .plain_names import has_wrappers
 
 
 class Wrapping:
@@ -84,6 +85,11 @@ def _refuse_other_calls(model: PreTrainedModel, configs: dict[str, PeftConfig]) 
         raise ValueError(
             f"The model has an adapter that its delta saves ({model.config.peft_config['peft_type']}), beside which "
             "peft would put a second: build it without peft_config, or call model.delete_adapter() first."
+        )
+    if has_wrappers(model):
+        raise ValueError(
+            "peft finds modules by their names, and torch.compile's wrappers change those: wrap the model with peft "
+            "first, or compile its parts in place, with module.compile()."
         )
     for config in configs.values():
         if config.task_type is not None:

@@ -37,11 +37,11 @@ def learning_curves(
     open binary file, which gets a PNG. `metric`: a name of the log's (None: `main_metric`); shares are drawn as
     percentages. `floor`: a dashed line at the score that needs no learning. What nothing was logged of has no panel.
     """
-    plt = _pyplot()
     metric = metric or main_metric([row for history in histories.values() for row in history])
     scores, losses = _curves(histories, metric), _curves(histories, "loss")
     panels = [curves for curves in (scores, losses) if any(steps for steps, _ in curves.values())] or [losses]
-    figure, grid = plt.subplots(1, len(panels), figsize=(5 * len(panels), 4), layout="constrained", squeeze=False)
+    figure = _figure(5 * len(panels), 4, layout="constrained")
+    grid = figure.subplots(1, len(panels), squeeze=False)
     for axes, curves in zip(grid.flat, panels, strict=True):
         if curves is scores:
             _draw_scores(axes, metric, scores, floor)
@@ -89,11 +89,11 @@ def confusion_matrix(
     counts, size = np.asarray(counts), len(labels)
     if counts.shape != (size, size) or size == 0:
         raise ValueError(f"A confusion matrix of {size} labels has counts ({size}, {size}), got {counts.shape}.")
-    plt = _pyplot()
     shares, block = row_shares(counts), -(-size // POINTS_DRAWN)
     named, counted = size <= LABELS_NAMED, size <= CELLS_COUNTED
     side = 4.0 + (0.45 if counted else 0.17) * size if named else 9.0  # inches
-    figure, axes = plt.subplots(figsize=(side + 1, side), layout="constrained")
+    figure = _figure(side + 1, side, layout="constrained")
+    axes = figure.subplots()
     axes.set_facecolor("0.85")
     drawn = block_maxima(shares, block)
     edge = block * len(drawn) - 0.5  # in labels, which have their numbers in their middle
@@ -189,7 +189,7 @@ def _panel_grid(lines: int, columns: int, width: float, height: float):
     left, right, top, bottom, between = 0.7, 1.2, 0.8, 0.6, 0.35  # inches
     across = left + columns * width + (columns - 1) * between + right
     down = top + lines * height + (lines - 1) * between + bottom
-    figure = _pyplot().figure(figsize=(across, down))
+    figure = _figure(across, down)
     edges = {"left": left / across, "right": 1 - right / across, "bottom": bottom / down, "top": 1 - top / down}
     gaps = {"wspace": between / width, "hspace": between / height}
     grid = figure.subplots(lines, columns, squeeze=False, gridspec_kw=edges | gaps, subplot_kw={"visible": False})
@@ -234,26 +234,18 @@ def _outline(axes, targets: np.ndarray, cell: float) -> None:
         axes.contour(*places, framed, levels=[0.5], colors="tab:orange", linewidths=0.6)
 
 
-def _pyplot():
+def _figure(width: float, height: float, **kwargs):
+    """A figure of `width` x `height` inches that pyplot does not know: no window, and the user's backend stays."""
     with extra("examples", "Pictures are drawn with matplotlib"):
-        import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    return pyplot
+        from matplotlib.figure import Figure
+    return Figure(figsize=(width, height), **kwargs)
 
 
 def _save(figure, path_or_file: str | os.PathLike | BinaryIO) -> None:
-    from matplotlib import pyplot
-
     image_format = None if isinstance(path_or_file, (str, os.PathLike)) else "png"
-    try:
-        with warnings.catch_warnings():  # a name in a script that the font lacks is drawn as boxes
-            warnings.filterwarnings("ignore", message="Glyph")
-            figure.savefig(path_or_file, dpi=DOTS_PER_INCH, format=image_format)
-    finally:
-        pyplot.close(figure)
+    with warnings.catch_warnings():  # a name in a script that the font lacks is drawn as boxes
+        warnings.filterwarnings("ignore", message="Glyph")
+        figure.savefig(path_or_file, dpi=DOTS_PER_INCH, format=image_format)
 
 
 def _literal(text: str) -> str:

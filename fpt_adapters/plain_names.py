@@ -21,6 +21,11 @@ def plain_module(module: nn.Module) -> nn.Module:
     return dict(module.named_children()).get(COMPILED, module)
 
 
+def has_wrappers(module: nn.Module) -> bool:
+    """Whether a part of a module is wrapped."""
+    return any(name.rpartition(".")[2] == COMPILED for name, _ in module.named_modules())
+
+
 def named_modules(module: nn.Module, remove_duplicate: bool = True) -> dict[str, nn.Module]:
     """All modules by name, as `Module.named_modules`; what is wrapped stands for its wrapper."""
     return {plain_name(name): one for name, one in module.named_modules(remove_duplicate=remove_duplicate)}

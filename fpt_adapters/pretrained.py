@@ -407,7 +407,7 @@ class FPTPreTrainedModel(PeftMixin, PreTrainedModel):
             if infinite:
                 raise ValueError(f"{infinite[0]} is not finite: training diverged, and nothing was saved.")
             self._ignore_on_save(tensors)
-            if state_dict is None:  # else of a back end that casts weights as it trains
+            if state_dict is None or len(state_dict) > len(tensors):  # back ends that cast as they train give no more
                 self.note_dtype()
             self.config.architectures = [written_class(self).__name__]
             vars(self.config).pop("auto_map", None)

@@ -1,6 +1,5 @@
 """A Trainer that fills the model's card with what it did, and uploads what belongs into a Hub repo, and no more."""
 
-import contextlib
 import dataclasses
 import importlib.util
 import io
@@ -16,24 +15,21 @@ import transformers
 from huggingface_hub import CommitInfo, HfApi
 from transformers.modelcard import extract_hyperparameters_from_trainer
 from transformers.trainer import TRAINING_ARGS_NAME
-from transformers.trainer_utils import EvalLoopOutput, HubStrategy, PredictionOutput
+from transformers.trainer_utils import HubStrategy, PredictionOutput
 from transformers.utils import PushInProgress, logging
 
-from .card import FPTCard, SplitResult, auto_class
-from .card_metrics import main_metric, mean_floors, metric_name
-from .card_numbers import confusion_of, delta_size, numbers_of
-from .distributing import DistributedTrainer, compiled_in_place
+from .card import CARD_NAME, FPTCard, auto_class
+from .card_metrics import main_metric, metric_name
+from .card_numbers import delta_size, numbers_of
 from .pictures import confusion_matrix, learning_curves
-from .precision import weights_kept
 from .pretrained import FPTPreTrainedModel
+from .recording import RecordingTrainer
 from .remote_code import name_code
 from .repository import PICTURES, check_shareable, repository_files, upload
 from .version import __version__
 
 logger = logging.get_logger(__name__)
 
-SPLIT_NAMES = {"eval": "validation", "test": "test"}  # what Trainer's metric prefixes stand for
-NOT_METRICS = ("loss", "model_preparation_time", "jit_compilation_time", "num_input_tokens_seen")
 SHOWN_VERSIONS = {  # as the modules say it, who may lie in a folder that nobody installed
     "fpt_adapters": __version__,
     "transformers": transformers.__version__,
@@ -41,13 +37,8 @@ SHOWN_VERSIONS = {  # as the modules say it, who may lie in a folder that nobody
 }
 
 
-class PublishingTrainer(DistributedTrainer):
-    """Trainer whose results go into `model.card`, and whose pushes hold what `repository.py` says.
-
-    `trainer.card` is the model's card: fill in what only you know (`task_name`, `license`, `limits` ...), and into
-    `trainer.floors` the accuracy that needs no learning, by split ("validation", "test"; else that of the largest
-    class), or a dict of such scores by metric (else, of numbers, what always answering their mean scores). A model
-    that `model_init` makes goes on with the card.
+class PublishingTrainer(RecordingTrainer):
+    """Trainer that writes the model's card, and whose pushes hold what `repository.py` says.
 
     A training that ends well leaves in `args.output_dir` the delta, the processor and the card, whatever
     `save_strategy` is, and says so; what is evaluated afterwards comes into that card. The trials of a hyperparameter
@@ -57,44 +48,20 @@ class PublishingTrainer(DistributedTrainer):
     """
 
     group_learning_rates: dict[str, float] = {}
-    is_in_train = False  # Trainer sets it, but calls `call_model_init` before
 
     def __init__(self, model: FPTPreTrainedModel | None = None, args=None, *more, **kwargs):
-        self.floors: dict[str, float | dict[str, float]] = {}
-        self._step_of_results: dict[str, int] = {}
-        self._reported = False  # whether the card in `args.output_dir` is that of the model as it is now
+        self._written: str | None = None  # the card of the model as it is now, in `args.output_dir`
         self._uploads = HfApi()  # runs one job after the other: the newest delta arrives last
-        if model is not None:
-            self.check_model(model, args)
         super().__init__(model, args, *more, **kwargs)
-        self.model.card = self.model.card or FPTCard()
-        if self.processing_class is not None:
-            self.model.processor = self.processing_class
-        self._last = self.model.card, self.model.processor  # a hyperparameter search drops the model of each trial
-
-    @property
-    def card(self) -> FPTCard:
-        """The model's card."""
-        return self._last[0] if self.model is None else self.accelerator.unwrap_model(self.model).card
 
     def check_model(self, model: FPTPreTrainedModel, args) -> None:
         """Raise ValueError for a model that could not be pushed as `args` say: before its repo is made."""
         if args is not None and args.push_to_hub:
             check_shareable(model.config)
 
-    def call_model_init(self, trial=None) -> FPTPreTrainedModel:
-        """As `Trainer.call_model_init`: a new model for each training, with the card and the processor of the last."""
-        model = compiled_in_place(super().call_model_init(trial))
-        self.check_model(model, self.args)
-        if self.is_in_train:
-            if self.model is not None:
-                self._last = self.card, self.accelerator.unwrap_model(self.model).processor
-            model.card, model.processor = model.card or self._last[0], model.processor or self._last[1]
-        return model
-
     def train(self, *args, **kwargs):
         """As `Trainer.train`."""
-        self._reported = False
+        self._written = None
         return super().train(*args, **kwargs)
 
     def report_training(self) -> None:
@@ -103,13 +70,12 @@ class PublishingTrainer(DistributedTrainer):
             if self.args.load_best_model_at_end or step != self.state.global_step:
                 self.card.results.pop(split, None)  # the result of other weights than these
         self.save_model(_internal_call=True)  # which pushes nothing
-        self._reported = True
-        self._update_card()
         if self.is_world_process_zero():
-            model = self.accelerator.unwrap_model(self.model)
+            folder, model = Path(self.args.output_dir), self.accelerator.unwrap_model(self.model)
+            if self._write_card(delta_size(folder)):
+                self._written = (folder / CARD_NAME).read_text(encoding="utf-8")
             known = model.config.base_model or model.config.backbone_init == "random"
-            folder = self.args.output_dir
-            place = f"{folder!r}{'' if known else ', base_model_name_or_path=FOLDER_OF_THE_BASE'}"
+            place = f"'{folder}'{'' if known else ', base_model_name_or_path=FOLDER_OF_THE_BASE'}"
             print(f"Saved in {folder}: `import fpt_adapters`, then {auto_class(model)}.from_pretrained({place})")
 
     def evaluate(self, *args, **kwargs) -> dict[str, float]:
@@ -123,35 +89,6 @@ class PublishingTrainer(DistributedTrainer):
         output = super().predict(*args, **kwargs)
         self._update_card()
         return output
-
-    def evaluation_loop(
-        self, dataloader, description, prediction_loss_only=None, ignore_keys=None, metric_key_prefix="eval"
-    ) -> EvalLoopOutput:
-        """As `Trainer.evaluation_loop`; records the result in the card, and leaves the weights as they are.
-
-        (Trainer rounds them all for `bf16_full_eval` and `fp16_full_eval`.)
-        """
-        rounds = (self.args.bf16_full_eval or self.args.fp16_full_eval) and not self.is_in_train
-        with weights_kept(self.model) if rounds else contextlib.nullcontext():
-            output = super().evaluation_loop(
-                dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix=metric_key_prefix
-            )
-        metrics = {name.removeprefix(metric_key_prefix + "_"): value for name, value in output.metrics.items()}
-        metrics = {name: float(value) for name, value in numbers_of(metrics).items() if name not in NOT_METRICS}
-        split = SPLIT_NAMES.get(metric_key_prefix, metric_key_prefix)
-        if metrics:
-            counts = confusion_of(output.predictions, output.label_ids, self.model.config)
-            result = SplitResult(split, output.num_samples, metrics, self._floors(split, output, metrics), counts)
-            self.card.results[split] = result
-            self._step_of_results[split] = self.state.global_step
-        return output
-
-    def _floors(
-        self, split: str, output: EvalLoopOutput, metrics: dict[str, float]
-    ) -> float | dict[str, float] | None:
-        """The floors that were given for a split; for regressions else what answering the labels' mean scores."""
-        given = self.floors.get(split)
-        return mean_floors(output.predictions, output.label_ids, metrics) or None if given is None else given
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """As `Trainer.save_model`, without its `training_args.bin` where the folder is no checkpoint."""
@@ -180,11 +117,14 @@ class PublishingTrainer(DistributedTrainer):
             self._write_card(delta_size(trial))
 
     def _update_card(self) -> None:
-        if self._reported and self.is_world_process_zero():
+        """Write the card of this training again; one that somebody has changed since, or taken away, stays so."""
+        card = Path(self.args.output_dir) / CARD_NAME
+        if self._written is not None and card.is_file() and card.read_text(encoding="utf-8") == self._written:
             self._write_card(delta_size(self.args.output_dir))
+            self._written = card.read_text(encoding="utf-8")
 
-    def _write_card(self, size: int | None) -> None:
-        """`size`: bytes of the delta."""
+    def _write_card(self, size: int | None) -> bool:
+        """`size`: bytes of the delta. Returns whether the card was written: somebody's own text stays."""
         self._fill_card()
         model = self.accelerator.unwrap_model(self.model)
         folder = Path(self.args.output_dir)
@@ -192,7 +132,7 @@ class PublishingTrainer(DistributedTrainer):
         if repo_id is not None and "/" not in repo_id:
             repo_id = f"your-name/{repo_id}"
         folder.mkdir(parents=True, exist_ok=True)
-        self.card.write(folder, model, repo_id, size, model.with_code)
+        return self.card.write(folder, model, repo_id, size, model.with_code)
 
     def _fill_card(self) -> None:
         card, args = self.card, self.args

@@ -91,5 +91,5 @@ def _with_rows(weight: Tensor, rows: int, config: PreTrainedConfig) -> Tensor:
     """A table of positions (fewer rows, width) with as many rows as its configuration says; new ones are drawn."""
     std = config.init_std if config.model_type == "opt" else config.initializer_range
     generator = torch.Generator().manual_seed(POSITION_SEED)
-    new = torch.empty(rows - len(weight), weight.shape[1]).normal_(0, std, generator=generator)
+    new = torch.empty(rows - len(weight), weight.shape[1], device="cpu").normal_(0, std, generator=generator)
     return torch.cat([weight, new])  # (rows, width)

@@ -16,22 +16,16 @@ from transformers import (
     TrainingArguments,
 )
 from transformers.trainer_utils import get_last_checkpoint
-from transformers.utils import logging
 
 from .cached_features import innermost
 from .checking import CheckingTrainer
 from .configuration_fpt import PARAMETER_GROUPS
-from .delta import refuse_foreign, tensor_digest
-from .distributing import compiled_in_place, gather
+from .delta import refuse_foreign
+from .distributing import compiled_in_place
+from .guards import WeightGuard, refuse_divergence
 from .plain_names import named_parameters
 from .pretrained import FPTPreTrainedModel
 from .resuming import check_checkpoint, warn_of_callbacks, warn_of_random_numbers
-
-logger = logging.get_logger(__name__)
-
-
-class TrainingError(RuntimeError):
-    """Training went wrong in a way that its numbers alone would hide."""
 
 
 class SetEpoch(TrainerCallback):
@@ -120,8 +114,7 @@ class FPTTrainer(CheckingTrainer):
             self._begin()
         folder = None if self._checkpoint is None else os.fspath(self._checkpoint)
         result = super().train(folder, trial, ignore_keys_for_eval)
-        self._check_frozen()
-        self._check_trained()
+        self._guard.check(self.state.global_step, resumed=self._checkpoint is not None)
         if trial is None:
             self.report_training()
         return result
@@ -138,14 +131,14 @@ class FPTTrainer(CheckingTrainer):
                 warn_of_callbacks(self._checkpoint, self.callback_handler.callbacks)
         self.card.results.clear()
         self._step_of_results.clear()
-        self._frozen, self._trained = self._checksums(), self._digests()
-        self._keep_frozen_home(self._frozen)
+        self._guard = WeightGuard(self.model, may_round=self.is_deepspeed_enabled)
+        self._keep_frozen_home(self._guard.frozen)
 
     def log(self, logs: dict[str, float], *args, **kwargs) -> None:
         """As `Trainer.log`; raises TrainingError where the training has diverged."""
         super().log(logs, *args, **kwargs)
         if "loss" in logs and self.is_in_train:
-            self._refuse_divergence(f"at step {self.state.global_step}")
+            refuse_divergence(self.model, f"at step {self.state.global_step}")
 
     def _check_before_training(self) -> None:
         trained = [(n, p) for n, p in named_parameters(self.model).items() if p.requires_grad]
@@ -173,42 +166,3 @@ class FPTTrainer(CheckingTrainer):
             if given is None:
                 raise ValueError(f"No checkpoint to resume from in {folder!r}.")
         return Path(given)
-
-    def _checksums(self) -> dict[str, tuple[torch.dtype, int]]:
-        """Sum over the bits of every frozen parameter, on its device: enough to see that none was trained."""
-        integer = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-        frozen = ((name, gather(p)) for name, p in named_parameters(self.model).items() if not p.requires_grad)
-        return {n: (t.dtype, t.view(integer[t.element_size()]).sum(dtype=torch.int64).item()) for n, t in frozen}
-
-    def _check_frozen(self) -> None:
-        before, after = self._frozen, self._checksums()
-        if self.is_deepspeed_enabled:  # which rounds the frozen weights to half precision, where it trains in that
-            after = {name: after[name] if after[name][0] == old[0] else old for name, old in before.items()}
-        changed = [name for name, value in after.items() if before.get(name) != value]
-        if changed:
-            raise TrainingError(f"The frozen weight {changed[0]} changed in training ({len(changed)} tensors in all).")
-
-    def _digests(self) -> dict[str, str]:
-        trained = {name: p for name, p in named_parameters(self.model).items() if p.requires_grad}
-        return {name: tensor_digest(gather(p)) for name, p in trained.items()}
-
-    def _check_trained(self) -> None:
-        self._refuse_divergence("after training")
-        unmoved = [name for name, digest in self._digests().items() if self._trained[name] == digest]
-        steps = self.state.global_step
-        if unmoved and steps and self._checkpoint is None:
-            logger.warning(
-                f"{len(unmoved)} of {len(self._trained)} trained tensors did not change in {steps} steps, the first "
-                f"is {unmoved[0]}: no gradient reaches them, or the learning rate is too small for fp32."
-            )
-
-    def _refuse_divergence(self, when: str) -> None:
-        """Raise TrainingError for trained weights that are not finite; a loss alone may be so for one bad step."""
-        trained = {name: gather(p) for name, p in named_parameters(self.model).items() if p.requires_grad}
-        finite = [torch.isfinite(tensor).all().to(self.args.device, non_blocking=True) for tensor in trained.values()]
-        if not torch.stack(finite).all():  # the one wait for the device
-            name = next(name for name, one in zip(trained, finite, strict=True) if not one)
-            raise TrainingError(
-                f"{name} is not finite {when}: training diverged. Lower learning_rate, or look for inputs and targets "
-                "far out of scale; the checkpoints written before are whole."
-            )

@@ -37,6 +37,7 @@ from fpt_adapters import (
     FPTModel,
     format_table,
 )
+from fpt_adapters.backbones import is_causal
 from fpt_adapters.building import build_backbone
 from fpt_adapters.fingerprints import fingerprint
 from fpt_adapters.modeling_identity import IdentityConfig
@@ -541,6 +542,14 @@ def test_drawing_a_backbone_leaves_the_global_random_state(saved_base, init):
     assert random.getstate() == python
 
 
+def test_a_random_base_is_the_same_whatever_device_is_the_default():
+    expected, digest = raw(tiny_config("gpt2"))
+    with torch.device("meta"):
+        drawn, same_digest = raw(tiny_config("gpt2"))
+    assert same_digest == digest
+    assert all_equal(weights(drawn), weights(expected))
+
+
 def test_gpt2s_residual_projections_are_flat_or_scaled():
     config = GPT2Config(n_embd=64, n_layer=8, n_head=2, n_positions=16, vocab_size=50)
     stds = {}
@@ -630,3 +639,14 @@ def test_dropout_inside_the_backbone_can_be_set(make_model, model_type):
     with torch.no_grad():
         one, other = (dropping(input_values=inputs).logits for _ in range(2))
         assert not torch.allclose(one, other)
+
+
+@pytest.mark.parametrize("model_type", ["gpt2", "bert", "llama", "opt"])
+def test_a_default_device_moves_nothing_of_a_model_elsewhere(model_type, make_model, tmp_path):
+    model = make_model(model_type, FPTModel)
+    inputs = torch.randn(2, 10, 3)
+    with torch.device("meta"):  # as with another default device and a model on the CPU
+        assert is_causal(model.backbone) == (model_type in CAUSAL)
+        assert model.train()(input_values=inputs).last_hidden_state.isfinite().all()
+        model.save_backbone(tmp_path / "base")
+    assert AutoModel.from_pretrained(tmp_path / "base").device.type == "cpu"

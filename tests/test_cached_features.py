@@ -98,6 +98,14 @@ def several_labels(count, seed=0):
     ]
 
 
+def holed(count, seed=0):
+    """Sequences whose last steps are masked, and NaN."""
+    examples = [example | {"attention_mask": torch.ones(10)} for example in sequences(count, seed)]
+    for example in examples[::3]:
+        example["input_values"][7:], example["attention_mask"][7:] = math.nan, 0
+    return examples
+
+
 @pytest.fixture(autouse=True)
 def _no_pictures(monkeypatch):
     """Most of a tiny training's time would go into the card's pictures."""
@@ -160,6 +168,7 @@ MODELS = [
     ("bert", FPTForTokenClassification, TOKENS, lambda count, seed=0: sentences(count, seed, per_token=True)),
     ("gpt2", FPTForTokenClassification, {}, lambda count, seed=0: label_tokens(sequences(count, seed))),
     ("gpt2", FPTForImageClassification, IMAGES | {"input_size": None, "sequence_length": None}, pictures),
+    ("gpt2", FPTForSequenceClassification, {}, holed),
     ("gpt2", FPTForSequenceClassification, {"num_labels": 1, "problem_type": "regression"}, numbers),
     ("gpt2", FPTForSequenceClassification, {"problem_type": "multi_label_classification"}, several_labels),
 ]

@@ -205,7 +205,7 @@ def test_a_results_floor_is_its_own_or_its_matrix():
     matrix = np.array([[3, 1], [2, 0]])
     assert SplitResult("test", 6, {}, 0.25, matrix).floors() == {"accuracy": 0.25}
     assert SplitResult("test", 6, {}, 0.0, matrix).floors() == {"accuracy": 0.0}
-    assert SplitResult("test", 6, {}, {"mse": 3}, matrix).floors() == {"mse": 3.0}
+    assert SplitResult("test", 6, {}, {"mse": 3, "mae": float("nan")}, matrix).floors() == {"mse": 3.0}
     assert SplitResult("test", 6, {}, None, matrix).floors() == {"accuracy": 4 / 6}
     assert SplitResult("test", 6, {}).floors() == SplitResult("test", 0, {}, None, 0 * matrix).floors() == {}
 
@@ -942,6 +942,7 @@ RESULT = {"dataset": {"split": "test", "args": {"examples": 3}}, "metrics": [MET
         {"model-index": [{"results": [RESULT | {"dataset": {"split": "train"}}]}]},
         {"model-index": [{"results": [RESULT | {"metrics": None}]}]},
         {"model-index": [{"results": [RESULT | {"metrics": METRIC}]}]},
+        {"model-index": [{"results": [RESULT | {"metrics": [{"value": 0.5}, {"type": ["mse"], "value": 0.5}]}]}]},
         *[
             {"model-index": [{"results": [RESULT | {"metrics": [METRIC | {"value": value}]}]}]}
             for value in (None, "0.5", True, -0.1, 1.1, float("nan"), float("inf"), [0.5])

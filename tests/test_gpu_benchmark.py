@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import zipfile
 
 import pytest
 import torch
@@ -41,7 +42,9 @@ def test_what_goes_wrong_is_recorded_and_the_others_go_on(tmp_path):
         "part/good": "ok",
         "part/wrong": "wrong",
         "part/unable": "skipped",
+        "part/same": "ok",
         "part/raises": "failed",
+        "part/new": "ok",
         "part/dies": "died",
         "part/hangs": "stopped",
         "part/long": "skipped",
@@ -49,13 +52,15 @@ def test_what_goes_wrong_is_recorded_and_the_others_go_on(tmp_path):
     }
     assert {name: record["status"] for name, record in found.items()} == expected
     assert code == 1
+    first, same, new = (found[f"part/{name}"]["facts"]["process"] for name in ("good", "same", "new"))
+    assert first == same != new  # an error may leave a card in a state in which nothing runs
     assert found["part/unable"]["why"] == "there is none here"
     assert "ZeroDivisionError: of the case itself" in found["part/raises"]["traceback"]
     assert "exit code -9" in found["part/dies"]["why"]
     assert "not ready after 1 s" in found["part/hangs"]["why"]
     assert "it may take 6000 s" in found["part/long"]["why"]
     assert "ZeroDivisionError: of the case itself" in summary
-    assert all(name in summary for name in expected if name not in ("setup", "part/good", "part/last"))
+    assert all(name in summary for name, status in expected.items() if status != "ok")
 
 
 def test_where_there_is_no_card_nothing_else_is_tried(tmp_path):
@@ -74,8 +79,8 @@ def test_a_kill_loses_nothing_that_was_finished(tmp_path):
     running.stdout.close()
     worker = results_of(tmp_path)["part/good"]["facts"]["process"]
     os.kill(worker, signal.SIGKILL)  # which sleeps
-    assert "part/good" not in (tmp_path / "summary.md").read_text()  # a case that is well needs no line
-    found, _, _ = smoke(tmp_path, "--plan", "gpu_cases:VITAL", "--only", "machine")
+    assert (tmp_path / "summary.md").exists()
+    found, _, _ = smoke(tmp_path, "--plan", "gpu_cases:HANGING", "--only", "no/case")  # a second call adds to it
     assert [name for name in found if found[name]["status"] == "ok"] == ["setup", "part/good"]
 
 
@@ -144,6 +149,24 @@ def test_flops_are_those_that_torch_counts(speed, tmp_path, contestant):
     halved = flops.step_flops(shape, 4, shape.positions, **sizes)
     pairs = shape.positions * (shape.positions - 1) // 2  # that a causal mask hides
     assert whole - halved == 4 * 12 * shape.layers * shape.hidden * pairs
+
+
+def test_of_bitsandbytes_one_library_travels(tmp_path):
+    wheels = load_script(BENCHMARKS / "wheels.py")
+    wheel = tmp_path / "bitsandbytes-1.0-py3-none-any.whl"
+    names = {f"bitsandbytes/libbitsandbytes_{kind}.so" for kind in ("cpu", "cuda128", "cuda130", "rocm70", "xpu2025")}
+    with zipfile.ZipFile(wheel, "w") as file:
+        for name in {*names, "bitsandbytes/nn.py"}:
+            file.writestr(name, name)
+    with pytest.raises(SystemExit, match="cuda128, cuda130, rocm70"):
+        wheels.keep_library(wheel, "cuda90")
+    wheels.keep_library(wheel, "cuda130")
+    with zipfile.ZipFile(wheel) as file:
+        kept = {name: file.read(name).decode() for name in file.namelist()}
+    assert sorted(kept) == [
+        f"bitsandbytes/{name}" for name in ("libbitsandbytes_cpu.so", "libbitsandbytes_cuda130.so", "nn.py")
+    ]
+    assert all(name == text for name, text in kept.items())
 
 
 @pytest.mark.parametrize(

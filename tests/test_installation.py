@@ -1,5 +1,6 @@
 """What is installed: the locked versions, the declared bounds, a wheel with what it declares, what an extra brings."""
 
+import ast
 import importlib
 import importlib.metadata
 import re
@@ -138,6 +139,19 @@ def package_files():
     return [*(ROOT / NAME).rglob("*.py"), ROOT / NAME / "py.typed"]
 
 
+def test_what_the_package_imports_is_declared():
+    """Where another package would bring it too: that one may stop."""
+    trees = [ast.parse(path.read_text(encoding="utf-8")) for path in package_files() if path.suffix == ".py"]
+    nodes = [node for tree in trees for node in ast.walk(tree)]
+    names = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    names |= {node.module for node in nodes if isinstance(node, ast.ImportFrom) and not node.level}
+    others = {name.partition(".")[0] for name in names} - sys.stdlib_module_names - {"deepspeed"}  # runs where it is
+    owners = importlib.metadata.packages_distributions()
+    lines = PROJECT["dependencies"] + PROJECT["optional-dependencies"]["examples"]
+    declared = {canonicalize_name(Requirement(line).name) for line in lines}
+    assert {canonicalize_name(owners[name][0]) for name in others} <= declared
+
+
 @pytest.mark.slow
 def test_the_wheel_holds_the_package_alone(wheel):
     names = zipfile.ZipFile(wheel).namelist()
@@ -170,7 +184,7 @@ def test_the_wheel_works_with_what_it_declares(wheel, tmp_path):
 
 USES = {
     "a picture": (
-        "matplotlib",
+        "matplotlib.figure",
         lambda: learning_curves({}, "curves.png"),
         "with matplotlib, which is missing here: pip install 'fpt_adapters[examples]'",
     ),

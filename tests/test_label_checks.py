@@ -40,6 +40,20 @@ def shuffled(examples):
     return as_table(examples[::-1]).select(range(len(examples) - 1, -1, -1))
 
 
+def large(examples):
+    """A table whose lists are of another type than those that Python's become."""
+    data = as_table(examples)
+    feature = data.features["labels"]
+    if isinstance(feature, datasets.List) and isinstance(feature.feature, datasets.Value):
+        lengths = {len(example["labels"]) for example in examples}
+        fixed = len(lengths) == 1 and data.with_format("arrow")[:]["labels"].null_count == 0
+        feature = (
+            datasets.List(feature.feature, length=lengths.pop()) if fixed else datasets.LargeList(feature.feature)
+        )
+        data = data.cast_column("labels", feature)
+    return data
+
+
 def part(examples):
     """A part of a data set that has another row first."""
     return Subset([{"labels": "left out"}, *examples], range(1, len(examples) + 1))
@@ -58,7 +72,7 @@ def check(data, rule, collator=default_data_collator):
     check_labels_at_hand("the training set", data, rule, collator, own_loss=False)
 
 
-FORMS = {"list": list, "part": part, "table": as_table, "shuffled": shuffled, "own": OwnDataset}
+FORMS = {"list": list, "part": part, "table": as_table, "large": large, "shuffled": shuffled, "own": OwnDataset}
 ONE = FPTForSequenceClassification, {"num_labels": 4}
 NUMBER = FPTForSequenceClassification, {"num_labels": 1}
 SEVERAL = FPTForSequenceClassification, {"num_labels": 3, "problem_type": "multi_label_classification"}

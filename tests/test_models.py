@@ -258,6 +258,13 @@ def test_labels_of_another_shape_are_refused(problem_type, shape, labels):
         classification_loss(torch.randn(shape), labels, problem_type)
 
 
+def test_classes_that_are_floats_are_refused():
+    with pytest.raises(
+        ValueError, match=r"Classes are whole numbers, but these labels are torch.float32: write labels\.l"
+    ):
+        classification_loss(torch.randn(2, 4), torch.tensor([0.0, 1.5]), "single_label_classification")
+
+
 def test_labels_may_have_any_type_that_holds_them_exactly():
     logits = torch.randn(3, 2)
     expected = classification_loss(logits, torch.tensor([1, 0, 1]), None)
@@ -771,3 +778,27 @@ def test_an_input_without_tokens_is_refused(make_model, fields):
     empty = {"input_ids": torch.zeros(1, 0, dtype=torch.long)} if fields else {"input_values": torch.zeros(1, 0, 3)}
     with pytest.raises(ValueError, match="no tokens: give at least one"):
         model(**empty)
+
+
+def replica_of(model):
+    """As `nn.DataParallel` makes one on each GPU: a module's weights are attributes, and no parameters."""
+    copies = {module: module._replicate_for_data_parallel() for module in model.modules()}
+    for module, replica in copies.items():
+        for name, child in module.named_children():
+            replica._modules[name] = copies[child]
+        for name, parameter in module._parameters.items():
+            setattr(replica, name, None if parameter is None else parameter.detach().clone())
+    return copies[model]
+
+
+@pytest.mark.parametrize("model_class", [FPTForSequenceClassification, FPTForTokenClassification])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("model_type", ["gpt2", "bert", "llama", "vit"])
+def test_a_replica_for_several_gpus_gives_what_the_model_gives(make_model, model_type, dtype, model_class):
+    if model_type not in TINY_BACKBONES:
+        pytest.skip("these layers take no mask with this version of transformers")
+    model = make_model(model_type, model_class, dtype=dtype).eval()
+    inputs = torch.randn(2, 10, 3)
+    replica = replica_of(model)
+    assert not list(replica.parameters())
+    assert torch.equal(replica(input_values=inputs).logits, model(input_values=inputs).logits)

@@ -2,6 +2,7 @@
 
 import io
 
+import matplotlib
 import numpy as np
 import pytest
 from matplotlib import pyplot
@@ -86,7 +87,6 @@ def test_each_panel_shows_something(rows, titles, label, tmp_path, monkeypatch):
     monkeypatch.setattr("fpt_adapters.pictures._save", lambda figure, _: kept.append(figure))
     learning_curves({"run": rows}, tmp_path / "x.png", floor=0.25)
     axes = kept[0].axes
-    pyplot.close(kept[0])
     assert [each.get_title() for each in axes] == titles and axes[0].get_ylabel() == label
     factor = 100 if "%" in label else 1
     floors = [line.get_ydata()[0] / factor for line in axes[0].lines if line.get_linestyle() == "--"]
@@ -99,7 +99,6 @@ def test_a_run_has_one_colour_in_both_panels(tmp_path, monkeypatch):
     rows = history(0.9)
     learning_curves({"a": [row for row in rows if "loss" in row], "b": rows}, tmp_path / "x.png")
     left, right = ({line.get_label(): line.get_color() for line in axes.lines} for axes in kept[0].axes)
-    pyplot.close(kept[0])
     assert left == right and len(set(left.values())) == 2
 
 
@@ -340,3 +339,13 @@ def test_maps_that_are_no_squares_of_one_size_are_refused(panels, targets, tmp_p
 )
 def test_as_many_tokens_are_numbered_as_can_be_read(count, room, step):
     assert tick_step(count, room) == step
+
+
+def test_the_users_backend_and_figures_stay(tmp_path):
+    backend, figure = matplotlib.get_backend(), pyplot.figure()
+    try:
+        learning_curves({"run": history(0.9)}, tmp_path / "x.png")
+        confusion_matrix(np.eye(2, dtype=int), ["a", "b"], tmp_path / "x.png")
+        assert matplotlib.get_backend() == backend and pyplot.get_fignums() == [figure.number]
+    finally:
+        pyplot.close(figure)

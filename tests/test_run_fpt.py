@@ -256,6 +256,8 @@ def test_the_command_names_the_base_and_no_folder(saved_base, tmp_path):
         shown = " ".join(model).replace(str(saved_base), "owner/base")
         assert f"{shown} --base_model owner/base --train_file=images.parquet --test_file images.parquet\n" in text
         assert "two words" not in text and str(saved_base.parent) not in text
+    _, text = card_of("digits", os.path.relpath(saved_base), tmp_path)
+    assert f"--model_name_or_path {saved_base.name} --output_dir out" in text
 
 
 def test_augmented_training_resumes_within_an_epoch(saved_base, tmp_path):

@@ -23,6 +23,7 @@ from fpt_adapters import (
     FPTTrainer,
     TrainingError,
 )
+from fpt_adapters.batch_checks import wrong_input
 
 TRAINERS = pytest.mark.parametrize("trainer_class", [Trainer, FPTTrainer])
 NO_DROPOUT = {"input_dropout": 0.0, "backbone_dropout": 0.0}
@@ -653,6 +654,21 @@ def test_wrong_examples_are_refused(place, spoil, message, make_model, tmp_path)
     clean = FPTTrainer(make_model("gpt2"), arguments(tmp_path), train_dataset=sequences(8))
     with pytest.raises(ValueError, match=rf"{message}\. This is row {place} of the evaluation set"):
         clean.evaluate(data)
+
+
+@pytest.mark.parametrize(
+    ("values", "row"),
+    [
+        ([[1.0], [math.inf], [-math.inf]], 1),
+        ([[1.0], [2.0], [math.nan]], 2),
+        ([[3e38], [3e38], [3e38]], None),  # whose sum is infinite
+        ([[1], [2], [3]], None),
+    ],
+)
+def test_of_values_it_is_the_first_that_is_not_finite(values, row, make_model):
+    batch = {"input_values": torch.tensor(values)[..., None]}
+    wrong = wrong_input(batch, make_model("gpt2").config)
+    assert (None if wrong is None else wrong.row) == row
 
 
 def test_a_wrong_example_is_named_from_a_worker_too(make_model, tmp_path):

@@ -42,14 +42,17 @@ MACHINE = [
     Case("machine/rates", "gpu_parts.machine:rates", 60),
 ]
 CORRECTNESS = [
-    *(_check(f"losses/{family}", "losses", family=family) for family in ("gpt2", "bert", "llama")),
+    *(
+        _check(f"losses/{family}", "losses", family=family)
+        for family in ("gpt2", "bert", "llama", "t5", "vit", "fpt_lstm")
+    ),
     *(_check(f"resume/{precision}", "resume", precision=precision) for precision in ("fp32", "bf16")),
     *(_check(f"dtype/{dtype}", "save_and_load", dtype=dtype) for dtype in ("float32", "bfloat16", "float16")),
     *(_check(f"quantised/{bits}", "quantized", bits=bits) for bits in (8, 4)),
     _check("device_map", "device_map"),
     _check("checkpointing", "checkpointing"),
     _check("two-models", "two_models"),
-    _check("generator", "generator"),
+    _check("drawing", "drawing"),
 ]
 FIRST_ROWS = [
     Case("speed/graph-breaks", "gpu_parts.speed:graph_breaks", 40),
@@ -73,7 +76,6 @@ PIPELINE = [
     Case("pipeline/cifar10, streamed", "gpu_parts.pipeline:keeps_up", 50, {"task_name": "cifar10", "streamed": True}),
 ]
 MORE_ROWS = [
-    _row(SMALL, "fpt bf16, compiled whole", "fpt", "bf16", 120, compiled="whole"),
     _row(SMALL, "peft LN tuning bf16", "peft-norms", "bf16", 30),
     _row(SMALL, "peft LoRA bf16", "peft-lora", "bf16", 30),
     _row(SMALL, "by hand bf16", "by-hand", "bf16", 30),
@@ -84,6 +86,7 @@ MORE_ROWS = [
     _row(SMALL, "fpt bf16, no dropout, flash attention", "fpt", "bf16", 30, NO_DROPOUT, kernel="flash"),
     _row(SMALL, "fpt bf16, no dropout, efficient attention", "fpt", "bf16", 30, NO_DROPOUT, kernel="efficient"),
     _row(SMALL, "fpt bf16, eager attention", "fpt", "bf16", 30, {"attn_implementation": "eager"}),
+    _row(SMALL, "fpt bf16, compiled whole", "fpt", "bf16", 90, compiled="whole"),
     _row(SMALL, "fpt bf16, non-blocking copies", "fpt", "bf16", 30, training=NON_BLOCKING),
     _row(SMALL, "fpt bf16, filled", "fpt", "bf16", 30, filled=True),
     _row(SMALL, "fpt bf16, checkpointed", "fpt", "bf16", 30, training=CHECKPOINTED),

@@ -9,16 +9,18 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+from compare_worker import peak_bytes
 from torch import Tensor
 from transformers import BitsAndBytesConfig, set_seed
 from transformers.utils import is_bitsandbytes_available
 
 from fpt_adapters import FPTForSequenceClassification
-from gpu_parts.clock import allocated
+from gpu_parts.clock import allocated, restart_peak
 from gpu_parts.setting import Setting, Skipped
 from gpu_parts.small import batch_of, build, delta, examples, logits_of, new_model, same, trained
 
 LOSS_STEPS, SMOKE_STEPS, RESUME_STEPS, SHORT_STEPS = 50, 5, 8, 4
+PADDED = ("bert", "t5", "fpt_lstm")  # families that get sequences of several lengths
 MOVED = 1e-6  # relative: how far inputs are moved to see what rounding may do
 ROUNDING = 20  # times what that does is still rounding: one step rounds more often than its inputs are moved
 LEAST_TOLERANCE = 1e-5
@@ -52,7 +54,7 @@ def losses(setting: Setting, family: str) -> dict[str, Any]:
     The tolerance is measured: how far the CPU's own losses move if its inputs move by a millionth, times 20. Training
     carries each rounding on through Adam, which scales small gradients up, so that no fixed number of digits is right.
     """
-    padded, steps = family == "bert", SMOKE_STEPS if setting.smoke else LOSS_STEPS
+    padded, steps = family in PADDED, SMOKE_STEPS if setting.smoke else LOSS_STEPS
     runs = {}
     for name, arguments, data in (
         ("cpu", {"use_cpu": True}, examples(padded)),
@@ -63,7 +65,8 @@ def losses(setting: Setting, family: str) -> dict[str, Any]:
         with tempfile.TemporaryDirectory() as folder:
             half = {"dtype": "bfloat16"} if "bf16" in arguments else {}
             model = build(setting, family, **NO_DROPOUT, **half)
-            runs[name] = trained(setting, model, data, steps, folder, **arguments)
+            with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):  # which recurrent layers would take
+                runs[name] = trained(setting, model, data, steps, folder, **arguments)
     tolerance = max(ROUNDING * farthest(runs["moved"], runs["cpu"]), LEAST_TOLERANCE)
     difference = farthest(runs["card"], runs["cpu"])
     return {
@@ -159,23 +162,27 @@ def device_map(setting: Setting) -> dict[str, Any]:
 
 
 def checkpointing(setting: Setting) -> dict[str, Any]:
-    """Gradients with dropout, with and without activation checkpointing: equal but for rounding."""
-    batch = batch_of(setting.device)
+    """Gradients with dropout, with and without activation checkpointing: equal but for rounding. And memory."""
     facts, passed = {}, True
     for dtype in ("float32", "bfloat16"):
-        found = []
-        for checkpointed in (False, True):
-            model = build(setting, dtype=dtype).to(setting.device).train()
-            if checkpointed:
-                model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-            set_seed(2)
-            model(**batch).loss.backward()
-            found.append({name: one.grad for name, one in model.named_parameters() if one.requires_grad})
-        plain, again = (torch.cat([gradient.flatten() for gradient in one.values()]) for one in found)
+        with repeatable():
+            (plain, most), (again, less) = (_gradients(setting, dtype, checkpointed) for checkpointed in (False, True))
         difference = float((plain - again).norm() / plain.norm())
-        facts[dtype] = difference
+        facts[dtype] = {"difference": difference, "peak_bytes": most, "peak_bytes_checkpointed": less}
         passed &= difference <= CHECKPOINTED
     return {"passed": passed, **facts}
+
+
+def _gradients(setting: Setting, dtype: str, checkpointed: bool) -> tuple[Tensor, int]:
+    """All gradients of a step (numbers,), and the highest memory."""
+    restart_peak()
+    model = build(setting, dtype=dtype).to(setting.device).train()
+    if checkpointed:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    set_seed(2)
+    model(**batch_of(setting.device)).loss.backward()
+    gradients = [parameter.grad.flatten() for parameter in model.parameters() if parameter.requires_grad]
+    return torch.cat(gradients), peak_bytes()
 
 
 def two_models(setting: Setting) -> dict[str, Any]:
@@ -215,12 +222,16 @@ def _steps(setting: Setting, families: list[str]) -> dict[str, list[float]]:
     return found
 
 
-def generator(setting: Setting) -> dict[str, Any]:
-    """Building a model, which draws on the CPU, leaves the card's generators as they were."""
+def drawing(setting: Setting) -> dict[str, Any]:
+    """A random base is the same wherever new tensors go by default; building it leaves the card's generators alone."""
     torch.manual_seed(3)
     before = _generators()
-    new_model(setting)
-    return {"passed": all(torch.equal(a, b) for a, b in zip(before, _generators(), strict=True))}
+    model = new_model(setting)
+    left = all(torch.equal(one, other) for one, other in zip(before, _generators(), strict=True))
+    with torch.device(setting.device):
+        other = new_model(setting)
+    same_base = model.config.base_model_fingerprint == other.config.base_model_fingerprint
+    return {"passed": left and same_base, "generators_left_alone": left, "same_base_by_default_there": same_base}
 
 
 def _generators() -> list[Tensor]:

@@ -17,13 +17,16 @@ TOKENS, NUMBERS, CLASSES, EXAMPLES, BATCH = 24, 8, 4, 64, 16
 def config_of(setting: Setting, family: str) -> PreTrainedConfig:
     """A small backbone of a family; in a smoke run a tiny one."""
     width, layers = (32, 2) if setting.smoke else (256, 4)
-    special = {"bos_token_id": 1, "eos_token_id": 1, "pad_token_id": 0}
+    fields = {"hidden_size": width, "num_hidden_layers": layers}
+    if family != "fpt_lstm":
+        fields |= {"num_attention_heads": 4, "intermediate_size": 4 * width}
     if family == "gpt2":
-        return AutoConfig.for_model(
-            family, n_embd=width, n_layer=layers, n_head=4, n_positions=64, vocab_size=1000, **special
-        )
-    common = {"hidden_size": width, "num_hidden_layers": layers, "num_attention_heads": 4, "vocab_size": 1000}
-    return AutoConfig.for_model(family, intermediate_size=4 * width, max_position_embeddings=64, **common, **special)
+        fields = {"n_embd": width, "n_layer": layers, "n_head": 4, "n_positions": 64}
+    if family == "t5":
+        fields = {"d_model": width, "d_kv": width // 4, "num_layers": layers, "num_heads": 4, "d_ff": 4 * width}
+    if family not in ("vit", "fpt_lstm"):
+        fields |= {"vocab_size": 1000, "bos_token_id": 1, "eos_token_id": 1, "pad_token_id": 0}
+    return AutoConfig.for_model(family, **fields)
 
 
 def build(setting: Setting, family: str = "gpt2", **arguments: Any) -> FPTForSequenceClassification:

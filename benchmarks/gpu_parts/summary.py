@@ -18,6 +18,7 @@ COLUMNS = (
     "card waits",
 )
 CHECKS = ("correctness", "speed/graph-breaks", "speed/waits-for-card")  # of which all facts are shown
+PLAIN = "fpt bf16"  # the row that is held against it, and whose kernels are shown
 FULL = "full bf16"  # what the ratios are over, of the same backbone and batch
 
 
@@ -48,6 +49,7 @@ def summary(records: list[Record]) -> str:
     parts = [title, machine(found), targets(found)]
     for shape in dict.fromkeys(rows_of(found)):
         parts.append(f"## Speed, {shape}\n\n{speed_table(found, shape)}")
+        parts.append(kernels(speed_rows(found, shape).get(PLAIN, {})))
     parts += [pipeline(found), *rest(found)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -110,6 +112,14 @@ def speed_table(found: dict[str, Record], shape: str) -> str:
     return "\n".join(lines)
 
 
+def kernels(row: dict[str, Any]) -> str:
+    """What a row's card time goes to."""
+    if not row.get("kernels"):
+        return ""
+    shares = "\n".join(f"- {percent(share)} `{name}`" for name, share in row["kernels"])
+    return f"Of the kernels' time of '{PLAIN}':\n\n{shares}"
+
+
 def targets(found: dict[str, Record]) -> str:
     """What was aimed at beside what came, for each backbone."""
     lines = []
@@ -120,7 +130,7 @@ def targets(found: dict[str, Record]) -> str:
         if used:
             best = max(used, key=used.get)
             lines.append(target(shape, f"MFU, the best FPT row in bf16 ({best})", used[best], MFU, used[best] >= MFU))
-        plain = fpt.get("fpt bf16", {})
+        plain = fpt.get(PLAIN, {})
         for what, key, most in (("step", "time_ratio", TIME), ("peak memory", "memory_ratio", MEMORY)):
             if key in plain:
                 text = f"{what} of FPT over full fine-tuning, both in bf16 with as many sequences"

@@ -16,7 +16,7 @@ from gpu_parts.setting import Setting, Skipped
 
 def say(**answer: Any) -> None:
     """Answer."""
-    print("@" + json.dumps(answer), flush=True)
+    print("\n@" + json.dumps(answer), flush=True)  # a library may have left its line unfinished
 
 
 def answer(case: dict[str, Any], setting: Setting) -> dict[str, Any]:

@@ -1,0 +1,56 @@
+"""The packages that the cases run with: which are there, and whether those that were carried here fit the others."""
+
+import importlib.metadata
+import importlib.util
+import platform
+
+NEEDED = {  # by the names that they are imported by
+    "torch": "torch",
+    "transformers": "transformers",
+    "accelerate": "accelerate",
+    "peft": "peft",
+    "datasets": "datasets",
+    "evaluate": "evaluate",
+    "jinja2": "jinja2",
+    "PIL": "pillow",
+    "safetensors": "safetensors",
+    "packaging": "packaging",
+    "numpy": "numpy",
+    "pandas": "pandas",
+    "pyarrow": "pyarrow",
+}
+SHOWN = (*NEEDED.values(), "huggingface-hub", "tokenizers", "triton", "bitsandbytes")
+CARRIED = ("datasets", "evaluate", "bitsandbytes")  # perhaps without what they ask for
+
+
+def missing() -> list[str]:
+    """What nothing runs without, and is not there."""
+    return [package for name, package in NEEDED.items() if importlib.util.find_spec(name) is None]
+
+
+def versions() -> dict[str, str]:
+    """Of Python and the packages."""
+    return {"python": platform.python_version()} | {name: version(name) or "not installed" for name in SHOWN}
+
+
+def version(package: str) -> str | None:
+    """Of a package; None where it is not there."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def unmet() -> list[str]:
+    """What carried packages ask for and do not find, or find in another version."""
+    from packaging.requirements import Requirement
+
+    found = []
+    for package in filter(version, CARRIED):
+        for asked in map(Requirement, importlib.metadata.requires(package) or []):
+            there = version(asked.name)
+            if asked.marker is not None and not asked.marker.evaluate({"extra": ""}):
+                continue
+            if there is None or not asked.specifier.contains(there, prereleases=True):
+                found.append(f"{package} asks for {asked}, there is {there or 'none'}")
+    return found
