@@ -38,7 +38,7 @@ def attention_forward(
     (batch, 1, tokens, tokens), True where a token is seen, or None where all are, or all up to its own (`is_causal`).
     """
     tokens = query.shape[2]
-    recorded = torch.compiler.is_compiling() or torch.jit.is_tracing()  # the number of pieces would be, of one batch
+    recorded = torch.compiler.is_compiling() or torch.jit.is_tracing()  # for any batch, but pieces are of one
     plain = query.device.type == "cpu" and tokens == key.shape[2] and not recorded
     faster = dropout > 0 or tokens <= LONGEST.get(query.dtype, 0)
     if not (plain and faster) or any(kwargs.get(name) is not None for name in ("position_bias", "cache", "softcap")):

@@ -19,7 +19,7 @@ from torch.utils.data import Dataset
 from transformers import AutoModel, GPT2Config, TrainerCallback
 
 from gpu_parts.clock import allocated, give_memory_back, intervals, mark, restart_peak
-from gpu_parts.machine import PRECISIONS, peak_rate
+from gpu_parts.machine import PRECISIONS, peak_rate, rates
 from gpu_parts.profiling import Profiled
 from gpu_parts.setting import Setting
 
@@ -163,8 +163,11 @@ def row(
     """
     sizes, who, bf16 = shape_of(setting, shape), CONTESTANTS[contestant], precision == "bf16"
     problem, base = problem_of(sizes), base_folder(setting, sizes)
-    chosen = setting.left(f"batches-{shape}") or {"equal": 4, "filled": 4}
-    batch = setting.batches.get(shape) or chosen["filled" if filled else "equal"]
+    batch = setting.batches.get(shape)
+    if batch is None:
+        chosen = setting.left(f"batches-{shape}") or choose_batches(setting, shape)
+        batch = chosen["filled" if filled else "equal"]
+    rate = (setting.left("rates") or rates(setting))[precision]
     changes = training or {}
     backend = "aot_eager" if setting.smoke else "inductor"
     if compiled == "whole":
@@ -186,7 +189,7 @@ def row(
     facts |= {"batch": batch, "tokens": problem.tokens, "build_seconds": built, "allocated_before": before}
     facts["trained"] = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     facts["flops"] = flops(sizes, who, contestant, batch)
-    return facts | figures(setting, steps, facts["flops"], batch, precision)
+    return facts | figures(setting, steps, facts["flops"], batch, rate)
 
 
 def flops(shape: Shape, who: Contestant, name: str, batch: int) -> int:
@@ -197,18 +200,18 @@ def flops(shape: Shape, who: Contestant, name: str, batch: int) -> int:
     )
 
 
-def figures(setting: Setting, steps: Steps, flops: int, batch: int, precision: str) -> dict[str, Any]:
-    """What follows from the times of steps."""
+def figures(setting: Setting, steps: Steps, flops: int, batch: int, rate: float) -> dict[str, Any]:
+    """What follows from the times of steps; `rate`: FLOP/s of a large product here."""
     seconds = sorted(steps.seconds)
     median = seconds[len(seconds) // 2]
     name = torch.cuda.get_device_name(0) if setting.device.type == "cuda" else None
-    peak, rates = peak_rate(name), setting.left("rates") or {}
+    peak = peak_rate(name)
     return {
         "step_seconds": median,
         "step_seconds_min_max": [seconds[0], seconds[-1]],
         "samples_per_second": batch / median,
         "mfu": flops / median / peak if peak else None,  # over the data sheet's dense bf16
-        "share_of_matmul": flops / median / rates[precision] if rates else None,  # over what was measured here
+        "share_of_matmul": flops / median / rate,  # over what was measured here
         "peak_bytes": steps.peak,
         "card_waits": steps.profiled.waiting(PROFILED, median),
         "kernels": steps.profiled.longest(6),
