@@ -14,7 +14,7 @@ import torch
 import transformers
 from huggingface_hub import CommitInfo, HfApi
 from transformers.modelcard import extract_hyperparameters_from_trainer
-from transformers.trainer import TRAINING_ARGS_NAME
+from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
 from transformers.trainer_utils import HubStrategy, PredictionOutput
 from transformers.utils import PushInProgress, logging
 
@@ -91,7 +91,12 @@ class PublishingTrainer(RecordingTrainer):
         return output
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """As `Trainer.save_model`, without its `training_args.bin` where the folder is no checkpoint."""
+        """As `Trainer.save_model`, without its `training_args.bin` where the folder is no checkpoint.
+
+        A checkpoint's `trainer_state.json`, which Trainer writes last, goes first: one with it is whole.
+        """
+        if self.args.should_save and output_dir is not None:
+            (Path(output_dir) / TRAINER_STATE_NAME).unlink(missing_ok=True)
         super().save_model(output_dir, _internal_call)
         if self.args.should_save and not (_internal_call and output_dir is not None):
             (Path(output_dir or self.args.output_dir) / TRAINING_ARGS_NAME).unlink(missing_ok=True)

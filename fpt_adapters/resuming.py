@@ -1,5 +1,6 @@
 """What a checkpoint must hold so that a resumed training is the one that was stopped."""
 
+import json
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 from transformers import TrainerCallback, TrainerState
 from transformers.trainer import SCHEDULER_NAME, TRAINER_STATE_NAME
 from transformers.trainer_callback import ExportableState
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_NAME, logging
 
 from .delta import DeltaError, check_delta, read_delta, read_json, running_statistics
@@ -15,7 +17,50 @@ from .pretrained import FPTPreTrainedModel
 
 logger = logging.get_logger(__name__)
 
+OPTIMIZER_STATE = "state of the optimizer and the schedule"
 OPTIMIZER, DEEPSPEED = "optimizer", "global_step"  # what the files or folders of an optimizer's state begin with
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """The newest checkpoint in `folder` that was written to its end; a warning names those that are passed over.
+
+    None where there are only such: the training begins anew. Raises ValueError where there is no checkpoint at all, or
+    none but those of `save_only_model`.
+    """
+    found = [path for path in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*") if path.is_dir()]
+    found = [path for path in found if path.name.removeprefix(f"{PREFIX_CHECKPOINT_DIR}-").isdecimal()]
+    if not found:
+        raise ValueError(f"No checkpoint to resume from in {os.fspath(folder)!r}.")
+    for path in sorted(found, key=lambda path: int(path.name.rpartition("-")[2]), reverse=True):
+        lacking = _lacking(path)
+        if lacking is None:
+            return path
+        logger.warning(f"{path} is passed over: it has no {lacking}, so that its save was cut off.")
+    if all(_lacking(path) == OPTIMIZER_STATE for path in found):
+        raise ValueError(_without_state(folder))
+    logger.warning(f"No checkpoint in {os.fspath(folder)!r} is whole: the training begins anew.")
+    return None
+
+
+def _lacking(folder: Path) -> str | None:
+    """What a checkpoint lacks of what Trainer writes, the last file of which is `trainer_state.json`."""
+    for name in (CONFIG_NAME, SAFE_WEIGHTS_NAME, TRAINER_STATE_NAME):
+        if not (folder / name).is_file():
+            return name
+    try:
+        json.loads((folder / TRAINER_STATE_NAME).read_text(encoding="utf-8"))
+    except ValueError:
+        return f"whole {TRAINER_STATE_NAME}"
+    files = " ".join(sorted(os.listdir(folder)))
+    return None if DEEPSPEED in files or (OPTIMIZER in files and SCHEDULER_NAME in files) else OPTIMIZER_STATE
+
+
+def _without_state(folder: Path) -> str:
+    return (
+        f"{folder} holds the model alone, as save_only_model=True leaves it: resumed, the optimizer and the "
+        "learning rate would start anew in the middle of the training. To train on from its weights in a new "
+        "training, load them with from_pretrained, and leave resume_from_checkpoint out."
+    )
 
 
 def check_checkpoint(folder: Path, model: FPTPreTrainedModel) -> None:
@@ -23,20 +68,15 @@ def check_checkpoint(folder: Path, model: FPTPreTrainedModel) -> None:
 
     ValueError for one that `save_only_model` left, whose optimizer would start anew.
     """
-    for name in (CONFIG_NAME, SAFE_WEIGHTS_NAME, TRAINER_STATE_NAME):
-        if not (folder / name).is_file():
-            raise DeltaError(f"{folder} is no checkpoint of this model: it has no {name}.")
+    lacking = _lacking(folder)
+    if lacking == OPTIMIZER_STATE:
+        raise ValueError(_without_state(folder))
+    if lacking is not None:
+        raise DeltaError(f"{folder} is no checkpoint of this model: it has no {lacking}.")
     read_json(folder / CONFIG_NAME)  # which Trainer reads too
     tensors, saved = read_delta(folder / SAFE_WEIGHTS_NAME, folder / CONFIG_NAME)
     _check_config(folder, saved, model)
     check_delta(tensors, model.delta_tensors(), running_statistics(model), folder)
-    files = " ".join(sorted(os.listdir(folder)))
-    if DEEPSPEED not in files and not (OPTIMIZER in files and SCHEDULER_NAME in files):
-        raise ValueError(
-            f"{folder} holds the model alone, as save_only_model=True leaves it: resumed, the optimizer and the "
-            "learning rate would start anew in the middle of the training. To train on from its weights in a new "
-            "training, load them with from_pretrained, and leave resume_from_checkpoint out."
-        )
 
 
 def _check_config(folder: Path, saved: dict[str, Any], model: FPTPreTrainedModel) -> None:

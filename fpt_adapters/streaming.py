@@ -17,6 +17,11 @@ from .streams import ExampleStream
 logger = logging.get_logger(__name__)
 
 
+def steps_of(checkpoint: Path) -> int:
+    """The steps that were trained before a checkpoint."""
+    return TrainerState.load_from_json(os.fspath(checkpoint / TRAINER_STATE_NAME)).global_step
+
+
 class StreamingTrainer(CachingTrainer):
     """Trainer whose `train_dataset` may be a stream: an `ExampleStream`, or a `datasets` or torch IterableDataset.
 
@@ -51,14 +56,21 @@ class StreamingTrainer(CachingTrainer):
             self._stream = self._resumed_from = None
 
     def get_train_dataloader(self) -> DataLoader:
-        """As `Trainer.get_train_dataloader`; that of a stream has no end and serves this process alone."""
+        """As `Trainer.get_train_dataloader`; that of a stream has no end and serves this process alone.
+
+        Where a training that had ended is resumed, it is empty: Trainer would train a step more.
+        """
+        if self.streams and self.cache_features:
+            raise ValueError("cache_features=True keeps the features of a whole data set, but a stream is not held.")
+        checkpoint = None if self._resumed_from is None else Path(self._resumed_from)
+        step = 0 if checkpoint is None else steps_of(checkpoint)
+        if 0 < self.args.max_steps <= step:
+            return DataLoader([])
         if not self.streams:
             return super().get_train_dataloader()
-        if self.cache_features:
-            raise ValueError("cache_features=True keeps the features of a whole data set, but a stream is not held.")
         self._stream = self._batch_stream()
-        if self._resumed_from is not None and not self._go_on(Path(self._resumed_from)):
-            return DataLoader([])
+        if checkpoint is not None and not self.args.ignore_data_skip:
+            self._go_on(checkpoint / self._state_name, step)
         return DataLoader(self._stream, batch_size=None)
 
     def _batch_stream(self) -> BatchStream:
@@ -78,17 +90,11 @@ class StreamingTrainer(CachingTrainer):
             loader=loader,
         )
 
-    def _go_on(self, checkpoint: Path) -> bool:
-        """Set the stream to where it stood at a checkpoint. Returns whether there are steps left to train."""
-        step = TrainerState.load_from_json(os.fspath(checkpoint / TRAINER_STATE_NAME)).global_step
-        path = checkpoint / self._state_name
-        if step >= self.args.max_steps:
-            return False
-        if self.args.ignore_data_skip:
-            return True
+    def _go_on(self, path: Path, step: int) -> None:
+        """Set the stream to where it stood at a checkpoint's `step`, as the file at `path` has it."""
         if not path.is_file():
             logger.warning(f"{path} is not there: the stream is read from its start up to where it had come.")
-            return True
+            return
         self._stream.load(path)
         batches = step * self.args.gradient_accumulation_steps
         if self._stream.state.batches != batches:
@@ -96,7 +102,6 @@ class StreamingTrainer(CachingTrainer):
                 f"{path} stands after {self._stream.state.batches} batches, but {step} steps of "
                 f"gradient_accumulation_steps={self.args.gradient_accumulation_steps} are {batches}: set it as it was."
             )
-        return True
 
     @property
     def _state_name(self) -> str:

@@ -15,7 +15,6 @@ from transformers import (
     TrainerState,
     TrainingArguments,
 )
-from transformers.trainer_utils import get_last_checkpoint
 
 from .cached_features import innermost
 from .checking import CheckingTrainer
@@ -25,7 +24,7 @@ from .distributing import compiled_in_place
 from .guards import WeightGuard, refuse_divergence
 from .plain_names import named_parameters
 from .pretrained import FPTPreTrainedModel
-from .resuming import check_checkpoint, warn_of_callbacks, warn_of_random_numbers
+from .resuming import check_checkpoint, last_checkpoint, warn_of_callbacks, warn_of_random_numbers
 
 
 class SetEpoch(TrainerCallback):
@@ -161,8 +160,5 @@ class FPTTrainer(CheckingTrainer):
         if not given:
             return None
         if given is True:
-            folder = self.args.output_dir
-            given = get_last_checkpoint(folder) if os.path.isdir(folder) else None
-            if given is None:
-                raise ValueError(f"No checkpoint to resume from in {folder!r}.")
+            return last_checkpoint(Path(self.args.output_dir))
         return Path(given)

@@ -4,7 +4,12 @@ import copy
 import json
 import math
 import os
+import random
 import shutil
+import signal
+import time
+import traceback
+import warnings
 
 import accelerate
 import datasets
@@ -411,6 +416,86 @@ def test_a_checkpoint_of_the_model_alone_is_no_place_to_resume(make_model, tmp_p
         trainer.train(resume_from_checkpoint=True)
     with pytest.raises(DeltaError, match=r"has no trainer_state\.json"):
         trainer.train(resume_from_checkpoint=str(tmp_path))
+
+
+def killed_run(model, folder, seconds):
+    """Train in a child process, from the last checkpoint on if there is one, and kill it; whether it ended before."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # that other threads are not copied
+        child = os.fork()
+    if child == 0:
+        try:
+            args = arguments(folder, max_steps=12, save_strategy="steps", save_steps=1, save_total_limit=3)
+            trainer = FPTTrainer(model, args, train_dataset=sequences(40))
+            trainer.train(resume_from_checkpoint=any(folder.glob("checkpoint-*")))
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+        finally:
+            os._exit(0)
+    ended, deadline = 0, time.monotonic() + seconds
+    while not ended and time.monotonic() < deadline:
+        time.sleep(0.005)
+        ended, status = os.waitpid(child, os.WNOHANG)
+    if not ended:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        return False
+    assert status == 0
+    return True
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs a system that forks")
+@pytest.mark.parametrize("rounds", [2, pytest.param(50, marks=pytest.mark.slow)])
+def test_killed_runs_go_on_to_the_same_weights(rounds, make_model, tmp_path):
+    start = time.monotonic()
+    assert killed_run(make_model("gpt2"), tmp_path / "whole", 600)
+    needed, expected = time.monotonic() - start, load_file(tmp_path / "whole" / WEIGHTS)
+    draws, kills = random.Random(rounds), 0
+    for number in range(rounds):
+        folder = tmp_path / str(number)
+        while not killed_run(make_model("gpt2"), folder, draws.uniform(0.05, 0.7) * needed):
+            kills += 1
+        assert_same(load_file(folder / WEIGHTS), expected)
+    assert kills
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda folder: (folder / "trainer_state.json").unlink(), "it has no trainer_state.json"),
+        (lambda folder: (folder / "trainer_state.json").write_text("{"), "it has no whole trainer_state.json"),
+        (lambda folder: (folder / "optimizer.pt").unlink(), "it has no state of the optimizer"),
+        (lambda folder: (folder / WEIGHTS).unlink(), f"it has no {WEIGHTS}"),
+    ],
+)
+def test_the_last_whole_checkpoint_is_resumed(damage, message, make_model, tmp_path, warned):
+    args = arguments(tmp_path, save_strategy="steps", save_steps=2)
+    FPTTrainer(make_model("gpt2"), args, train_dataset=sequences(32)).train()
+    expected = load_file(tmp_path / "checkpoint-4" / WEIGHTS)
+    for number, begun in ((4, "checkpoint-4 is passed over"), (2, "the training begins anew")):
+        damage(tmp_path / f"checkpoint-{number}")
+        if number == 2 and "optimizer" in message:  # as save_only_model leaves all of them
+            break
+        FPTTrainer(make_model("gpt2"), args, train_dataset=sequences(32)).train(resume_from_checkpoint=True)
+        assert message in warned.text and begun in warned.text
+        assert_same(load_file(tmp_path / "checkpoint-4" / WEIGHTS), expected)
+        damage(tmp_path / "checkpoint-4")
+        warned.clear()
+
+
+@TRAINERS
+def test_a_finished_training_trains_no_more(trainer_class, make_model, tmp_path):
+    def trainer():
+        args = arguments(tmp_path, max_steps=3, save_strategy="steps", save_steps=3)  # an epoch has four steps
+        return trainer_class(make_model("gpt2"), args, train_dataset=sequences(32))
+
+    trainer().train()
+    resumed = trainer()
+    resumed.train(resume_from_checkpoint=True)
+    if trainer_class is FPTTrainer:  # the stock one trains a step more
+        assert resumed.state.global_step == 3
+        assert_same(copied(resumed.model, trained=True), load_file(tmp_path / "checkpoint-3" / WEIGHTS))
 
 
 def test_lost_random_numbers_are_told(make_model, tmp_path, warned):
