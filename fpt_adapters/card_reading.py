@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from huggingface_hub.utils import yaml_dump
@@ -10,6 +10,7 @@ from huggingface_hub.utils import yaml_dump
 from .card import BYTES_KEY, MARKER, REPO_KEY, TASK_KEY, hub_id
 from .card_metrics import FIRST, FLOOR, is_number
 
+BLOCK_END = "\n```\n\n"
 SPLITS_BY_WORTH = ("test", "validation")  # the first that was scored speaks for the model
 
 
@@ -28,15 +29,27 @@ def retitle(text: str, repo_id: str, with_code: bool = True) -> str:
     old_lines = rf"^({REPO_KEY}: |- name: ){re.escape(found[1])}$"
     head = re.sub(old_lines, lambda line: line[1] + new_value, head, flags=re.MULTILINE)
     body = re.sub(rf"^# {re.escape(old)}$", lambda _: f"# {repo_id}", body, count=1, flags=re.MULTILINE)
-    body = re.sub(
-        r"^```python$.*?^```$",
-        lambda block: block[0].replace(json.dumps(old), json.dumps(repo_id)),
-        body,
-        flags=re.MULTILINE | re.DOTALL,
-    )
+    body = _with_python_blocks(body, lambda block: block.replace(json.dumps(old), json.dumps(repo_id)))
     if not with_code:
-        body = re.sub(r"^Or without installing: .*?^```\n\n", "", body, count=1, flags=re.MULTILINE | re.DOTALL)
+        start = body.find("\nOr without installing: ")
+        end = body.find(BLOCK_END, start)
+        if start >= 0 and end >= 0:
+            body = body[: start + 1] + body[end + len(BLOCK_END) :]
     return head + mark + body
+
+
+def _with_python_blocks(text: str, change: Callable[[str], str]) -> str:
+    """Text with `change` made to each block of Python code, in one pass, whatever fences it has."""
+    done, block = [], []
+    for line in text.splitlines(keepends=True):
+        if block or line.rstrip("\n") == "```python":
+            block.append(line)
+            if line.rstrip("\n") == "```":
+                done.append(change("".join(block)))
+                block = []
+        else:
+            done.append(line)
+    return "".join([*done, *block])  # a block that nothing closes stays as it is
 
 
 def read_summary(card_data: Mapping[str, Any]) -> dict[str, Any]:

@@ -16,6 +16,7 @@ MODES = {1: "L", 3: "RGB"}  # Pillow's mode for the channels of a model
 ARRAY_CHANNELS = (1, 3, 4)  # what an axis of channels may have: grey, RGB, RGB and transparency
 SIXTEEN_BITS = ("I;16", "I;16B", "I;16L", "I;16N")
 WIDE_MODES = ("F", "I", *SIXTEEN_BITS)  # more than 8 bits a pixel
+MOST_PIXELS = 2**13  # of a side: a stranger may have written it, and each image takes that memory
 HUB_KEYS = {"auto_map", "image_processor_type", "processor_class"}  # what transformers adds to the file of fields
 
 
@@ -242,6 +243,8 @@ def _height_width(size: int | Sequence[int] | dict[str, int]) -> dict[str, int]:
             f"size is one number of pixels, (height, width) or {{'height': ..., 'width': ...}}, each at least 1; got "
             f"{size!r}."
         )
+    if max(sides) > MOST_PIXELS:
+        raise ValueError(f"size is at most {MOST_PIXELS} pixels a side, got {size!r}.")
     return dict(zip(("height", "width"), map(int, sides), strict=True))
 
 

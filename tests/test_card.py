@@ -3,6 +3,7 @@
 import logging
 import re
 import shlex
+import time
 from enum import Enum
 
 import numpy as np
@@ -964,3 +965,11 @@ def test_what_is_sound_of_a_malformed_card_is_read():
         "floor": None,
         "delta_bytes": None,
     }
+
+
+@pytest.mark.parametrize("line", ["```python\n", "Or without installing: x\n", "```\n", "# x\n"])
+def test_a_card_of_many_fences_is_renamed_at_once(line):
+    text = f"---\nfpt_repo_id: a/b\n---\n{MARKER}\n" + 20_000 * line
+    start = time.process_time()
+    retitle(text, "c/d", with_code=False)
+    assert time.process_time() - start < 0.5

@@ -205,6 +205,12 @@ def test_an_array_whose_channels_could_be_first_or_last_needs_a_word():
         FPTImageProcessor((3, 6), 3)(array, input_data_format="first")
 
 
+def test_a_stranger_asks_for_no_absurd_size():
+    for size in (100_000, (1, 100_000), {"height": 8193, "width": 1}):
+        with pytest.raises(ValueError, match="size is at most 8192 pixels a side"):
+            FPTImageProcessor(size, 3)
+
+
 def test_other_sizes_are_resized_by_pillow_or_refused():
     image = Image.fromarray(pixels_of(20, 30))
     processor = FPTImageProcessor(size={"height": 8, "width": 6}, num_channels=1)
