@@ -5,14 +5,14 @@ import contextlib
 from transformers.trainer_utils import EvalLoopOutput
 
 from .card import FPTCard, SplitResult
-from .card_metrics import mean_floors
+from .card_metrics import NO_METRICS, mean_floors
 from .card_numbers import confusion_of, numbers_of
 from .distributing import DistributedTrainer, compiled_in_place
 from .precision import weights_kept
 from .pretrained import FPTPreTrainedModel
 
 SPLIT_NAMES = {"eval": "validation", "test": "test"}  # what Trainer's metric prefixes stand for
-NOT_METRICS = ("loss", "model_preparation_time", "jit_compilation_time", "num_input_tokens_seen")
+LEFT_OUT = ("loss", *NO_METRICS)  # of what an evaluation reports
 
 
 class RecordingTrainer(DistributedTrainer):
@@ -68,7 +68,7 @@ class RecordingTrainer(DistributedTrainer):
                 dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix=metric_key_prefix
             )
         metrics = {name.removeprefix(metric_key_prefix + "_"): value for name, value in output.metrics.items()}
-        metrics = {name: float(value) for name, value in numbers_of(metrics).items() if name not in NOT_METRICS}
+        metrics = {name: float(value) for name, value in numbers_of(metrics).items() if name not in LEFT_OUT}
         split = SPLIT_NAMES.get(metric_key_prefix, metric_key_prefix)
         if metrics:
             counts = confusion_of(output.predictions, output.label_ids, self.model.config)
