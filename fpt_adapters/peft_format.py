@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.utils import CONFIG_NAME
 
-from .adapters import BASE_LAYER, NAME, adapter_buffers, adapter_parameters, on_conv1d, peft_config_of, settings_of
+from .adapter_settings import LAYER_FIELDS, NAME
+from .adapters import BASE_LAYER, adapter_buffers, adapter_parameters, on_conv1d, peft_config_of, settings_of
 from .delta import DeltaError, as_stored, new_folder, whole_file
 from .fetching import fetch, saying_whose
 from .peft_api import (
@@ -92,7 +93,7 @@ def to_peft_config(model: PreTrainedModel) -> PeftConfig:
         config = peft_config_of(model.config.peft_config)
         if hasattr(config, "fan_in_fan_out"):
             config.fan_in_fan_out = on_conv1d(model)
-        paths = {field: getattr(config, field, None) for field in ("target_modules", "feedforward_modules")}
+        paths = {field: getattr(config, field, None) for field in LAYER_FIELDS}
         for field, names in paths.items():
             if names:
                 setattr(config, field, {f"{model.backbone_prefix}{name}" for name in names})
@@ -198,7 +199,7 @@ def _match_adapter(model: PreTrainedModel, settings: dict[str, Any], source: str
         found = None
     else:
         prefix = model.backbone_prefix
-        for field in ("target_modules", "feedforward_modules"):
+        for field in LAYER_FIELDS:
             if isinstance(settings.get(field), str):
                 raise ValueError(f"{source} finds {field} by a pattern, {settings[field]!r:.60}: list the layers.")
             if settings.get(field) is not None:
@@ -209,7 +210,7 @@ def _match_adapter(model: PreTrainedModel, settings: dict[str, Any], source: str
             model.add_adapter(found)
         return
     expected, given = model.config.peft_config, None if found is None else settings_of(found)
-    names = {*expected, *(given or {})} - {"target_modules", "feedforward_modules"}
+    names = {*expected, *(given or {})} - {*LAYER_FIELDS}
     differing = sorted(name for name in names if given is None or expected.get(name) != given.get(name))
     if differing:
         name = differing[0]
