@@ -105,9 +105,9 @@ class PeftMixin:
                 "peft is around this model and has its adapters: call the PeftModel's own methods, or unload it first."
             )
         if self.config.peft_config is None:
-            raise ValueError("The model's delta has none for an adapter: call add_adapter() or load_adapter() first.")
+            raise ValueError("This model has no adapter in its delta: call add_adapter() or load_adapter() first.")
         if names not in (NAME, [NAME]):
-            raise ValueError(f"The model's delta has {NAME!r} for an adapter; got {names!r}.")
+            raise ValueError(f"The adapter in this model's delta is called {NAME!r}; got {names!r}.")
 
     def _adapter_parameters(self) -> list[nn.Parameter]:
         if self.config.peft_config is None:
@@ -146,9 +146,9 @@ class PeftMixin:
         """Take the values of a peft adapter folder or repo that has all that this model's delta would have.
 
         `hub_kwargs`: `revision`, `token`, `cache_dir` and the like. An adapter for frozen layers that comes with it is
-        added first, as "fpt_delta". Raises DeltaError for tensors that lack, are too many or of another shape, and for
-        other settings than the model's; ValueError for another name; TypeError for an unknown keyword; OSError where a
-        file cannot be found.
+        added first, as "fpt_delta". Raises DeltaError for tensors that are missing, too many or of another shape, and
+        for other settings than the model's; ValueError for another name; TypeError for an unknown keyword; OSError
+        where a file cannot be found.
         """
         from .peft_format import read_adapter
 
