@@ -48,8 +48,9 @@ class LabelRule:
         each = (ANY, config.labels_per_token)[: 1 + (config.labels_per_token > 1)] if model.per_token else ()
         return cls(config.problem_type, config.num_labels, each)
 
-    def first_wrong(self, labels: Sequence[Any] | np.ndarray) -> Wrong | None:
+    def first_wrong(self, labels: Sequence[Any] | np.ndarray | Tensor) -> Wrong | None:
         """Look at labels, one row each: numbers, arrays, tensors or lists. None: all are right."""
+        labels = _as_array(labels) if isinstance(labels, Tensor) else labels
         if isinstance(labels, np.ndarray) and labels.dtype.kind in NUMBERS:
             return self._first_wrong(labels)
         rows = [_as_array(row) for row in labels]
@@ -137,7 +138,7 @@ def _fits(shape: tuple[int, ...], expected: tuple[int, ...]) -> bool:
 
 
 def _as_array(row: Any) -> np.ndarray:
-    """A row's label as an array; of type object, where it is none of numbers."""
+    """A row's label, or a tensor of all, as an array; of type object, where it is none of numbers."""
     if isinstance(row, Tensor):
         row = row.detach().cpu()
         return (row if row.dtype != torch.bfloat16 else row.float()).numpy()
