@@ -9,7 +9,6 @@ import datasets
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset
-from transformers import default_data_collator
 from transformers.trainer_utils import EvalLoopOutput, IntervalStrategy
 
 from .batch_checks import ROW, BatchError, CheckedCollator, check_first_batch
@@ -31,15 +30,14 @@ class CheckingTrainer(StreamingTrainer):
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        collator = self.data_collator or default_data_collator
-        self.data_collator = CheckedCollator(collator, self.model.config, self._rule())
+        self.data_collator = CheckedCollator(self.data_collator, self.model.config, self._rule())
 
     def check_data(self) -> None:
         """Look at the labels of all data sets and at their first batches. Raises ValueError for what is wrong."""
         self.data_collator.config, self.data_collator.rule = self.model.config, self._rule()
         if not self.model.headless:
+            rule, collator = LabelRule.of(self.model), self.data_collator.collator
             for what, dataset in self._data_sets().items():
-                rule, collator = LabelRule.of(self.model), self.data_collator.collator
                 check_labels_at_hand(what, dataset, rule, collator, self._own_loss)
         for what, dataset in self._data_sets().items():
             training = dataset is self.train_dataset
