@@ -44,7 +44,7 @@ def joined(values: Any) -> np.ndarray:
 def accuracy(predictions: np.ndarray | list[np.ndarray], references: np.ndarray | list[np.ndarray]) -> float:
     """Accuracy of `predictions` (any shape, integers) against `references` (the same shape, -100 left out).
 
-    Either may be a list of batches.
+    Either may be a list of batches. Raises ValueError where the shapes differ, or where no position is labelled.
     """
     predictions, references = joined(predictions), joined(references)
     if predictions.shape != references.shape:

@@ -51,7 +51,10 @@ class StreamingTrainer(CachingTrainer):
             self._stream = self._resumed_from = None
 
     def get_train_dataloader(self) -> DataLoader:
-        """As `Trainer.get_train_dataloader`; that of a stream has no end and serves this process alone."""
+        """As `Trainer.get_train_dataloader`; that of a stream has no end and serves this process alone.
+
+        Raises ValueError for a stream whose features are to be cached, or that stopped after other batches.
+        """
         if not self.streams:
             return super().get_train_dataloader()
         if self.cache_features:
