@@ -54,10 +54,8 @@ def load_base(
         revision, cache_dir = hub_kwargs.get("revision"), hub_kwargs.get("cache_dir")
         on_hub = not os.path.isdir(source)
         commit = f" (commit {revision})" if revision else ""
-        whose, advice = (
-            f"the base {source!r}{commit} of a delta that was found",
-            COPY if override is None else OVERRIDE,
-        )
+        whose = f"the base {source!r}{commit} of a delta that was found"
+        advice = COPY if override is None else OVERRIDE
         checking = checking_downloads(source, revision, cache_dir) if on_hub else contextlib.nullcontext()
         with saying_whose(source, whose, advice), checking:
             fetch(source, CONFIG_NAME, **hub_kwargs)  # the Hub's own answer, where there is no such repo

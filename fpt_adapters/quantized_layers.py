@@ -8,9 +8,7 @@ import logging
 from torch import Tensor, nn
 
 EIGHT_BITS, FOUR_BITS = "Int8Params", "Params4bit"
-KERNELS = logging.getLogger(
-    "bitsandbytes.backends.cpu.ops"
-)  # warns as it is imported, which transformers' Trainer does
+KERNELS = logging.getLogger("bitsandbytes.backends.cpu.ops")  # warns as Trainer's module imports bitsandbytes
 CASTS = logging.getLogger("bitsandbytes.autograd._functions")  # warns, at each call, that 8-bit products cast inputs
 
 
