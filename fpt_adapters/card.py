@@ -19,7 +19,7 @@ from huggingface_hub.utils import validate_repo_id
 from transformers.utils import logging
 
 from .card_metrics import FIRST, FLOOR, main_metric, metric_name
-from .card_numbers import best_step, delta_size, last_loss, majority_floor_of, trained_sum
+from .card_numbers import best_step, delta_size, last_loss, majority_floor_of
 from .card_template import (
     TEMPLATE,
     byte_size,
@@ -39,7 +39,7 @@ from .card_template import (
     thousands,
 )
 from .configuration_fpt import FPTConfig
-from .freezing import GroupCount
+from .freezing import GroupCount, trained_sum
 from .image_processing_fpt import MODES
 from .local_paths import command_without_paths
 

@@ -1,7 +1,7 @@
 """The numbers of a model card: counted and measured here, formatted only where the text is made."""
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from numbers import Real
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,6 @@ from transformers.utils import SAFE_WEIGHTS_NAME
 
 from .card_metrics import better_high, is_number, main_metric, metric_name
 from .configuration_fpt import FPTConfig
-from .freezing import GroupCount
 from .heads import IGNORED_LABEL
 
 
@@ -77,13 +76,6 @@ def majority_floor_of(confusion: np.ndarray) -> float:
     if not by_label.any():
         raise ValueError("A floor needs at least one labelled position, but the confusion matrix counts none.")
     return float(by_label.max() / by_label.sum())
-
-
-def trained_sum(rows: Iterable[GroupCount]) -> GroupCount:
-    """The sum of the groups that train, as a row of the parameter table."""
-    rows = [row for row in rows if row.trained]
-    tensors, parameters = sum(row.tensors for row in rows), sum(row.parameters for row in rows)
-    return GroupCount("all trained", tensors, parameters, sum(row.percent for row in rows), True)
 
 
 def delta_size(folder: str | os.PathLike) -> int | None:

@@ -40,7 +40,6 @@ from fpt_adapters.card_numbers import (
     delta_size,
     last_loss,
     majority_floor_of,
-    trained_sum,
 )
 from fpt_adapters.card_reading import read_summary, retitle
 from fpt_adapters.card_template import (
@@ -61,6 +60,7 @@ from fpt_adapters.card_template import (
     share,
     thousands,
 )
+from fpt_adapters.freezing import trained_sum
 from fpt_adapters.local_paths import command_without_paths, without_paths
 
 REPO = "someone/a-delta"
