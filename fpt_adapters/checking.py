@@ -30,11 +30,21 @@ class CheckingTrainer(StreamingTrainer):
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        self.data_collator = CheckedCollator(self.data_collator, self.model.config, self._rule())
+        tokenizer = getattr(self.data_collator, "tokenizer", None)  # which Trainer saves, and finds by this name
+        if self.processing_class is None and tokenizer is not None:
+            self.processing_class = self.model.processor = tokenizer
+        self._check_collated()
+
+    def _check_collated(self) -> None:
+        """Have the batches of the collator checked, be it the one that came first or one that was set since."""
+        collator = self.data_collator
+        if isinstance(collator, CheckedCollator):
+            collator = collator.collator
+        self.data_collator = CheckedCollator(collator, self.model.config, self._rule())
 
     def check_data(self) -> None:
         """Look at the labels of all data sets and at their first batches. Raises ValueError for what is wrong."""
-        self.data_collator.config, self.data_collator.rule = self.model.config, self._rule()
+        self._check_collated()
         if not self.model.headless:
             rule, collator = LabelRule.of(self.model), self.data_collator.collator
             for what, dataset in self._data_sets().items():
@@ -132,7 +142,7 @@ class CheckingTrainer(StreamingTrainer):
                 loader = self._loader_of(self.train_dataset, range(len(self.train_dataset)))
             found = _find_wrong(loader) if _is_held(getattr(loader, "dataset", None)) else None
             if found is None:
-                raise
+                raise ValueError(str(error)) from error  # which is not looked for again, in another data set
             row, problem = found
             raise ValueError(f"{problem}{ROW}{row} of {what}.") from error
 

@@ -29,6 +29,8 @@ from test_training import (
 from transformers import (
     AutoFeatureExtractor,
     AutoModelForSequenceClassification,
+    AutoTokenizer,
+    DataCollatorWithPadding,
     EarlyStoppingCallback,
     Trainer,
     default_data_collator,
@@ -46,7 +48,7 @@ from fpt_adapters import (
     FPTTrainer,
 )
 from fpt_adapters.card_numbers import confusion_of
-from fpt_adapters.tasks import Digits
+from fpt_adapters.tasks import TASKS, Digits
 from fpt_adapters.tasks.bits import BitMemory, BitXor
 
 
@@ -396,6 +398,33 @@ def test_a_training_beside_another_model_is_refused_before_it(make_model, tmp_pa
     with pytest.raises(DeltaError, match="holds a model of type 'gpt2', which saving a delta there would overwrite"):
         trainer.train()
     assert trainer.state.global_step == 0
+
+
+# Collators
+
+
+def test_a_collator_that_is_set_later_serves(make_model, tmp_path):
+    seen = []
+
+    def collator(features):
+        seen.append(len(features))
+        return default_data_collator(features)
+
+    trainer = FPTTrainer(make_model("gpt2"), arguments(tmp_path), train_dataset=sequences(8))
+    trainer.data_collator = collator
+    trainer.train()
+    assert seen
+    trainer.train_dataset = [{"input_values": torch.full((10, 3), math.nan), "labels": 0}]
+    with pytest.raises(ValueError, match="row 0 of the training set"):
+        trainer.train()
+
+
+def test_the_tokenizer_of_a_collator_is_saved(make_model, tmp_path):
+    tokenizer = TASKS["listops"]().processor()
+    model = make_model("gpt2", input_type="tokens", input_size=None, vocab_size=len(tokenizer), pad_token_id=0)
+    rows = [{"input_ids": [1, 2, 3], "labels": number % 4} for number in range(8)]
+    FPTTrainer(model, arguments(tmp_path), DataCollatorWithPadding(tokenizer), rows).train()
+    assert AutoTokenizer.from_pretrained(tmp_path).get_vocab() == tokenizer.get_vocab()
 
 
 # Resume
