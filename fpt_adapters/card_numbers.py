@@ -4,6 +4,7 @@ import os
 from collections.abc import Mapping, Sequence
 from numbers import Real
 from pathlib import Path
+from sys import float_info
 from typing import Any
 
 import numpy as np
@@ -33,10 +34,13 @@ def confusion_counts(predictions: np.ndarray, labels: np.ndarray, num_labels: in
     return np.bincount(cells, minlength=num_labels * num_labels).reshape(num_labels, num_labels)
 
 
+MOST = float_info.max  # of a number that a card can show
+
+
 def numbers_of(values: Mapping[str, Any]) -> dict[str, float]:
     """Those of some named values that are one number each; a card has no place for lists, texts and the like."""
     numbers = {name: value.item() if _is_scalar(value) else value for name, value in values.items()}
-    return {name: value for name, value in numbers.items() if isinstance(value, Real)}
+    return {name: value for name, value in numbers.items() if isinstance(value, Real) and not abs(value) > MOST}
 
 
 def _is_scalar(value: Any) -> bool:

@@ -1,9 +1,9 @@
 """A Trainer that looks at its data before it learns from them, and names the row that is wrong."""
 
 import contextlib
+import functools
 import time
-from collections.abc import Iterator, Sequence, Sized
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 
 import datasets
 import torch
@@ -56,7 +56,7 @@ class CheckingTrainer(StreamingTrainer):
             if training or self.args.eval_strategy != IntervalStrategy.NO:
                 batch = self._first_batch(self._loader_of(dataset, rows=[0]), what)
                 if training:
-                    self._check_first_batch(batch, dataset[0])
+                    self._check_first_batch(batch, functools.partial(_columns_of, dataset))
 
     def train(self, *args, **kwargs):
         """As `Trainer.train`. Raises ValueError for a wrong batch."""
@@ -122,11 +122,11 @@ class CheckingTrainer(StreamingTrainer):
                 "that the model's forward does not take. Write TrainingArguments(remove_unused_columns=False)."
             ) from error
 
-    def _check_first_batch(self, batch: dict[str, Tensor], example: Any = None) -> None:
+    def _check_first_batch(self, batch: dict[str, Tensor], columns: Callable[[], Iterable[str]] | None = None) -> None:
         """Check it, and let the config say, for the card and for pipelines, what problem its labels pose."""
-        check_first_batch(self.model, batch, self._rule(), example)
+        check_first_batch(self.model, batch, self._rule(), columns)
         config = self.model.config
-        if self._own_loss:
+        if self._rule() is None:
             return
         if problem_type_of(config.problem_type, config.num_labels, batch["labels"]) == "multi_label_classification":
             config.problem_type = "multi_label_classification"
@@ -147,6 +147,12 @@ class CheckingTrainer(StreamingTrainer):
             raise ValueError(f"{problem}{ROW}{row} of {what}.") from error
 
 
+def _columns_of(dataset: Dataset) -> Iterable[str]:
+    """The names of what an example has; the whole of it, where it has no names."""
+    example = dataset[0]
+    return example if isinstance(example, Mapping) else [type(example).__name__]
+
+
 def _find_wrong(loader: DataLoader) -> tuple[int, str] | None:
     """The first row of a loader's data set that makes a wrong batch, and what is wrong; None where none was found."""
     start = time.monotonic()
@@ -160,6 +166,6 @@ def _find_wrong(loader: DataLoader) -> tuple[int, str] | None:
     return None
 
 
-def _is_held(dataset: Any) -> bool:
+def _is_held(dataset: object) -> bool:
     """Whether a data set has examples that can be looked at without reading on."""
     return isinstance(dataset, Sized) and not isinstance(dataset, IterableDataset) and len(dataset) > 0

@@ -22,6 +22,7 @@ logger = logging.get_logger(__name__)
 LABEL_NAMES = ("labels", "label", "label_ids")  # that transformers' collators read, the first of them first
 ANY = -1  # a length that the data decides
 FILL_IN = f"fill it in, drop the row, or write {IGNORED_LABEL} where nothing is to be learned"
+ROUNDING = 1e-6  # by which a share of 1 may be over it, as float32 has it
 NUMBERS = "biuf"  # kinds of NumPy's types
 LISTS = (pa.ListType, pa.LargeListType, pa.FixedSizeListType)
 
@@ -78,7 +79,7 @@ class LabelRule:
         elif problem == "regression":
             right = np.isfinite(labels) & (labels.dtype.kind != "b")
         else:
-            right = (labels >= 0) & (labels <= 1)
+            right = (labels >= 0) & (labels <= 1 + ROUNDING)
         if classes and labels.dtype.kind == "f" and np.isnan(labels).any():
             right = ~np.isnan(labels)  # what was missing made the others floats
         wrong = np.argwhere(~(right | ignored))
@@ -102,6 +103,8 @@ class LabelRule:
     def _no_number(self, value: Any) -> str:
         if value is None:
             return f"a label is missing ({value}): {FILL_IN}"
+        if isinstance(value, str) and self.num_labels == 1:
+            return f"targets are numbers, got {value!r}: write float(...) of it"
         if isinstance(value, str):
             return f"labels are numbers, got {value!r}: number the classes {self._classes}, as config.label2id does"
         return f"labels are numbers, or arrays of numbers of one length, got {str(value)[:60]}: convert them"

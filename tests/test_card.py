@@ -369,6 +369,23 @@ def test_what_else_a_command_may_have(command, wanted):
     assert command_without_paths(command) == (wanted or command)
 
 
+@pytest.mark.parametrize(
+    "argument, wanted",
+    [
+        ("--files /x/a.csv,/y/b.csv", "--files a.csv,b.csv"),
+        ("--f=train=/x/a.csv,test=/x/b.csv", "--f=train=a.csv,test=b.csv"),
+        ("--train_file /x/a.csv:/x/b.csv", "--train_file a.csv:b.csv"),
+        ("--kw path:/secret/x", "--kw path:x"),
+        ("-f/secret/a.csv", "-fa.csv"),
+        (r"--f=%USERPROFILE%\secret\a.csv", "--f=a.csv"),
+        ("--url https://host/a:8/b,c", "--url https://host/a:8/b,c"),
+        ("--rate lr=1e-3,wd=0", "--rate lr=1e-3,wd=0"),
+    ],
+)
+def test_no_path_of_several_is_lost_or_kept_whole(argument, wanted):
+    assert command_without_paths(f"python x.py {argument}") == f"python x.py {wanted}"
+
+
 def test_the_inputs_in_words(make_model):
     words = {
         name: describe_input(make_model("gpt2", model_class, **fields).config)
