@@ -57,7 +57,7 @@ class CheckedCollator:
                 raise
             raise BatchError(
                 f"the sequences of a batch have one length, but one has {lengths[row]} where others have {lengths[0]}:"
-                " pad them, with an attention_mask, as FPTFeatureExtractor and DataCollatorWithPadding do, or cut them."
+                " pad them, with a mask, as FPTFeatureExtractor and DataCollatorWithPadding do, or cut them."
                 f"{ROW}{row} of a batch."
             ) from error
 
