@@ -10,6 +10,7 @@ from typing import Any
 
 from .untrusted import MAX_LAYERS, short
 
+NAME = "fpt_delta"  # of the one adapter that a delta has: peft's own calls name theirs "default"
 # peft's methods that wrap linear layers one by one, leave the base's weights as they are, and need nothing of the
 # training loop.
 METHODS = (

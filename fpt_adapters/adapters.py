@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from .adapter_settings import METHODS, checked_settings
+from .adapter_settings import METHODS, NAME, checked_settings
 from .fingerprints import fingerprint_of
 from .isolation import DefaultDtype, DrawsFrom
 from .peft_api import (
@@ -28,7 +28,6 @@ from .plain_names import named_buffers, named_modules, plain_state
 from .quantized_layers import parameter_size
 from .untrusted import short
 
-NAME = "fpt_delta"  # of the one adapter that a delta has: peft's own calls name theirs "default"
 BASE_LAYER = "base_layer"  # where peft keeps what it wraps
 PLAIN_STARTS = (True, False, "gaussian", "orthogonal")  # of `init_lora_weights`: they leave the base's weights alone
 NUMBERS = {int: (int,), float: (int, float)}  # by the type of a setting's default, the types that it takes

@@ -95,7 +95,7 @@ def attention_panels(
     """Maps (layers, heads, tokens, tokens) by the titles that they have in a picture: each (tokens, tokens).
 
     `average`: a map for each layer and head ("none"), for each layer ("heads"), or one ("all"). `layers` and `heads`:
-    the numbers of those that `attention` holds (None: all from 0).
+    the numbers of those that `attention` holds (None: all from 0). Raises ValueError for another `average`.
     """
     layers = list(range(attention.shape[0])) if layers is None else list(layers)
     heads = list(range(attention.shape[1])) if heads is None else list(heads)

@@ -57,7 +57,10 @@ WITHOUT_TOKENS = ("fpt_identity", "fpt_lstm", *IMAGE_FAMILIES)  # no token embed
 
 
 def embedding_width(backbone: PreTrainedModel) -> int:
-    """Width of the vectors that enter the backbone (ALBERT, ELECTRA and OPT differ from their hidden size)."""
+    """Width of the vectors that enter the backbone (ALBERT, ELECTRA and OPT differ from their hidden size).
+
+    Raises ValueError for a backbone that has no token embedding.
+    """
     if backbone.config.model_type in WITHOUT_TOKENS:
         return backbone.config.hidden_size
     try:

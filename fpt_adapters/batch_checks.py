@@ -1,9 +1,10 @@
 """Batches are checked before they reach the model: their values, and of the first one whether it fits the model."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -11,6 +12,7 @@ from .configuration_fpt import FPTConfig
 from .label_checks import LabelRule, Wrong, raw_labels
 from .pretrained import FPTPreTrainedModel
 
+PER_TOKEN = {"tokens": "input_ids", "values": "input_values"}  # inputs of which each step is a token
 ROW = " This is row "  # what messages name it by
 
 
@@ -38,16 +40,50 @@ class CheckedCollator:
         """Collate and check. Raises BatchError, a ValueError, naming the row."""
         wrong = self._wrong_label(raw_labels(features, self.collator))
         if wrong is None:
-            batch = self.collator(features)
+            batch = self._collated(features)
             wrong = wrong_input(batch, self.config) or self._wrong_label(batch.get("labels"))
+            wrong = wrong or self._wrong_length(batch)
         if wrong is not None:
             raise BatchError(f"{wrong.problem}.{ROW}{wrong.row} of a batch.")
         return batch
+
+    def _collated(self, features: Sequence[Any]) -> dict[str, Tensor]:
+        try:
+            return self.collator(features)
+        except (ValueError, RuntimeError) as error:  # torch's own, which names no row
+            lengths = _lengths(features)
+            row = next((row for row, length in enumerate(lengths) if length != lengths[0]), None)
+            if row is None:
+                raise
+            raise BatchError(
+                f"the sequences of a batch have one length, but one has {lengths[row]} where others have {lengths[0]}:"
+                " pad them, with a mask, as FPTFeatureExtractor and DataCollatorWithPadding do, or cut them."
+                f"{ROW}{row} of a batch."
+            ) from error
 
     def _wrong_label(self, labels: Sequence[Any] | Tensor | None) -> Wrong | None:
         if self.rule is None or labels is None or all(label is None for label in labels):
             return None
         return self.rule.first_wrong(labels)
+
+    def _wrong_length(self, batch: dict[str, Tensor]) -> Wrong | None:
+        name, labels = PER_TOKEN.get(self.config.input_type), batch.get("labels")
+        if self.rule is None or not self.rule.each or name not in batch or not isinstance(labels, Tensor):
+            return None
+        tokens = batch[name].shape[1]
+        if labels.shape[1] == tokens:
+            return None
+        return Wrong(
+            0,
+            f"each token has its labels, but an example with {tokens} tokens has {labels.shape[1]} of them: write "
+            "-100 where there is none",
+        )
+
+
+def _lengths(features: Sequence[Any]) -> list[int]:
+    """The lengths of the inputs of examples; empty where they have none."""
+    inputs = [example.get(name) for example in features if isinstance(example, Mapping) for name in PER_TOKEN.values()]
+    return [len(one) for one in inputs if isinstance(one, (Sequence, np.ndarray, Tensor))]
 
 
 def wrong_input(batch: dict[str, Tensor], config: FPTConfig) -> Wrong | None:
@@ -66,7 +102,7 @@ def wrong_input(batch: dict[str, Tensor], config: FPTConfig) -> Wrong | None:
     if mask is not None and (empty := ~mask.flatten(1).any(dim=1)).any():
         return Wrong(_first_row(empty), "a sequence needs at least one real step, but one has none: drop it")
     for name in ("pixel_values", "input_values"):
-        if name not in batch or _is_finite(batch[name]):
+        if not isinstance(batch.get(name), Tensor) or _is_finite(batch[name]):  # the model says what it takes
             continue
         wrong = ~torch.isfinite(batch[name])
         if name == "input_values" and mask is not None:
@@ -88,21 +124,28 @@ def _first_row(wrong: Tensor) -> int:
 
 @torch.no_grad()
 def check_first_batch(
-    model: FPTPreTrainedModel, batch: dict[str, Tensor], rule: LabelRule | None, example: Any = None
+    model: FPTPreTrainedModel,
+    batch: dict[str, Tensor],
+    rule: LabelRule | None,
+    columns: Callable[[], Iterable[str]] | None = None,
 ) -> None:
     """Raise ValueError for a batch to train on that lacks what the model reads, or its labels, or has other shapes.
 
-    `example`: what the batch was made of, whose columns are named.
+    `rule`: of the labels (None: an own loss reads what it likes). `columns`: gives those of the data, for a message
+    (None: the batch's).
     """
-    columns = ", ".join(sorted(example if isinstance(example, Mapping) else batch))
+
+    def has() -> str:
+        return ", ".join(sorted(batch if columns is None else columns()))
+
     projection = model.fpt_model.input_projection
     if projection.input_name not in batch:
         raise ValueError(
-            f"The model takes {projection.input_name}, but the data has {columns}: rename the "
+            f"The model takes {projection.input_name}, but the data has {has()}: rename the "
             "column, and set remove_unused_columns=False if a transform makes it."
         )
-    if "labels" not in batch:
-        raise ValueError(f"The data needs labels to learn from, but has only {columns}.")
+    if rule is not None and "labels" not in batch:
+        raise ValueError(f"The data needs labels to learn from, but has only {has()}: call one of them labels.")
     device = next(projection.parameters()).device
     mask = batch.get("attention_mask")
     projection.eval()  # so that its dropout draws nothing

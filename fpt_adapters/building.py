@@ -68,6 +68,8 @@ def build_from_config(
     """Build the backbone and write what was found of it (fingerprint, scheme, dtype, defaults) into `config`.
 
     `peft_config`: the adapter to put on it, in any form that `from_backbone` takes (None: the config's, if any).
+    Raises ValueError for another dtype, a config without a backbone's, new modules larger than the memory, and what
+    `build_backbone` and `add_adapter` refuse; OSError as `build_backbone`.
     """
     dtype = config.dtype if dtype in (None, "auto") else DTYPES.get(dtype, dtype)
     if dtype is not None and dtype not in DTYPES.values():

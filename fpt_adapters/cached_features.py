@@ -111,7 +111,7 @@ def compute_features(
 ) -> CachedFeatures | None:
     """Run `model` over the `batches` of a `SteadyCollator`, in the data set's order, shared out over processes.
 
-    Returns None, the same in every process, if some example is not steady. Raises RuntimeError if examples lack.
+    Returns None, the same in every process, if an example is not steady. Raises RuntimeError if some are missing.
     """
     tokens = model.config.num_tokens if model.per_token else None
     tensors: dict[str, Tensor] = {}

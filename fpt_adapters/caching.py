@@ -14,7 +14,7 @@ from transformers import TrainingArguments
 from transformers.utils import logging
 
 from .backbones import output_width
-from .building import DROPOUT_FIELDS, MEMORY
+from .building import DROPOUT_FIELDS
 from .cached_features import (
     CachedFeatures,
     SteadyCollator,
@@ -26,6 +26,7 @@ from .cached_features import (
     same_batches,
     two_passes,
 )
+from .limits import MEMORY
 from .publishing import PublishingTrainer
 
 logger = logging.get_logger(__name__)

@@ -19,7 +19,7 @@ from huggingface_hub.utils import validate_repo_id
 from transformers.utils import logging
 
 from .card_metrics import FIRST, FLOOR, main_metric, metric_name
-from .card_numbers import best_step, delta_size, last_loss, majority_floor_of, trained_sum
+from .card_numbers import best_step, delta_size, last_loss, majority_floor_of
 from .card_template import (
     TEMPLATE,
     byte_size,
@@ -39,7 +39,8 @@ from .card_template import (
     thousands,
 )
 from .configuration_fpt import FPTConfig
-from .freezing import GroupCount
+from .freezing import GroupCount, trained_sum
+from .image_processing_fpt import MODES
 from .local_paths import command_without_paths
 
 logger = logging.get_logger(__name__)
@@ -49,7 +50,6 @@ CARD_NAME = "README.md"
 TAGS = ("fpt", "frozen-pretrained-transformer")  # every card has them
 REPO_KEY, TASK_KEY, BYTES_KEY = "fpt_repo_id", "fpt_task", "fpt_delta_bytes"  # our own keys of the metadata
 PROCESSOR_NAMES = ("preprocessor_config.json", "tokenizer_config.json")
-IMAGE_MODES = {1: "L", 3: "RGB"}  # Pillow's mode for the channels of a model
 PICTURE_TITLES = {"learning_curve.png": "Learning curve", "confusion_matrix.png": "Confusion matrix"}
 AUTO_CLASSES = {
     "FPTForImageClassification": "AutoModelForImageClassification",
@@ -393,7 +393,7 @@ def loading_facts(model: SharedModel) -> dict[str, Any]:
     if config.input_type == "images":
         height, width = config.image_height_width
         facts |= {"input_name": "pixel_values", "example": f"torch.zeros(1, {config.num_channels}, {height}, {width})"}
-        facts |= {"image_mode": IMAGE_MODES.get(config.num_channels), "image_size": f"({width}, {height})"}
+        facts |= {"image_mode": MODES.get(config.num_channels), "image_size": f"({width}, {height})"}
     elif config.input_type == "tokens":
         fill = "ones" if config.pad_token_id == 0 else "zeros"  # an id that is no padding
         facts |= {"input_name": "input_ids", "example": f"torch.{fill}(1, {config.sequence_length}, dtype=torch.long)"}

@@ -1,9 +1,10 @@
 """The numbers of a model card: counted and measured here, formatted only where the text is made."""
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from numbers import Real
 from pathlib import Path
+from sys import float_info
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,6 @@ from transformers.utils import SAFE_WEIGHTS_NAME
 
 from .card_metrics import better_high, is_number, main_metric, metric_name
 from .configuration_fpt import FPTConfig
-from .freezing import GroupCount
 from .heads import IGNORED_LABEL
 
 
@@ -34,10 +34,13 @@ def confusion_counts(predictions: np.ndarray, labels: np.ndarray, num_labels: in
     return np.bincount(cells, minlength=num_labels * num_labels).reshape(num_labels, num_labels)
 
 
+MOST = float_info.max  # of a number that a card can show
+
+
 def numbers_of(values: Mapping[str, Any]) -> dict[str, float]:
     """Those of some named values that are one number each; a card has no place for lists, texts and the like."""
     numbers = {name: value.item() if _is_scalar(value) else value for name, value in values.items()}
-    return {name: value for name, value in numbers.items() if isinstance(value, Real)}
+    return {name: value for name, value in numbers.items() if isinstance(value, Real) and not abs(value) > MOST}
 
 
 def _is_scalar(value: Any) -> bool:
@@ -77,13 +80,6 @@ def majority_floor_of(confusion: np.ndarray) -> float:
     if not by_label.any():
         raise ValueError("A floor needs at least one labelled position, but the confusion matrix counts none.")
     return float(by_label.max() / by_label.sum())
-
-
-def trained_sum(rows: Iterable[GroupCount]) -> GroupCount:
-    """The sum of the groups that train, as a row of the parameter table."""
-    rows = [row for row in rows if row.trained]
-    tensors, parameters = sum(row.tensors for row in rows), sum(row.parameters for row in rows)
-    return GroupCount("all trained", tensors, parameters, sum(row.percent for row in rows), True)
 
 
 def delta_size(folder: str | os.PathLike) -> int | None:

@@ -1,15 +1,14 @@
 """A Trainer that looks at its data before it learns from them, and names the row that is wrong."""
 
 import contextlib
+import functools
 import time
-from collections.abc import Iterator, Sequence, Sized
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 
 import datasets
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset
-from transformers import default_data_collator
 from transformers.trainer_utils import EvalLoopOutput, IntervalStrategy
 
 from .batch_checks import ROW, BatchError, CheckedCollator, check_first_batch
@@ -31,15 +30,24 @@ class CheckingTrainer(StreamingTrainer):
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        collator = self.data_collator or default_data_collator
+        tokenizer = getattr(self.data_collator, "tokenizer", None)  # which Trainer saves, and finds by this name
+        if self.processing_class is None and tokenizer is not None:
+            self.processing_class = self.model.processor = tokenizer
+        self._check_collated()
+
+    def _check_collated(self) -> None:
+        """Have the batches of the collator checked, be it the one that came first or one that was set since."""
+        collator = self.data_collator
+        if isinstance(collator, CheckedCollator):
+            collator = collator.collator
         self.data_collator = CheckedCollator(collator, self.model.config, self._rule())
 
     def check_data(self) -> None:
         """Look at the labels of all data sets and at their first batches. Raises ValueError for what is wrong."""
-        self.data_collator.config, self.data_collator.rule = self.model.config, self._rule()
+        self._check_collated()
         if not self.model.headless:
+            rule, collator = LabelRule.of(self.model), self.data_collator.collator
             for what, dataset in self._data_sets().items():
-                rule, collator = LabelRule.of(self.model), self.data_collator.collator
                 check_labels_at_hand(what, dataset, rule, collator, self._own_loss)
         for what, dataset in self._data_sets().items():
             training = dataset is self.train_dataset
@@ -48,7 +56,7 @@ class CheckingTrainer(StreamingTrainer):
             if training or self.args.eval_strategy != IntervalStrategy.NO:
                 batch = self._first_batch(self._loader_of(dataset, rows=[0]), what)
                 if training:
-                    self._check_first_batch(batch, dataset[0])
+                    self._check_first_batch(batch, functools.partial(_columns_of, dataset))
 
     def train(self, *args, **kwargs):
         """As `Trainer.train`. Raises ValueError for a wrong batch."""
@@ -114,11 +122,11 @@ class CheckingTrainer(StreamingTrainer):
                 "that the model's forward does not take. Write TrainingArguments(remove_unused_columns=False)."
             ) from error
 
-    def _check_first_batch(self, batch: dict[str, Tensor], example: Any = None) -> None:
+    def _check_first_batch(self, batch: dict[str, Tensor], columns: Callable[[], Iterable[str]] | None = None) -> None:
         """Check it, and let the config say, for the card and for pipelines, what problem its labels pose."""
-        check_first_batch(self.model, batch, self._rule(), example)
+        check_first_batch(self.model, batch, self._rule(), columns)
         config = self.model.config
-        if self._own_loss:
+        if self._rule() is None:
             return
         if problem_type_of(config.problem_type, config.num_labels, batch["labels"]) == "multi_label_classification":
             config.problem_type = "multi_label_classification"
@@ -134,9 +142,15 @@ class CheckingTrainer(StreamingTrainer):
                 loader = self._loader_of(self.train_dataset, range(len(self.train_dataset)))
             found = _find_wrong(loader) if _is_held(getattr(loader, "dataset", None)) else None
             if found is None:
-                raise
+                raise ValueError(str(error)) from error  # which is not looked for again, in another data set
             row, problem = found
             raise ValueError(f"{problem}{ROW}{row} of {what}.") from error
+
+
+def _columns_of(dataset: Dataset) -> Iterable[str]:
+    """The names of what an example has; the whole of it, where it has no names."""
+    example = dataset[0]
+    return example if isinstance(example, Mapping) else [type(example).__name__]
 
 
 def _find_wrong(loader: DataLoader) -> tuple[int, str] | None:
@@ -152,6 +166,6 @@ def _find_wrong(loader: DataLoader) -> tuple[int, str] | None:
     return None
 
 
-def _is_held(dataset: Any) -> bool:
+def _is_held(dataset: object) -> bool:
     """Whether a data set has examples that can be looked at without reading on."""
     return isinstance(dataset, Sized) and not isinstance(dataset, IterableDataset) and len(dataset) > 0

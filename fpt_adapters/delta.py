@@ -346,7 +346,7 @@ def check_delta(
 ) -> None:
     """Check a delta against the tensors that the model trains. Raises DeltaError, naming what differs.
 
-    `optional`: tensors that may be there or not (persistent buffers, saved only where training changed them).
+    `optional`: tensors that may be there or not (running statistics, saved only where training changed them).
     """
     missing = [name for name in expected if name not in tensors]
     unexpected = sorted(set(tensors) - set(expected) - set(optional))

@@ -135,14 +135,20 @@ def _size(parameter: nn.Parameter) -> int:
     return parameter_size(parameter) if is_quantized(parameter) else whole_shape(parameter).numel()
 
 
+def trained_sum(rows: Iterable[GroupCount]) -> GroupCount:
+    """The sum of the groups that train, as a row of the parameter table."""
+    rows = [row for row in rows if row.trained]
+    tensors, parameters = sum(row.tensors for row in rows), sum(row.parameters for row in rows)
+    return GroupCount("all trained", tensors, parameters, sum(row.percent for row in rows), True)
+
+
 def format_table(rows: Iterable[GroupCount]) -> str:
     """The parameter table as text, trained groups first, with their sum."""
     rows = sorted(rows, key=lambda row: not row.trained)
-    trained = [row for row in rows if row.trained]
     lines = [f"{'group':<14} {'tensors':>8} {'parameters':>14} {'% of all':>9}  trained"]
     for row in rows:
         mark = "yes" if row.trained else "no"
         lines.append(f"{row.group:<14} {row.tensors:>8,} {row.parameters:>14,} {row.percent:>9.3f}  {mark}")
-    tensors, parameters = sum(r.tensors for r in trained), sum(r.parameters for r in trained)
-    lines.append(f"{'all trained':<14} {tensors:>8,} {parameters:>14,} {sum(r.percent for r in trained):>9.3f}")
+    total = trained_sum(rows)
+    lines.append(f"{total.group:<14} {total.tensors:>8,} {total.parameters:>14,} {total.percent:>9.3f}")
     return "\n".join(lines)

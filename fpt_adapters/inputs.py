@@ -119,10 +119,12 @@ class TokensInput(nn.Module):
 
         Without a mask, positions that hold `pad_token_id` (where the config has one) count as padding.
         """
+        if inputs.is_floating_point():
+            raise ValueError(f"input_ids are whole numbers, got {inputs.dtype}: write input_ids.long().")
         _check_length(inputs.shape[1], self.config)
         if mask is None and self.config.pad_token_id is not None:
             mask = (inputs != self.config.pad_token_id).to(torch.long)  # (batch, tokens)
-        return self.dropout(self.embedding(inputs)), mask
+        return self.dropout(self.embedding(inputs.long())), mask
 
 
 def _check_sequences(inputs: Tensor, steps: str, size_name: str, size: int) -> None:

@@ -22,6 +22,7 @@ logger = logging.get_logger(__name__)
 LABEL_NAMES = ("labels", "label", "label_ids")  # that transformers' collators read, the first of them first
 ANY = -1  # a length that the data decides
 FILL_IN = f"fill it in, drop the row, or write {IGNORED_LABEL} where nothing is to be learned"
+ROUNDING = 1e-6  # by which a share of 1 may be over it, as float32 has it
 NUMBERS = "biuf"  # kinds of NumPy's types
 LISTS = (pa.ListType, pa.LargeListType, pa.FixedSizeListType)
 
@@ -48,8 +49,9 @@ class LabelRule:
         each = (ANY, config.labels_per_token)[: 1 + (config.labels_per_token > 1)] if model.per_token else ()
         return cls(config.problem_type, config.num_labels, each)
 
-    def first_wrong(self, labels: Sequence[Any] | np.ndarray) -> Wrong | None:
+    def first_wrong(self, labels: Sequence[Any] | np.ndarray | Tensor) -> Wrong | None:
         """Look at labels, one row each: numbers, arrays, tensors or lists. None: all are right."""
+        labels = _as_array(labels) if isinstance(labels, Tensor) else labels
         if isinstance(labels, np.ndarray) and labels.dtype.kind in NUMBERS:
             return self._first_wrong(labels)
         rows = [_as_array(row) for row in labels]
@@ -77,7 +79,7 @@ class LabelRule:
         elif problem == "regression":
             right = np.isfinite(labels) & (labels.dtype.kind != "b")
         else:
-            right = (labels >= 0) & (labels <= 1)
+            right = (labels >= 0) & (labels <= 1 + ROUNDING)
         if classes and labels.dtype.kind == "f" and np.isnan(labels).any():
             right = ~np.isnan(labels)  # what was missing made the others floats
         wrong = np.argwhere(~(right | ignored))
@@ -101,6 +103,8 @@ class LabelRule:
     def _no_number(self, value: Any) -> str:
         if value is None:
             return f"a label is missing ({value}): {FILL_IN}"
+        if isinstance(value, str) and self.num_labels == 1:
+            return f"targets are numbers, got {value!r}: write float(...) of it"
         if isinstance(value, str):
             return f"labels are numbers, got {value!r}: number the classes {self._classes}, as config.label2id does"
         return f"labels are numbers, or arrays of numbers of one length, got {str(value)[:60]}: convert them"
@@ -137,7 +141,7 @@ def _fits(shape: tuple[int, ...], expected: tuple[int, ...]) -> bool:
 
 
 def _as_array(row: Any) -> np.ndarray:
-    """A row's label as an array; of type object, where it is none of numbers."""
+    """A row's label, or a tensor of all, as an array; of type object, where it is none of numbers."""
     if isinstance(row, Tensor):
         row = row.detach().cpu()
         return (row if row.dtype != torch.bfloat16 else row.float()).numpy()

@@ -3,13 +3,16 @@
 import re
 import shlex
 
-PATH_START = r"(?:/|~\w*/|\$\{?\w+\}?/|file:/+|[A-Za-z]:[\\/]|\\\\(?=\w))"
+PATH_START = r"(?:/|%\w+%[\\/]|~\w*/|\$\{?\w+\}?/|file:/+|[A-Za-z]:[\\/]|\\\\(?=\w))"
 QUOTED_PATH = re.compile(rf"""(?<=["']){PATH_START}[^"'\n]+(?=["'])""")
 BARE_PATH = re.compile(rf"""(?<![\w:/\\.~$}}-]){PATH_START}[^\s"'=,;]+""")
 SHELL_WORD = re.compile(r"""(?:[^\s"'\\]|\\.|"(?:[^"\\]|\\.)*"|'[^']*')+""", flags=re.DOTALL)
 # An argument that is a path, after its flag or key.
-OWN_PATH = re.compile(rf"((?:-*[\w.-]+=)*)({PATH_START}\S.*)", flags=re.DOTALL)
-WINDOWS_PATH = re.compile(r"[A-Za-z]:\\|\\\\\w")
+OWN_PATH = re.compile(rf"((?:-*[\w.-]+=)*(?:-\w(?=/))?)({PATH_START}\S.*)", flags=re.DOTALL)
+BETWEEN_PATHS = re.compile(
+    rf"((?<!\b[A-Za-z])[,;:](?!//)(?=(?:[\w.-]+=)?{PATH_START}))"
+)  # of several paths in one argument
+WINDOWS_PATH = re.compile(r"[A-Za-z]:\\|\\\\\w|%\w+%\\")
 
 
 def is_path(text: str) -> bool:
@@ -34,9 +37,14 @@ def _short_word(word: str) -> str:
         argument = word.replace('"', "").replace("'", "")  # backslashes are no quotes there
     else:
         argument = "".join(shlex.split(word))
-    own = OWN_PATH.fullmatch(argument)
-    short = f"{own[1]}{last_part(own[2])}" if own else without_paths(argument)
+    pieces = BETWEEN_PATHS.split(argument)  # what lies between two separators, and each separator
+    short = "".join(map(_short_piece, pieces))
     return word if short == argument else shlex.quote(short)
+
+
+def _short_piece(piece: str) -> str:
+    own = OWN_PATH.fullmatch(piece)
+    return f"{own[1]}{last_part(own[2])}" if own else without_paths(piece)
 
 
 def last_part(path: str) -> str:

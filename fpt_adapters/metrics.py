@@ -36,21 +36,26 @@ class Accuracy(evaluate.Metric):
 
 def joined(values: Any) -> np.ndarray:
     """What Trainer gives a metric, as one array: it gives a list of batches where `eval_do_concat_batches=False`."""
-    if isinstance(values, list) and values and all(isinstance(batch, np.ndarray) for batch in values):
-        return np.concatenate(values)
-    return np.asarray(values)
+    return np.concatenate(_batches(values))
 
 
 def accuracy(predictions: np.ndarray | list[np.ndarray], references: np.ndarray | list[np.ndarray]) -> float:
     """Accuracy of `predictions` (any shape, integers) against `references` (the same shape, -100 left out).
 
-    Either may be a list of batches.
+    Both may be lists of batches, of any lengths. Raises ValueError where the shapes differ, or where no position is
+    labelled.
     """
-    predictions, references = joined(predictions), joined(references)
-    if predictions.shape != references.shape:
-        raise ValueError(f"predictions and references need one shape, got {predictions.shape} and {references.shape}.")
-    metric = Accuracy(keep_in_memory=True)
-    return metric.compute(predictions=predictions.reshape(-1), references=references.reshape(-1))["accuracy"]
+    predictions, references = _batches(predictions), _batches(references)
+    shapes = [[batch.shape for batch in batches] for batches in (predictions, references)]
+    if shapes[0] != shapes[1]:
+        raise ValueError(f"predictions and references need one shape, got {shapes[0]} and {shapes[1]}.")
+    flat = [np.concatenate([batch.reshape(-1) for batch in batches]) for batches in (predictions, references)]
+    return Accuracy(keep_in_memory=True).compute(predictions=flat[0], references=flat[1])["accuracy"]
+
+
+def _batches(values: np.ndarray | list[np.ndarray]) -> list[np.ndarray]:
+    is_list = isinstance(values, list) and values and all(isinstance(batch, np.ndarray) for batch in values)
+    return values if is_list else [np.asarray(values)]
 
 
 def majority_floor(labels: np.ndarray) -> float:

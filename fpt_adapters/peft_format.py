@@ -5,10 +5,8 @@ knows some families; here they are named by the policy, which finds them by clas
 trains whole modules, and saves nothing that does not train.
 """
 
-import json
 import os
 from collections.abc import Collection
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,8 +15,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.utils import CONFIG_NAME
 
-from .adapters import BASE_LAYER, NAME, adapter_buffers, adapter_parameters, on_conv1d, peft_config_of, settings_of
-from .delta import DeltaError, as_stored, new_folder, whole_file
+from .adapter_settings import LAYER_FIELDS, NAME
+from .adapters import BASE_LAYER, adapter_buffers, adapter_parameters, on_conv1d, peft_config_of, settings_of
+from .delta import DeltaError, as_stored, new_folder, read_json, whole_file
 from .fetching import fetch, saying_whose
 from .peft_api import (
     ADAPTER_CONFIG_NAME,
@@ -92,7 +91,7 @@ def to_peft_config(model: PreTrainedModel) -> PeftConfig:
         config = peft_config_of(model.config.peft_config)
         if hasattr(config, "fan_in_fan_out"):
             config.fan_in_fan_out = on_conv1d(model)
-        paths = {field: getattr(config, field, None) for field in ("target_modules", "feedforward_modules")}
+        paths = {field: getattr(config, field, None) for field in LAYER_FIELDS}
         for field, names in paths.items():
             if names:
                 setattr(config, field, {f"{model.backbone_prefix}{name}" for name in names})
@@ -149,7 +148,7 @@ def read_adapter(model: PreTrainedModel, source: str | os.PathLike, **hub_kwargs
     of another base; ValueError for one that cannot be added; OSError where a file cannot be found.
     """
     with saying_whose(os.fspath(source), f"the adapter {os.fspath(source)!r}", ADAPTER_PLACE):
-        settings = _read_json(fetch(source, ADAPTER_CONFIG_NAME, **hub_kwargs))
+        settings = read_json(fetch(source, ADAPTER_CONFIG_NAME, **hub_kwargs))
         _check_base(model, source, hub_kwargs)
         file = fetch(source, ADAPTER_WEIGHTS_NAME, **hub_kwargs)
     with whole_file(file):
@@ -167,23 +166,13 @@ def read_adapter(model: PreTrainedModel, source: str | os.PathLike, **hub_kwargs
     return named
 
 
-def _read_json(file: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise DeltaError(f"{file} is no JSON ({error}): fetch or save it again.") from error
-    if not isinstance(values, dict):
-        raise DeltaError(f"{file} holds settings by name; got {short(values)}.")
-    return values
-
-
 def _check_base(model: PreTrainedModel, source: str | os.PathLike, hub_kwargs: dict[str, Any]) -> None:
     """Compare the bases, where the folder has FPT's configuration; one that peft wrote has none."""
     try:
         file = fetch(source, CONFIG_NAME, **hub_kwargs)
     except OSError:
         return
-    wanted, found = _read_json(file).get("base_model_fingerprint"), model.config.base_model_fingerprint
+    wanted, found = read_json(file).get("base_model_fingerprint"), model.config.base_model_fingerprint
     if wanted not in (None, found):
         raise DeltaError(
             f"{source} was trained on a base with the fingerprint {short(wanted)}; this one's is {found}: load it on "
@@ -198,7 +187,7 @@ def _match_adapter(model: PreTrainedModel, settings: dict[str, Any], source: str
         found = None
     else:
         prefix = model.backbone_prefix
-        for field in ("target_modules", "feedforward_modules"):
+        for field in LAYER_FIELDS:
             if isinstance(settings.get(field), str):
                 raise ValueError(f"{source} finds {field} by a pattern, {settings[field]!r:.60}: list the layers.")
             if settings.get(field) is not None:
@@ -209,7 +198,7 @@ def _match_adapter(model: PreTrainedModel, settings: dict[str, Any], source: str
             model.add_adapter(found)
         return
     expected, given = model.config.peft_config, None if found is None else settings_of(found)
-    names = {*expected, *(given or {})} - {"target_modules", "feedforward_modules"}
+    names = {*expected, *(given or {})} - {*LAYER_FIELDS}
     differing = sorted(name for name in names if given is None or expected.get(name) != given.get(name))
     if differing:
         name = differing[0]

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
+from .adapter_settings import NAME
 from .fetching import HUB_KEYS
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ class PeftMixin:
         `adapter_config`: as `peft_config` of `from_backbone`. Raises ValueError for a second adapter, another name
         than "fpt_delta", and what `from_backbone` refuses.
         """
-        from .adapters import NAME, add_adapter
+        from .adapters import add_adapter
 
         self._refuse_wrapped()
         if self.config.peft_config is not None or adapter_name not in (None, NAME):
@@ -41,7 +42,7 @@ class PeftMixin:
         finally:
             self.apply_policy()  # peft has frozen all, even where it then refused
 
-    def delete_adapter(self, adapter_names: list[str] | str = "fpt_delta") -> None:
+    def delete_adapter(self, adapter_names: list[str] | str = NAME) -> None:
         """Take the adapter inside the backbone off, unmerged. Raises ValueError where there is none of that name."""
         from .adapters import strip
 
@@ -71,8 +72,6 @@ class PeftMixin:
 
     def active_adapters(self) -> list[str]:
         """["fpt_delta"], also while disabled. Raises ValueError where there is no adapter inside the backbone."""
-        from .adapters import NAME
-
         self._refuse_other_adapter()
         return [NAME]
 
@@ -89,7 +88,7 @@ class PeftMixin:
         """
         from .adapters import adapter_state_dict
 
-        self._refuse_other_adapter("fpt_delta" if adapter_name is None else adapter_name)
+        self._refuse_other_adapter(NAME if adapter_name is None else adapter_name)
         return adapter_state_dict(self, state_dict)
 
     def enable_peft_hotswap(self, *args: Any, **kwargs: Any) -> None:
@@ -99,18 +98,16 @@ class PeftMixin:
             "enable_peft_hotswap() out."
         )
 
-    def _refuse_other_adapter(self, names: list[str] | str = "fpt_delta") -> None:
+    def _refuse_other_adapter(self, names: list[str] | str = NAME) -> None:
         """Raise ValueError where the backbone has no adapter, or has it under another name."""
-        from .adapters import NAME
-
         if self._wrapping is not None:
             raise ValueError(
                 "peft is around this model and has its adapters: call the PeftModel's own methods, or unload it first."
             )
         if self.config.peft_config is None:
-            raise ValueError("The model's delta has none for an adapter: call add_adapter() or load_adapter() first.")
+            raise ValueError("This model has no adapter in its delta: call add_adapter() or load_adapter() first.")
         if names not in (NAME, [NAME]):
-            raise ValueError(f"The model's delta has {NAME!r} for an adapter; got {names!r}.")
+            raise ValueError(f"The adapter in this model's delta is called {NAME!r}; got {names!r}.")
 
     def _adapter_parameters(self) -> list[nn.Parameter]:
         if self.config.peft_config is None:
@@ -149,11 +146,10 @@ class PeftMixin:
         """Take the values of a peft adapter folder or repo that has all that this model's delta would have.
 
         `hub_kwargs`: `revision`, `token`, `cache_dir` and the like. An adapter for frozen layers that comes with it is
-        added first, as "fpt_delta". Raises DeltaError for tensors that lack, are too many or of another shape, and for
-        other settings than the model's; ValueError for another name; TypeError for an unknown keyword; OSError where a
-        file cannot be found.
+        added first, as "fpt_delta". Raises DeltaError for tensors that are missing, too many or of another shape, and
+        for other settings than the model's; ValueError for another name; TypeError for an unknown keyword; OSError
+        where a file cannot be found.
         """
-        from .adapters import NAME
         from .peft_format import read_adapter
 
         self._refuse_wrapped()

@@ -10,7 +10,8 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from .adapters import BASE_LAYER, NAME, PLAIN_STARTS, add_adapter, put, strip
+from .adapter_settings import NAME
+from .adapters import BASE_LAYER, PLAIN_STARTS, add_adapter, put, strip
 from .delta import overlay
 from .fingerprints import fingerprint_of
 from .peft_api import (

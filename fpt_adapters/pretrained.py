@@ -327,7 +327,7 @@ class FPTPreTrainedModel(PeftMixin, PreTrainedModel):
         if len({parameter.device for parameter in parameters.values()}) > 1:
             self.hf_device_map = {name: parameter.device for name, parameter in parameters.items()}
 
-    def _load_delta(self, tensors: dict[str, Tensor], file: Path) -> None:
+    def _load_delta(self, tensors: dict[str, Tensor], file: str | os.PathLike) -> None:
         prefix = self.base_model_prefix + "."
         if self.headless and any(name.startswith(prefix) for name in tensors):
             tensors = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
@@ -354,7 +354,7 @@ class FPTPreTrainedModel(PeftMixin, PreTrainedModel):
 
         These are the trained parameters, the new modules' parameters (input, head, new positions) even where they do
         not train, and buffers that training changed. Values come from `state_dict` where given (Trainer passes
-        gathered ones). Raises KeyError if one lacks there, ValueError where peft wraps the model or has merged an
+        gathered ones). Raises KeyError if one is missing there, ValueError where peft wraps the model or has merged an
         adapter into its base.
         """
         self._refuse_wrapped()

@@ -53,6 +53,7 @@ class PublishingTrainer(RecordingTrainer):
         self._written: str | None = None  # the card of the model as it is now, in `args.output_dir`
         self._uploads = HfApi()  # runs one job after the other: the newest delta arrives last
         super().__init__(model, args, *more, **kwargs)
+        self._given = {name: getattr(self, name) is not None for name in ("optimizer", "lr_scheduler")}
 
     def check_model(self, model: FPTPreTrainedModel, args) -> None:
         """Raise ValueError for a model that could not be pushed as `args` say: before its repo is made."""
@@ -143,10 +144,7 @@ class PublishingTrainer(RecordingTrainer):
         card, args = self.card, self.args
         card.recipe = extract_hyperparameters_from_trainer(self)
         card.recipe |= {
-            "optimizer": args.optim.value,
-            "betas": [args.adam_beta1, args.adam_beta2],
-            "epsilon": args.adam_epsilon,
-            "weight_decay": args.weight_decay,
+            **self._optimizer_facts(),
             "max_grad_norm": args.max_grad_norm,
             "mixed_precision": "bf16" if args.bf16 else "fp16" if args.fp16 else None,
             **{f"learning_rate of {group}": rate for group, rate in self.group_learning_rates.items()},
@@ -161,6 +159,23 @@ class PublishingTrainer(RecordingTrainer):
         card.hardware = hardware(self.args.device)
         card.versions = dict(SHOWN_VERSIONS)
         card.pictures = self._pictures()
+
+    def _optimizer_facts(self) -> dict[str, Any]:
+        """What the optimizer is, by its own settings: it may have been given, and not made of the arguments."""
+        facts = {"optimizer": self.args.optim.value, "weight_decay": self.args.weight_decay}
+        if self.optimizer is None:
+            return facts
+        group, made = self.optimizer.param_groups[0], not self._given["optimizer"]
+        facts |= {"betas": group.get("betas"), "epsilon": group.get("eps")}
+        if not self.group_learning_rates:  # a resumed training goes on with its checkpoint's
+            facts["learning_rate"] = group.get("initial_lr", group.get("lr"))
+        if not made:
+            own = getattr(self.optimizer, "optimizer", self.optimizer)  # accelerate wraps it
+            facts |= {"optimizer": type(own).__name__, "weight_decay": group.get("weight_decay")}
+        if self._given["lr_scheduler"]:
+            own = getattr(self.lr_scheduler, "scheduler", self.lr_scheduler)
+            facts["lr_scheduler_type"] = type(own).__name__
+        return facts
 
     def _pictures(self) -> dict[str, bytes]:
         if importlib.util.find_spec("matplotlib") is None:

@@ -8,18 +8,17 @@ import logging
 from torch import Tensor, nn
 
 EIGHT_BITS, FOUR_BITS = "Int8Params", "Params4bit"
-KERNELS = logging.getLogger(
-    "bitsandbytes.backends.cpu.ops"
-)  # warns as it is imported, which transformers' Trainer does
+KERNELS = logging.getLogger("bitsandbytes.backends.cpu.ops")  # warns as Trainer's module imports bitsandbytes
 CASTS = logging.getLogger("bitsandbytes.autograd._functions")  # warns, at each call, that 8-bit products cast inputs
 
 
 def _is_of_use(record: logging.LogRecord) -> bool:
-    """Whether a warning of bitsandbytes' import is about more than a kernel that `freeze_layers` never lets run."""
-    return "gemm_4bit_forward" not in record.getMessage()
+    """Whether a warning is about more than a kernel that `freeze_layers` never lets run, or a cast of each call."""
+    return not any(words in str(record.msg) for words in ("gemm_4bit_forward", "inputs will be cast"))
 
 
-KERNELS.addFilter(_is_of_use)
+for each in (KERNELS, CASTS):
+    each.addFilter(_is_of_use)
 
 
 def is_quantized(parameter: nn.Parameter) -> bool:
@@ -44,7 +43,6 @@ def freeze_layers(backbone: nn.Module) -> None:
         if type(module.weight).__name__ == FOUR_BITS:
             module.support_avx512bf16_for_cpu = False
         else:
-            CASTS.setLevel(logging.ERROR)
             if module.bias is not None:
                 module.register_forward_pre_hook(_in_dtype_of_bias)
     settle_biases(backbone)

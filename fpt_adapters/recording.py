@@ -1,18 +1,19 @@
 """A Trainer that keeps in the model's card what its evaluations gave, whatever a user's metrics are."""
 
 import contextlib
+from collections.abc import Iterator
 
-from transformers.trainer_utils import EvalLoopOutput
+from transformers.trainer_utils import EvalLoopOutput, PredictionOutput
 
 from .card import FPTCard, SplitResult
-from .card_metrics import mean_floors
+from .card_metrics import NO_METRICS, mean_floors
 from .card_numbers import confusion_of, numbers_of
 from .distributing import DistributedTrainer, compiled_in_place
 from .precision import weights_kept
 from .pretrained import FPTPreTrainedModel
 
 SPLIT_NAMES = {"eval": "validation", "test": "test"}  # what Trainer's metric prefixes stand for
-NOT_METRICS = ("loss", "model_preparation_time", "jit_compilation_time", "num_input_tokens_seen")
+LEFT_OUT = ("loss", *NO_METRICS)  # of what an evaluation reports
 
 
 class RecordingTrainer(DistributedTrainer):
@@ -29,6 +30,7 @@ class RecordingTrainer(DistributedTrainer):
     def __init__(self, model: FPTPreTrainedModel | None = None, args=None, *more, **kwargs):
         self.floors: dict[str, float | dict[str, float]] = {}
         self._step_of_results: dict[str, int] = {}
+        self._records = True
         if model is not None:
             self.check_model(model, args)
         super().__init__(model, args, *more, **kwargs)
@@ -55,6 +57,24 @@ class RecordingTrainer(DistributedTrainer):
             model.card, model.processor = model.card or self._last[0], model.processor or self._last[1]
         return model
 
+    def evaluate(self, eval_dataset=None, *args, **kwargs) -> dict[str, float]:
+        """As `Trainer.evaluate`; what the training set gives is no result, and does not come into the card."""
+        with self._recording(eval_dataset):
+            return super().evaluate(eval_dataset, *args, **kwargs)
+
+    def predict(self, test_dataset, *args, **kwargs) -> PredictionOutput:
+        """As `Trainer.predict`; see `evaluate`."""
+        with self._recording(test_dataset):
+            return super().predict(test_dataset, *args, **kwargs)
+
+    @contextlib.contextmanager
+    def _recording(self, dataset) -> Iterator[None]:
+        self._records = dataset is None or dataset is not self.train_dataset
+        try:
+            yield
+        finally:
+            self._records = True
+
     def evaluation_loop(
         self, dataloader, description, prediction_loss_only=None, ignore_keys=None, metric_key_prefix="eval"
     ) -> EvalLoopOutput:
@@ -68,9 +88,9 @@ class RecordingTrainer(DistributedTrainer):
                 dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix=metric_key_prefix
             )
         metrics = {name.removeprefix(metric_key_prefix + "_"): value for name, value in output.metrics.items()}
-        metrics = {name: float(value) for name, value in numbers_of(metrics).items() if name not in NOT_METRICS}
+        metrics = {name: float(value) for name, value in numbers_of(metrics).items() if name not in LEFT_OUT}
         split = SPLIT_NAMES.get(metric_key_prefix, metric_key_prefix)
-        if metrics:
+        if metrics and self._records:
             counts = confusion_of(output.predictions, output.label_ids, self.model.config)
             result = SplitResult(split, output.num_samples, metrics, self._floors(split, output, metrics), counts)
             self.card.results[split] = result

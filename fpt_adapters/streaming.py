@@ -58,7 +58,8 @@ class StreamingTrainer(CachingTrainer):
     def get_train_dataloader(self) -> DataLoader:
         """As `Trainer.get_train_dataloader`; that of a stream has no end and serves this process alone.
 
-        Where a training that had ended is resumed, it is empty: Trainer would train a step more.
+        Where a training that had ended is resumed, it is empty: Trainer would train a step more. Raises ValueError for
+        a stream whose features are to be cached, or that stopped after other batches.
         """
         if self.streams and self.cache_features:
             raise ValueError("cache_features=True keeps the features of a whole data set, but a stream is not held.")

@@ -4,17 +4,13 @@ The stock Trainer trains these models as well: the loss, the freezing and the sm
 """
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch.utils.data import Dataset
-from transformers import (
-    TrainerCallback,
-    TrainerControl,
-    TrainerState,
-    TrainingArguments,
-)
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from .cached_features import innermost
 from .checking import CheckingTrainer
@@ -152,6 +148,11 @@ class FPTTrainer(CheckingTrainer):
                 )
         if self.train_dataset is None:
             raise ValueError("Training needs a train_dataset.")
+        if isinstance(self.train_dataset, Mapping):
+            splits = ", ".join(map(str, self.train_dataset))
+            raise ValueError(f"train_dataset is one data set, got a mapping of {splits}: give the one to train on.")
+        if type(self.train_dataset).__name__ == "DataFrame":
+            raise ValueError("train_dataset is a DataFrame: give datasets.Dataset.from_pandas(frame) of it.")
         if not self.streams and len(self.train_dataset) == 0:
             raise ValueError("The training set is empty.")
         self.check_data()

@@ -41,7 +41,6 @@ from fpt_adapters.card_numbers import (
     delta_size,
     last_loss,
     majority_floor_of,
-    trained_sum,
 )
 from fpt_adapters.card_reading import read_summary, retitle
 from fpt_adapters.card_template import (
@@ -62,6 +61,7 @@ from fpt_adapters.card_template import (
     share,
     thousands,
 )
+from fpt_adapters.freezing import trained_sum
 from fpt_adapters.local_paths import command_without_paths, without_paths
 
 REPO = "someone/a-delta"
@@ -368,6 +368,23 @@ def test_no_form_of_a_path_keeps_its_folders(form, path):
 )
 def test_what_else_a_command_may_have(command, wanted):
     assert command_without_paths(command) == (wanted or command)
+
+
+@pytest.mark.parametrize(
+    "argument, wanted",
+    [
+        ("--files /x/a.csv,/y/b.csv", "--files a.csv,b.csv"),
+        ("--f=train=/x/a.csv,test=/x/b.csv", "--f=train=a.csv,test=b.csv"),
+        ("--train_file /x/a.csv:/x/b.csv", "--train_file a.csv:b.csv"),
+        ("--kw path:/secret/x", "--kw path:x"),
+        ("-f/secret/a.csv", "-fa.csv"),
+        (r"--f=%USERPROFILE%\secret\a.csv", "--f=a.csv"),
+        ("--url https://host/a:8/b,c", "--url https://host/a:8/b,c"),
+        ("--rate lr=1e-3,wd=0", "--rate lr=1e-3,wd=0"),
+    ],
+)
+def test_no_path_of_several_is_lost_or_kept_whole(argument, wanted):
+    assert command_without_paths(f"python x.py {argument}") == f"python x.py {wanted}"
 
 
 def test_the_inputs_in_words(make_model):

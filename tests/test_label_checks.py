@@ -92,7 +92,7 @@ WRONG = [  # a model, its labels, the row that is wrong, and what is said of it
     (ONE, [[0, 1], [1, 0]], 0, r"shape \(\) in each row, got \(2,\) .*: .* problem_type='multi_label_class"),
     (NUMBER, [0.5, NAN], 1, "targets of a regression are finite numbers, got nan: fill it in or drop the row"),
     (NUMBER, [2, None], 1, "a label is missing"),
-    (NUMBER, ["0.5"], 0, "labels are numbers, got '0.5'"),
+    (NUMBER, ["0.5"], 0, "targets are numbers, got '0.5'"),
     (NUMBER, [True, False], 0, "got True: classes need num_labels=2"),
     (NUMBER, [[0.5, 1]], 0, r"shape \(1\) in each row, got \(2,\)"),
     (SEVERAL, [[0, 1, 1], [2, 1, 0]], 1, r"lie in 0\.\.1, one number for each of 3, got 2"),

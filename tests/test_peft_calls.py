@@ -252,7 +252,7 @@ def test_adapters_are_switched_off_and_deleted(tmp_path):
     assert trained(model) == trained(build(None)) and torch.equal(logits(model), without)
 
 
-NO_ADAPTER, OTHER_NAME = "has none for an adapter: call add_adapter", "has 'fpt_delta' for an adapter; got 'mine'"
+NO_ADAPTER, OTHER_NAME = "has no adapter in its delta: call add_adapter", "is called 'fpt_delta'; got 'mine'"
 NEEDS_ONE = {  # each method on a model without an adapter, and with another name than the adapter's
     "delete_adapter": ((), ("mine",)),
     "disable_adapters": ((), None),

@@ -14,6 +14,7 @@ import warnings
 import accelerate
 import datasets
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from conftest import tiny_config
@@ -34,6 +35,8 @@ from test_training import (
 from transformers import (
     AutoFeatureExtractor,
     AutoModelForSequenceClassification,
+    AutoTokenizer,
+    DataCollatorWithPadding,
     EarlyStoppingCallback,
     Trainer,
     default_data_collator,
@@ -48,10 +51,11 @@ from fpt_adapters import (
     FPTForImageClassification,
     FPTForSequenceClassification,
     FPTForTokenClassification,
+    FPTModel,
     FPTTrainer,
 )
 from fpt_adapters.card_numbers import confusion_of
-from fpt_adapters.tasks import Digits
+from fpt_adapters.tasks import TASKS, Digits
 from fpt_adapters.tasks.bits import BitMemory, BitXor
 
 
@@ -401,6 +405,112 @@ def test_a_training_beside_another_model_is_refused_before_it(make_model, tmp_pa
     with pytest.raises(DeltaError, match="holds a model of type 'gpt2', which saving a delta there would overwrite"):
         trainer.train()
     assert trainer.state.global_step == 0
+
+
+# What a user's own loss, data and optimizer may be
+
+
+class OwnLoss(FPTTrainer):
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        inputs = {name: value for name, value in inputs.items() if name != "targets"}
+        outputs = model(**inputs)
+        loss = outputs[0].square().mean()
+        return (loss, outputs) if return_outputs else loss
+
+
+@pytest.mark.parametrize("model_class", [FPTForSequenceClassification, FPTModel])
+def test_an_own_loss_needs_no_labels(model_class, make_model, tmp_path):
+    rows = [{"input_values": row["input_values"]} for row in sequences(8)]
+    OwnLoss(make_model("gpt2", model_class), arguments(tmp_path), train_dataset=rows).train()
+    fields = {"remove_unused_columns": False, "label_names": ["targets"]}
+    rows = [row | {"targets": 1.5} for row in rows]
+    OwnLoss(make_model("gpt2", model_class), arguments(tmp_path, **fields), train_dataset=rows).train()
+
+
+class Augmented(torch.utils.data.Dataset):
+    def __len__(self):
+        return 12
+
+    def __getitem__(self, index):
+        noise = torch.randn(10, 3) + float(np.random.rand()) + random.random()
+        return {"input_values": noise, "labels": index % 4}
+
+
+def test_the_checks_draw_nothing(make_model, tmp_path):
+    curves = []
+    for trainer_class in (Trainer, FPTTrainer):
+        trainer = trainer_class(make_model("gpt2"), arguments(tmp_path), train_dataset=Augmented())
+        trainer.train()
+        curves.append(losses(trainer))
+    assert curves[0] == curves[1]
+
+
+def test_the_training_set_gives_no_result_of_the_card(make_model, tmp_path):
+    train, held = sequences(16), sequences(8)
+    trainer = FPTTrainer(make_model("gpt2"), arguments(tmp_path), train_dataset=train, eval_dataset=held)
+    trainer.train()
+    trainer.evaluate()
+    trainer.evaluate(train)
+    trainer.predict(train)
+    assert {split: result.examples for split, result in trainer.card.results.items()} in ({}, {"validation": 8})
+
+
+def test_the_card_names_the_optimizer_that_ran(make_model, tmp_path):
+    model = make_model("gpt2")
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.25)
+    own = (optimizer, torch.optim.lr_scheduler.ConstantLR(optimizer, 1.0))
+    for given, expected in (
+        ({"optimizers": own}, ["| optimizer | SGD |", "| learning\\_rate | 0.25 |", "ConstantLR"]),
+        ({}, ["| optimizer | adamw", "| betas | 0.9, 0.999 |"]),
+    ):
+        FPTTrainer(model, arguments(tmp_path, learning_rate=1e-2), train_dataset=sequences(8), **given).train()
+        text = (tmp_path / "README.md").read_text()
+        for line in expected:
+            assert line.replace("\\", "") in text.replace("\\", "")
+        assert ("betas" in text) == (not given)
+
+
+@pytest.mark.parametrize(
+    ("train", "message"),
+    [
+        ({"train": [], "test": []}, "train_dataset is one data set, got a mapping of train, test"),
+        (pd.DataFrame({"input_values": [1.0]}), r"give datasets\.Dataset\.from_pandas"),
+        (
+            [{"input_values": torch.zeros(10 - (row == 7), 3), "labels": 0} for row in range(12)],
+            "one has 9 where others have 10: pad them|one has 10 where others have 9: pad them",
+        ),
+    ],
+)
+def test_what_is_no_data_set_is_named(train, message, make_model, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        FPTTrainer(make_model("gpt2"), arguments(tmp_path), train_dataset=train).train()
+
+
+# Collators
+
+
+def test_a_collator_that_is_set_later_serves(make_model, tmp_path):
+    seen = []
+
+    def collator(features):
+        seen.append(len(features))
+        return default_data_collator(features)
+
+    trainer = FPTTrainer(make_model("gpt2"), arguments(tmp_path), train_dataset=sequences(8))
+    trainer.data_collator = collator
+    trainer.train()
+    assert seen
+    trainer.train_dataset = [{"input_values": torch.full((10, 3), math.nan), "labels": 0}]
+    with pytest.raises(ValueError, match="row 0 of the training set"):
+        trainer.train()
+
+
+def test_the_tokenizer_of_a_collator_is_saved(make_model, tmp_path):
+    tokenizer = TASKS["listops"]().processor()
+    model = make_model("gpt2", input_type="tokens", input_size=None, vocab_size=len(tokenizer), pad_token_id=0)
+    rows = [{"input_ids": [1, 2, 3], "labels": number % 4} for number in range(8)]
+    FPTTrainer(model, arguments(tmp_path), DataCollatorWithPadding(tokenizer), rows).train()
+    assert AutoTokenizer.from_pretrained(tmp_path).get_vocab() == tokenizer.get_vocab()
 
 
 # Resume

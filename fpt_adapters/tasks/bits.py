@@ -48,7 +48,10 @@ class BitSplit(Dataset):
         return [{"input_values": values, "labels": bits} for values, bits in zip(inputs, labels, strict=True)]
 
     def draw(self, indices: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-        """Draw the examples `indices` as two arrays, both with the examples as their first axis: inputs, labels."""
+        """Draw the examples `indices` as two arrays, both with the examples as their first axis: inputs, labels.
+
+        Raises IndexError outside 0..len-1.
+        """
         for index in indices:
             if not 0 <= index < self.size:
                 raise IndexError(f"{self.task.name} {self.split} has examples 0..{self.size - 1}, got {index}.")
@@ -207,7 +210,7 @@ class BitMemory(BitTask):
         """Return `accuracy`, over all bits of the query, and `masked_accuracy`, over its masked bits alone.
 
         `prediction.inputs` holds the input values, (examples, tokens, bits). The paper's accuracy counts the visible
-        bits too, which only need copying.
+        bits too, which only need copying. Raises ValueError where the inputs were not kept.
         """
         if prediction.inputs is None:
             raise ValueError("bit-memory needs the inputs for its metrics: set include_for_metrics=['inputs'].")

@@ -126,7 +126,8 @@ def _from_numbers(value: Any) -> Image.Image:
             value = json.loads(value)
         except json.JSONDecodeError:
             raise ValueError(
-                f"text that holds an image is JSON, such as [[0, 255], [255, 0]], but one is {value[:40]!r}."
+                f"text that holds an image is JSON, such as [[0, 255], [255, 0]], but one is {value[:40]!r}: of paths "
+                "make parquet, with datasets.Dataset.from_csv(file).cast_column(column, datasets.Image()).to_parquet."
             ) from None
     try:
         scaled = is_scaled(np.asarray(value))
