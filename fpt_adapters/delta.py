@@ -206,7 +206,7 @@ def parse_json(text: str, source: str | os.PathLike) -> dict[str, Any]:
     try:
         values = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise DeltaError(f"{source} cannot be read as JSON ({error!s:.200}): fetch or save it again.") from error
+        raise DeltaError(f"{source} is no JSON ({error!s:.200}): fetch or save it again.") from error
     if not isinstance(values, dict):
         raise DeltaError(f"{source} holds settings by name; got {short(values)}.")
     return values

@@ -3,6 +3,7 @@
 import copy
 import gc
 import importlib.util
+import json
 import os
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import pytest
+import safetensors.torch
 import torch
 import transformers
 from hub import StandInHub
@@ -21,6 +23,8 @@ from transformers import AutoConfig, AutoModel, GPT2Config, PreTrainedConfig, Tr
 from transformers.utils import logging
 
 import fpt_adapters
+from fpt_adapters.configuration_fpt import config_digest
+from fpt_adapters.delta import CONFIG_KEY, CONFIG_TEXT_KEY
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
@@ -155,6 +159,17 @@ def make_model(_models):
         return copy.deepcopy(_models[key])
 
     return make
+
+
+def rewrite_config(folder: Path, values: dict) -> None:
+    """Give a saved delta another configuration, in both of its files, as only a stranger would."""
+    (folder / "config.json").write_text(json.dumps(values), encoding="utf-8")
+    file = folder / "model.safetensors"
+    tensors = safetensors.torch.load_file(file)
+    with safetensors.safe_open(file, framework="pt") as opened:
+        metadata = opened.metadata()
+    metadata |= {CONFIG_KEY: config_digest(values), CONFIG_TEXT_KEY: json.dumps(values)}
+    safetensors.torch.save_file(tensors, file, metadata=metadata)
 
 
 def saved_once(tmp_path_factory, config_of, seed: int):

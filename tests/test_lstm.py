@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import rewrite_config
 from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 from transformers import CONFIG_MAPPING, MODEL_MAPPING, AutoConfig, AutoModel, TrainingArguments
@@ -403,10 +404,9 @@ ABSURD = [
 @pytest.mark.parametrize("nested, words", ABSURD)
 def test_a_delta_cannot_ask_for_an_absurd_one(nested, words, tmp_path):
     build().save_pretrained(tmp_path)
-    file = tmp_path / "config.json"
-    values = json.loads(file.read_text(encoding="utf-8"))
+    values = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
     values["base_model_config"] |= nested
-    file.write_text(json.dumps(values), encoding="utf-8")
+    rewrite_config(tmp_path, values)
     for load in (FPTForSequenceClassification.from_pretrained, FPTConfig.from_pretrained):
         with pytest.raises((ValueError, StrictDataclassError), match=words):
             load(tmp_path)

@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from conftest import rewrite_config
 from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, TrainingArguments
 
@@ -194,10 +195,9 @@ def test_a_wrong_width_is_refused(hidden_size):
 )
 def test_a_delta_cannot_ask_for_an_absurd_width(hidden_size, words, tmp_path):
     build().save_pretrained(tmp_path)
-    file = tmp_path / "config.json"
-    values = json.loads(file.read_text(encoding="utf-8"))
+    values = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
     values["base_model_config"]["hidden_size"] = hidden_size
-    file.write_text(json.dumps(values), encoding="utf-8")
+    rewrite_config(tmp_path, values)
     for load in (FPTForSequenceClassification.from_pretrained, FPTConfig.from_pretrained):
         with pytest.raises((ValueError, StrictDataclassError), match=words):
             load(tmp_path)
