@@ -47,9 +47,10 @@ def learning_curves(
             _draw_scores(axes, metric, scores, floor)
         else:
             for name, (steps, values) in losses.items():
-                axes.plot(steps, values, label=name)
+                axes.plot(steps, values, marker="o" if len(steps) == 1 else None, markersize=3, label=name)
             axes.set(ylabel="loss", ylim=(0, None), title="Training loss")
         axes.set(xlabel="step", xlim=(0, None))
+        axes.locator_params(axis="x", integer=True)
         axes.grid(alpha=0.3)
     grid.flat[0].legend(loc="best", frameon=False)
     figure.suptitle(_literal(title))
@@ -73,7 +74,7 @@ def _draw_scores(axes, metric: str, scores: Mapping[str, tuple[list, list]], flo
         axes.axhline(factor * floor, color="grey", linestyle="--", linewidth=1, label=f"floor {score(name, floor)}")
     axes.set(ylabel=_literal(f"{name} (%)" if share else name), title="Evaluation")
     if share:
-        axes.set(ylim=(None, 101))
+        axes.set(ylim=(max(100 * min(values) - 5, -1), 101))  # so that no point lies on an edge
 
 
 def confusion_matrix(
