@@ -154,6 +154,7 @@ def test_the_models_agree(make_model, model_type, padded):
     torch.testing.assert_close(one[real], two[real], rtol=1e-4, atol=1e-5)
 
 
+@since("5.6", "be traced with another batch size")
 @pytest.mark.filterwarnings("ignore")  # torch: tracing is deprecated
 @pytest.mark.parametrize("padded", [False, True])
 def test_a_traced_model_serves_other_batch_sizes(make_model, padded, monkeypatch):

@@ -16,6 +16,7 @@ from conftest import (
     TRANSFORMER_GROUPS,
     VOCABULARY,
     WIDTH,
+    since,
     tiny_config,
 )
 from transformers import (
@@ -641,7 +642,10 @@ def test_dropout_inside_the_backbone_can_be_set(make_model, model_type):
         assert not torch.allclose(one, other)
 
 
-@pytest.mark.parametrize("model_type", ["gpt2", "bert", "llama", "opt"])
+OPT = pytest.param("opt", marks=since("5.6", "run OPT under a default device"))
+
+
+@pytest.mark.parametrize("model_type", ["gpt2", "bert", "llama", OPT])
 def test_a_default_device_moves_nothing_of_a_model_elsewhere(model_type, make_model, tmp_path):
     model = make_model(model_type, FPTModel)
     inputs = torch.randn(2, 10, 3)

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from conftest import TINY_BACKBONES, tiny_config
+from conftest import TINY_BACKBONES, since, tiny_config
 from huggingface_hub.errors import StrictDataclassFieldValidationError
 from transformers import AutoConfig
 
@@ -181,6 +181,11 @@ def test_a_float_field_takes_a_whole_number_and_saves_the_same_file(config_class
         assert type(getattr(one, field)) is float
         one.save_pretrained(tmp_path / folder)
     assert (tmp_path / "whole" / "config.json").read_text() == (tmp_path / "float" / "config.json").read_text()
+
+
+@since("5.6", "tell a truth value from a number")
+@pytest.mark.parametrize("config_class, field", [(FPTConfig, "input_dropout"), (LSTMConfig, "layer_norm_eps")])
+def test_a_float_field_takes_no_truth_value(config_class, field):
     with pytest.raises(StrictDataclassFieldValidationError, match=field):
         config_class(**{field: True})
 

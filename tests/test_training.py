@@ -899,6 +899,7 @@ def test_the_saved_config_says_what_trained(make_model, tmp_path):
 # What it leaves alone
 
 
+@pytest.mark.filterwarnings("ignore:To copy construct:UserWarning")  # datasets before 5.0, of its own tensors
 @pytest.mark.parametrize(("workers", "data"), [(0, list), (1, list), (0, datasets.Dataset.to_iterable_dataset)])
 def test_no_loader_warns_of_pinned_memory(workers, data, make_model, tmp_path):
     """Nobody's choice is changed either: pinned memory is what Trainer asks for by default."""
