@@ -70,14 +70,18 @@ class CheckedCollator:
         name, labels = PER_TOKEN.get(self.config.input_type), batch.get("labels")
         if self.rule is None or not self.rule.each or name not in batch or not isinstance(labels, Tensor):
             return None
-        tokens = batch[name].shape[1]
-        if labels.shape[1] == tokens:
-            return None
-        return Wrong(
-            0,
-            f"each token has its labels, but an example with {tokens} tokens has {labels.shape[1]} of them: write "
-            "-100 where there is none",
-        )
+        problem = _unlabelled_tokens(labels, batch[name].shape[1])
+        return None if problem is None else Wrong(0, problem)
+
+
+def _unlabelled_tokens(labels: Tensor, tokens: int) -> str | None:
+    """What is wrong with the labels (batch, tokens, …) of examples with so many tokens."""
+    if labels.shape[1] == tokens:
+        return None
+    return (
+        f"each token has its labels, but an example with {tokens} tokens has {labels.shape[1]} of them: write -100 "
+        "where there is none"
+    )
 
 
 def _lengths(features: Sequence[Any]) -> list[int]:
@@ -151,8 +155,5 @@ def check_first_batch(
     projection.eval()  # so that its dropout draws nothing
     embeds, _ = projection(batch[projection.input_name].to(device), None if mask is None else mask.to(device))
     projection.train(model.training)
-    if rule is not None and rule.each and batch["labels"].shape[1] != embeds.shape[1]:
-        raise ValueError(
-            f"Each token has its labels, but an example with {embeds.shape[1]} tokens has {batch['labels'].shape[1]} "
-            "of them: write -100 where there is none."
-        )
+    if rule is not None and rule.each and (problem := _unlabelled_tokens(batch["labels"], embeds.shape[1])):
+        raise ValueError(f"{problem.capitalize()}.")
