@@ -6,6 +6,7 @@ import importlib.util
 import json
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -24,7 +25,7 @@ from transformers.utils import logging
 
 import fpt_adapters
 from fpt_adapters.configuration_fpt import config_digest
-from fpt_adapters.delta import CONFIG_KEY, CONFIG_TEXT_KEY
+from fpt_adapters.delta import CONFIG_KEY, CONFIG_TEXT_KEY, DIGESTS_KEY, tensor_digest
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
@@ -164,12 +165,27 @@ def make_model(_models):
 def rewrite_config(folder: Path, values: dict) -> None:
     """Give a saved delta another configuration, in both of its files, as only a stranger would."""
     (folder / "config.json").write_text(json.dumps(values), encoding="utf-8")
+    sign(folder)
+
+
+def sign(folder: Path, change: Callable[[dict], None] | None = None) -> None:
+    """Write the weights of a delta again, with `change` made to its tensors, and with the digests that fit."""
     file = folder / "model.safetensors"
-    tensors = safetensors.torch.load_file(file)
-    with safetensors.safe_open(file, framework="pt") as opened:
-        metadata = opened.metadata()
-    metadata |= {CONFIG_KEY: config_digest(values), CONFIG_TEXT_KEY: json.dumps(values)}
-    safetensors.torch.save_file(tensors, file, metadata=metadata)
+    file.write_bytes(signed(file.read_bytes(), json.loads((folder / "config.json").read_text()), change))
+
+
+def signed(weights: bytes, values: dict, change: Callable[[dict], None] | None = None) -> bytes:
+    """The weights of a delta, changed or not, with the digests and the configuration of `values` that fit."""
+    tensors = safetensors.torch.load(weights)
+    if change is not None:
+        change(tensors)
+    metadata = {
+        "format": "pt",
+        DIGESTS_KEY: ",".join(tensor_digest(tensors[name]) for name in sorted(tensors)),
+        CONFIG_KEY: config_digest(values),
+        CONFIG_TEXT_KEY: json.dumps(values),
+    }
+    return safetensors.torch.save(tensors, metadata)
 
 
 def saved_once(tmp_path_factory, config_of, seed: int):

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import safetensors
 import torch
-from conftest import COMMON, TINY_BACKBONES, tiny_config
+from conftest import COMMON, TINY_BACKBONES, rewrite_config, sign, tiny_config
 from huggingface_hub.errors import StrictDataclassError
 from packaging.version import Version
 from safetensors.torch import load_file, save_file
@@ -36,8 +36,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 import fpt_adapters.building
 import fpt_adapters.modeling_lstm
 from fpt_adapters import DeltaError, FPTConfig, FPTForSequenceClassification, FPTModel
-from fpt_adapters.configuration_fpt import config_digest
-from fpt_adapters.delta import CONFIG_KEY, CONFIG_TEXT_KEY, DIGESTS_KEY, tensor_digest
+from fpt_adapters.delta import CONFIG_KEY, DIGESTS_KEY
 from fpt_adapters.fetching import commit_of
 from fpt_adapters.repository import repository_files, write_repository
 from fpt_adapters.untrusted import build_base_config
@@ -62,25 +61,8 @@ def edit(file, **changes):
 
 def replace(folder, **fields):
     """Write fields of a config.json, whatever was there."""
-    file = folder / "config.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | fields))
-    sign(folder)
+    rewrite_config(folder, json.loads((folder / "config.json").read_text()) | fields)
     return folder
-
-
-def sign(folder, change=None):
-    """Write the weights of a delta again, with `change` made to its tensors, and with the digests that fit."""
-    tensors = load_file(folder / "model.safetensors")
-    if change is not None:
-        change(tensors)
-    values = json.loads((folder / "config.json").read_text())
-    metadata = {
-        "format": "pt",
-        DIGESTS_KEY: ",".join(tensor_digest(tensors[name]) for name in sorted(tensors)),
-        CONFIG_KEY: config_digest(values),
-        CONFIG_TEXT_KEY: json.dumps(values),
-    }
-    save_file(tensors, folder / "model.safetensors", metadata=metadata)
 
 
 @pytest.fixture(scope="module")

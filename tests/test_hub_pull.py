@@ -16,16 +16,14 @@ import time
 from dataclasses import dataclass
 
 import pytest
-import safetensors.torch
 import torch
 from client import Client, ClientError
-from conftest import GPT, tiny_config
+from conftest import GPT, signed, tiny_config
 from hub import StandInHub
 from huggingface_hub import __version__ as hub_version
 from transformers import AutoModel, AutoModelForImageClassification
 
 from fpt_adapters import FPTForImageClassification
-from fpt_adapters.configuration_fpt import config_digest
 
 FPT = "fpt_adapters.FPTForImageClassification"
 AUTO = "transformers.AutoModelForImageClassification"
@@ -179,18 +177,11 @@ def blob_of(cache, repo_id, name):
 
 def add_delta(hub, repo_id, files, folder="", private=False, **config):
     """Make a repo of a delta with other values in its configuration; returns its commit."""
-    edited = signed(files["model.safetensors"], json.loads(files["config.json"]) | config)
-    files = {f"{folder}{name}": data for name, data in (files | edited).items()}
+    values = json.loads(files["config.json"]) | config
+    weights = signed(files["model.safetensors"], values)
+    files = files | {"config.json": json.dumps(values).encode(), "model.safetensors": weights}
+    files = {f"{folder}{name}": data for name, data in files.items()}
     return hub.add_repo(repo_id, files, private=private)
-
-
-def signed(weights, values):
-    """The two files of a delta with its `weights` and the configuration `values`."""
-    length = int.from_bytes(weights[:8], "little")
-    metadata = json.loads(weights[8 : 8 + length])["__metadata__"]
-    metadata |= {"fpt_config": config_digest(values), "fpt_config_json": json.dumps(values)}
-    weights = safetensors.torch.save(safetensors.torch.load(weights), metadata)
-    return {"config.json": json.dumps(values).encode(), "model.safetensors": weights}
 
 
 def backbone_files(folder, seed=3, **changes):
