@@ -6,6 +6,8 @@ import importlib.util
 import json
 import os
 import sys
+import traceback
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -186,6 +188,26 @@ def signed(weights: bytes, values: dict, change: Callable[[dict], None] | None =
         CONFIG_TEXT_KEY: json.dumps(values),
     }
     return safetensors.torch.save(tensors, metadata)
+
+
+needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs a system that forks")
+
+
+def forked(work: Callable[[], object]) -> int:
+    """The id of a child process that does `work` with what this one holds, and ends with 1 if that raised."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # that other threads are not copied
+        child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            work()
+            status = 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(status)
+    return child
 
 
 def saved_once(tmp_path_factory, config_of, seed: int):

@@ -7,13 +7,12 @@ import shutil
 import signal
 import socket
 import time
-import warnings
 
 import huggingface_hub.constants
 import pytest
 import torch
 from accelerate import Accelerator
-from conftest import LAYERS, TINY_BACKBONES, VOCABULARY, tiny_config
+from conftest import LAYERS, TINY_BACKBONES, VOCABULARY, forked, needs_fork, tiny_config
 from huggingface_hub.errors import StrictDataclassFieldValidationError
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -895,22 +894,15 @@ def test_a_full_disk_leaves_the_previous_checkpoint(saved, make_model, monkeypat
     assert torch.equal(outputs(FPTForSequenceClassification.from_pretrained(folder)), outputs(other))
 
 
-needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs a system that forks")
-
-
 def killed_while_saving(model, folder, where, name, number):
     """Save in a child process that is killed at a call; whether the call was reached."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # that other threads are not copied
-        child = os.fork()
-    if child == 0:
-        try:
-            kill = on_call(number, getattr(where, name), lambda: os.kill(os.getpid(), signal.SIGKILL))
-            setattr(where, name, kill)
-            model.save_pretrained(folder)
-        finally:
-            os._exit(0)
-    _, status = os.waitpid(child, 0)
+
+    def save():
+        kill = on_call(number, getattr(where, name), lambda: os.kill(os.getpid(), signal.SIGKILL))
+        setattr(where, name, kill)
+        model.save_pretrained(folder)
+
+    _, status = os.waitpid(forked(save), 0)
     return os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
 
 
@@ -962,20 +954,14 @@ def versions(make_model, count):
 
 def saving(models, folder, seconds):
     """A child process that saves the models in turn; it ends with 1 if one could not be saved."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        child = os.fork()
-    if child == 0:
-        try:
-            start = time.monotonic()
-            while time.monotonic() < start + seconds:
-                for model in models:
-                    model.save_pretrained(folder)
-        except BaseException:
-            os._exit(1)
-        finally:
-            os._exit(0)
-    return child
+
+    def save():
+        start = time.monotonic()
+        while time.monotonic() < start + seconds:
+            for model in models:
+                model.save_pretrained(folder)
+
+    return forked(save)
 
 
 @needs_fork

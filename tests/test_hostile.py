@@ -10,13 +10,12 @@ import shutil
 import subprocess
 import sys
 import time
-import warnings
 from pathlib import Path
 
 import pytest
 import safetensors
 import torch
-from conftest import COMMON, TINY_BACKBONES, rewrite_config, sign, tiny_config
+from conftest import COMMON, TINY_BACKBONES, forked, needs_fork, rewrite_config, sign, tiny_config
 from huggingface_hub.errors import StrictDataclassError
 from packaging.version import Version
 from safetensors.torch import load_file, save_file
@@ -406,9 +405,6 @@ def test_a_revision_is_a_commit_and_never_a_path(hostile, refused, revision):
 # Sizes
 
 
-needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs a system that forks")
-
-
 def nested_dicts(depth):
     values = {"n": 1}
     for _ in range(depth):
@@ -555,16 +551,12 @@ def absurd(good, saved_base, tmp_path_factory):
         base = shutil.copytree(saved_base, root / f"base-{name}")
         edit(base / "config.json", **values)
         copy(f"base {name}", {"base_model_config": values}, base)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # that other threads are not copied
-        child = os.fork()
-    if child == 0:
-        try:
-            resource.setrlimit(resource.RLIMIT_DATA, (MOST_DATA, MOST_DATA))
-            (root / "results").write_text(json.dumps(load_and_measure(cases)))
-        finally:
-            os._exit(0)
-    os.waitpid(child, 0)
+
+    def measure():
+        resource.setrlimit(resource.RLIMIT_DATA, (MOST_DATA, MOST_DATA))
+        (root / "results").write_text(json.dumps(load_and_measure(cases)))
+
+    os.waitpid(forked(measure), 0)
     return json.loads((root / "results").read_text())
 
 

@@ -8,8 +8,6 @@ import random
 import shutil
 import signal
 import time
-import traceback
-import warnings
 
 import accelerate
 import datasets
@@ -17,7 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import tiny_config
+from conftest import forked, needs_fork, tiny_config
 from packaging.version import Version
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
@@ -530,20 +528,13 @@ def test_a_checkpoint_of_the_model_alone_is_no_place_to_resume(make_model, tmp_p
 
 def killed_run(model, folder, seconds):
     """Train in a child process, from the last checkpoint on if there is one, and kill it; whether it ended before."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # that other threads are not copied
-        child = os.fork()
-    if child == 0:
-        try:
-            args = arguments(folder, max_steps=12, save_strategy="steps", save_steps=1, save_total_limit=3)
-            trainer = FPTTrainer(model, args, train_dataset=sequences(40))
-            trainer.train(resume_from_checkpoint=any(folder.glob("checkpoint-*")))
-        except BaseException:
-            traceback.print_exc()
-            os._exit(1)
-        finally:
-            os._exit(0)
-    ended, deadline = 0, time.monotonic() + seconds
+
+    def train():
+        args = arguments(folder, max_steps=12, save_strategy="steps", save_steps=1, save_total_limit=3)
+        trainer = FPTTrainer(model, args, train_dataset=sequences(40))
+        trainer.train(resume_from_checkpoint=any(folder.glob("checkpoint-*")))
+
+    child, ended, deadline = forked(train), 0, time.monotonic() + seconds
     while not ended and time.monotonic() < deadline:
         time.sleep(0.005)
         ended, status = os.waitpid(child, os.WNOHANG)
@@ -555,7 +546,7 @@ def killed_run(model, folder, seconds):
     return True
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs a system that forks")
+@needs_fork
 @pytest.mark.parametrize("rounds", [2, pytest.param(50, marks=pytest.mark.slow)])
 def test_killed_runs_go_on_to_the_same_weights(rounds, make_model, tmp_path):
     start = time.monotonic()
