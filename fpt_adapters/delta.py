@@ -136,8 +136,8 @@ def _settle(staging: Path, directory: Path) -> None:
 
 def _says(config_file: Path, values: dict[str, Any]) -> bool:
     try:
-        return json.loads(config_file.read_text(encoding="utf-8")) == values
-    except (OSError, ValueError):
+        return read_json(config_file) == values
+    except (OSError, DeltaError):
         return False
 
 
@@ -212,11 +212,12 @@ def parse_json(text: str, source: str | os.PathLike) -> dict[str, Any]:
     return values
 
 
-def _config_digest(path: Path) -> str:
+def _config_beside(path: Path) -> dict[str, Any]:
+    """The configuration of a delta file that does not hold its own."""
     values = read_json(path)
     if "configuration_files" in values:
         raise DeltaError(f"{path} has configuration_files, so that another file would be read instead: remove it.")
-    return config_digest(values)
+    return values
 
 
 def _read_header(file: BinaryIO) -> dict[str, Any]:
@@ -286,12 +287,12 @@ def read_delta(path: str | os.PathLike, config_path: str | os.PathLike) -> tuple
         raise DeltaError(f"{path} is corrupt: {len(names)} tensors, but {len(digests)} digests. Fetch it again.")
     values = _config_of(metadata, path)
     if values is None:
-        if metadata.get(CONFIG_KEY) != _config_digest(Path(config_path)):
+        values = _config_beside(Path(config_path))  # read once: what is checked is what is returned
+        if metadata.get(CONFIG_KEY) != config_digest(values):
             raise DeltaError(
                 f"{path} and {Path(config_path).name} beside it were not saved together: a save was cut off between "
                 "them, or the configuration was edited since. Take another checkpoint, or undo the edit."
             )
-        values = read_json(Path(config_path))
     for name, digest in zip(names, digests, strict=True):
         if tensor_digest(tensors[name]) != digest:
             raise DeltaError(f"{path} is corrupt: the values of {name} are not those that were saved. Fetch it again.")
