@@ -262,7 +262,8 @@ def check_same_architecture(nested: PreTrainedConfig, own: PreTrainedConfig, sou
         raise ValueError(
             f"base_model_config has {name}={short(one)}, but the {CONFIG_NAME} of the base {source!r} has "
             f"{short(other)}: it belongs to another base, or was altered. "
-            "Give the base of the delta, or leave it out when building on this one."
+            "Give the base of the delta, which base_model in its config.json names if it was on the Hub; or, to build "
+            "on this one, leave base_model_config out."
         )
 
 
