@@ -37,6 +37,7 @@ from transformers import AutoConfig, PreTrainedConfig, set_seed
 from transformers.utils import CONFIG_NAME, logging
 
 from fpt_adapters import FPTConfig, FPTTrainer
+from fpt_adapters.disk import room_for
 from fpt_adapters.fetching import fetch, saying_whose
 from fpt_adapters.metrics import joined
 from fpt_adapters.tasks import FileArguments, Task, TaskData
@@ -69,6 +70,12 @@ class Run:
 def main(arguments: list[str]) -> dict[str, float]:
     """Run what the arguments ask for. Returns the metrics of `all_results.json`."""
     run = prepare(arguments)
+    with room_for(run.args.output_dir):
+        return train_and_score(run)
+
+
+def train_and_score(run: Run) -> dict[str, float]:
+    """Do what the arguments ask for, with what was prepared. Returns the metrics of `all_results.json`."""
     trainer, task, data, args = run.trainer, run.task, run.data, run.args
     if args.process_index == 0:
         trainer.model.print_trainable_parameters()

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_NAME, logging
 
 from .configuration_fpt import EDITABLE, FPTConfig, config_digest
+from .disk import STAGING_PREFIX, room_for, share_weights, size_of
 from .plain_names import named_buffers, named_modules, plain_state
 from .sharding import whole_shape
 from .untrusted import short
@@ -36,7 +37,6 @@ CONFIG_KEY = "fpt_config"  # metadata: digest of the config.json that was saved 
 CONFIG_TEXT_KEY = "fpt_config_json"  # metadata: that configuration itself
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)  # half precision: of a model that an earlier version saved
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
-STAGING_PREFIX = ".saving-"
 STALE = 600  # seconds after which a staging folder is one that a crash left
 MOST_HEADER, MOST_TENSORS = 2**25, 2**16  # bytes; far beyond any delta's
 SETTLING = 100  # times that a save looks whether another one came between its two renames
@@ -80,17 +80,22 @@ def write_delta(directory: str | os.PathLike, config: FPTConfig, tensors: dict[s
     """Write `config.json` and `model.safetensors` into `directory` (made if missing).
 
     Both are first written beside their place and flushed, then renamed. Raises DeltaError where `directory` holds
-    another kind of model, whose weights would be lost, and OSError as the file system does.
+    another kind of model, whose weights would be lost, NoSpaceError for a full disk, and OSError as the file system.
     """
     directory = Path(directory)
     refuse_foreign(directory)
-    directory.mkdir(parents=True, exist_ok=True)
-    _remove_stale(directory)
+    tensors = as_stored(tensors)
+    if unknown := config.unknown_attributes():
+        logger.warning(f"{_listed(unknown)} of the model's config is no field of FPTConfig: it was not saved.")
+    with room_for(directory, size_of(tensors.values())):
+        directory.mkdir(parents=True, exist_ok=True)
+        _remove_stale(directory)
+        _write(directory, config, tensors)
+
+
+def _write(directory: Path, config: FPTConfig, tensors: dict[str, Tensor]) -> None:
     staging = Path(tempfile.mkdtemp(prefix=STAGING_PREFIX, dir=directory))
     try:
-        tensors = as_stored(tensors)
-        if unknown := config.unknown_attributes():
-            logger.warning(f"{_listed(unknown)} of the model's config is no field of FPTConfig: it was not saved.")
         config.save_pretrained(staging)
         values = read_json(staging / CONFIG_NAME)
         metadata = {
@@ -100,7 +105,7 @@ def write_delta(directory: str | os.PathLike, config: FPTConfig, tensors: dict[s
             CONFIG_TEXT_KEY: json.dumps(values),
         }
         save_file(tensors, staging / SAFE_WEIGHTS_NAME, metadata=metadata)
-        os.chmod(staging / SAFE_WEIGHTS_NAME, (staging / CONFIG_NAME).stat().st_mode)  # safetensors makes it private
+        share_weights(staging)
         for name in (CONFIG_NAME, SAFE_WEIGHTS_NAME):
             _flush(staging / name)
         _publish(staging, directory)
@@ -139,25 +144,6 @@ def _says(config_file: Path, values: dict[str, Any]) -> bool:
         return read_json(config_file) == values
     except (OSError, DeltaError):
         return False
-
-
-@contextlib.contextmanager
-def new_folder(directory: str | os.PathLike, what: str) -> Iterator[Path]:
-    """A folder to write into, which then becomes `directory`, made whole or not at all.
-
-    Raises ValueError, saying that `what` is saved there, where `directory` holds something or is a file.
-    """
-    directory = Path(directory)
-    if directory.is_file() or (directory.is_dir() and any(directory.iterdir())):
-        raise ValueError(f"{what} is saved into a new folder, but {directory} holds something: name another.")
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=STAGING_PREFIX, dir=directory.parent) as staging:
-        written = Path(staging) / directory.name
-        written.mkdir()
-        yield written
-        if directory.is_dir():
-            directory.rmdir()
-        written.rename(directory)
 
 
 def refuse_foreign(directory: Path) -> None:

@@ -17,7 +17,8 @@ from transformers.utils import CONFIG_NAME
 
 from .adapter_settings import LAYER_FIELDS, NAME
 from .adapters import BASE_LAYER, adapter_buffers, adapter_parameters, on_conv1d, peft_config_of, settings_of
-from .delta import DeltaError, as_stored, new_folder, read_json, whole_file
+from .delta import DeltaError, as_stored, read_json, whole_file
+from .disk import new_folder, size_of
 from .fetching import fetch, saying_whose
 from .peft_api import (
     ADAPTER_CONFIG_NAME,
@@ -117,11 +118,10 @@ def write_adapter(model: PreTrainedModel, directory: str | os.PathLike) -> None:
     config.inference_mode = True  # as peft writes it
     config.base_model_name_or_path = model.config.base_model
     config.revision = model.config.base_model_revision
-    with new_folder(directory, "A peft adapter") as folder:
+    with new_folder(directory, "A peft adapter", size_of(tensors.values())) as folder:
         config.save_pretrained(folder)
         model.config.save_pretrained(folder)
         save_file(tensors, folder / ADAPTER_WEIGHTS_NAME, metadata={"format": "pt"})
-        (folder / ADAPTER_WEIGHTS_NAME).chmod((folder / ADAPTER_CONFIG_NAME).stat().st_mode)
 
 
 def _remade(model: PreTrainedModel) -> dict[str, Tensor]:

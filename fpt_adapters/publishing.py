@@ -257,8 +257,7 @@ class PublishingTrainer(RecordingTrainer):
         if self.args.hub_strategy in (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS):
             last = self.args.hub_strategy == HubStrategy.CHECKPOINT
             place = "last-checkpoint" if last else folder.name
-            state = [file for file in folder.iterdir() if file.is_file() and file.name != TRAINING_ARGS_NAME]
-            files |= {f"{place}/{file.name}": file.read_bytes() for file in state}
+            files |= {f"{place}/{name}": content for name, content in _state_files(folder).items()}
         job = self._uploads.run_as_future(
             upload,
             files,
@@ -286,6 +285,15 @@ class PublishingTrainer(RecordingTrainer):
             jobs.remove(job)
             if job.exception() is not None:
                 logger.warning(f"An upload to {self.hub_model_id} during training failed: {job.exception()}")
+
+
+def _state_files(folder: Path) -> dict[str, bytes]:
+    """The files of a checkpoint that somebody can resume; a warning names links, which are left out."""
+    files = [file for file in sorted(folder.iterdir()) if file.is_file() and file.name != TRAINING_ARGS_NAME]
+    for file in files:
+        if file.is_symlink():
+            logger.warning(f"{file} is a link to {file.resolve()}: it was not uploaded.")
+    return {file.name: file.read_bytes() for file in files if not file.is_symlink()}
 
 
 def hardware(device: torch.device) -> str:

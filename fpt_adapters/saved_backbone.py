@@ -10,12 +10,11 @@ import os
 import torch
 from torch import Tensor
 from transformers import MODEL_FOR_TEXT_ENCODING_MAPPING, MODEL_MAPPING, PreTrainedConfig, PreTrainedModel
-from transformers.utils import CONFIG_NAME
 
 from .backbones import POSITION_TABLES
 from .configuration_fpt import FPTConfig
-from .delta import new_folder
 from .depth import first_layers
+from .disk import new_folder, size_of
 from .plain_names import named_parameters, plain_state
 from .quantized_layers import is_quantized
 from .sharding import refuse_sharded
@@ -25,10 +24,9 @@ POSITION_SEED = 0  # draws the rows of positions that the training did without
 
 def write_backbone(backbone: PreTrainedModel, config: FPTConfig, directory: str | os.PathLike) -> None:
     """Write the `backbone` of a model of `config` into `directory`: see `FPTPreTrainedModel.save_backbone`."""
-    with new_folder(directory, "A backbone") as folder:
-        _ordinary_model(backbone, config).save_pretrained(folder)
-        for file in folder.glob("*.safetensors"):  # safetensors makes them private
-            file.chmod((folder / CONFIG_NAME).stat().st_mode)
+    model = _ordinary_model(backbone, config)
+    with new_folder(directory, "A backbone", size_of(model.state_dict().values())) as folder:
+        model.save_pretrained(folder)
 
 
 def _ordinary_model(backbone: PreTrainedModel, config: FPTConfig) -> PreTrainedModel:

@@ -3,6 +3,7 @@
 The stock Trainer trains these models as well: the loss, the freezing and the small checkpoints are the model's.
 """
 
+import contextlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,10 +17,12 @@ from .cached_features import innermost
 from .checking import CheckingTrainer
 from .configuration_fpt import PARAMETER_GROUPS
 from .delta import refuse_foreign
+from .disk import refuse_full_disk, room_for, size_of
 from .distributing import compiled_in_place
 from .guards import WeightGuard, refuse_divergence
 from .plain_names import named_parameters
 from .pretrained import FPTPreTrainedModel
+from .repository import repository_files
 from .resuming import check_checkpoint, last_checkpoint, warn_of_callbacks, warn_of_random_numbers
 
 
@@ -43,10 +46,10 @@ class FPTTrainer(CheckingTrainer):
     `output`, `norm`, `position` ...; see `PARAMETER_GROUPS`); the others have `args.learning_rate`.
 
     Before training it refuses: a model that trains nothing, trained weights below fp32, an empty training set, wrong
-    labels and inputs (see `CheckingTrainer`), an output folder with another kind of model, and a checkpoint to resume
-    that is not exactly this model's. After training it raises TrainingError if a frozen weight changed or a trained
-    one is not finite, and warns of a trained one that stayed as it was. Trained weights that are no longer finite when
-    Trainer logs stop training with TrainingError.
+    labels and inputs (see `CheckingTrainer`), an output folder with another kind of model or without room for the
+    delta (NoSpaceError, an OSError), and a checkpoint to resume that is not exactly this model's. After training it
+    raises TrainingError if a frozen weight changed or a trained one is not finite, and warns of a trained one that
+    stayed as it was. Trained weights that are no longer finite when Trainer logs stop training with TrainingError.
 
     Where the head alone trains, the backbone runs once over the data; see `CachingTrainer` for `cache_features`. The
     training data may be a stream, which is read and not held; see `StreamingTrainer`.
@@ -111,13 +114,18 @@ class FPTTrainer(CheckingTrainer):
         result = super().train(folder, trial, ignore_keys_for_eval)
         self._guard.check(self.state.global_step, resumed=self._checkpoint is not None)
         if trial is None:
-            self.report_training()
+            with self._room():
+                self.report_training()
         return result
 
     def _begin(self) -> None:
         """Check what training needs, and note what the weights are before it."""
         self._check_before_training()
         refuse_foreign(Path(self.args.output_dir))
+        if self.args.push_to_hub and Path(self.args.output_dir).is_dir():
+            repository_files(self.args.output_dir)  # refuses what could not be pushed
+        if self.args.should_save:
+            refuse_full_disk(self.args.output_dir, size_of(self.model.delta_tensors().values()))
         self.card.check()
         if self._checkpoint is not None:
             check_checkpoint(self._checkpoint, self.model)
@@ -128,6 +136,17 @@ class FPTTrainer(CheckingTrainer):
         self._step_of_results.clear()
         self._guard = WeightGuard(self.model, may_round=self.is_deepspeed_enabled)
         self._keep_frozen_home(self._guard.frozen)
+
+    def _save_checkpoint(self, *args, **kwargs) -> None:
+        """Trainer writes a checkpoint here (there is no public hook)."""
+        with self._room():
+            super()._save_checkpoint(*args, **kwargs)
+
+    def _room(self) -> contextlib.AbstractContextManager[None]:
+        """Say it where the disk becomes full; what is written has about the size of a checkpoint: delta and moments."""
+        parameters = named_parameters(self.model).values()
+        moments = [parameter for parameter in parameters if parameter.requires_grad] * 2  # of Adam
+        return room_for(self.args.output_dir, size_of([*self.model.delta_tensors().values(), *moments]))
 
     def log(self, logs: dict[str, float], *args, **kwargs) -> None:
         """As `Trainer.log`; raises TrainingError where the training has diverged."""

@@ -5,6 +5,8 @@ import gc
 import importlib.util
 import json
 import os
+import shutil
+import subprocess
 import sys
 import traceback
 import warnings
@@ -35,6 +37,7 @@ sys.path.insert(0, os.fspath(EXAMPLES))  # as for a script that is run there
 torch.set_num_threads(1)  # tiny models are faster so, above all beside other processes
 gc.freeze()  # Trainer collects garbage at every start: not the imported modules each time
 
+PAGE = 4096  # bytes that a small disk gives out at once
 WIDTH, LAYERS, HEADS, VOCABULARY, POSITIONS = 32, 2, 2, 100, 64
 COMMON = {
     "hidden_size": WIDTH,
@@ -277,6 +280,28 @@ def hub(saved_base):
 def home(tmp_path_factory):
     """The folder below which every client works."""
     return tmp_path_factory.mktemp("clients")
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A folder that is a disk of 1 MiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder], capture_output=True, text=True)
+    if mounted.returncode:
+        pytest.skip(f"no file system can be mounted here: {mounted.stderr.strip()}")
+    yield folder
+    subprocess.run(["umount", "-l", folder], check=True)
+
+
+def fill(disk: Path, left: float) -> None:
+    """Leave `left` bytes of a small disk free, by a file called filling."""
+    (disk / "filling").write_bytes(bytes(shutil.disk_usage(disk).free - int(left)))
+
+
+def used(folder: Path) -> int:
+    """The bytes that a small disk gives out, a page at a time, for what lies in `folder`."""
+    return sum(-(-file.stat().st_size // PAGE) * PAGE for file in folder.rglob("*") if file.is_file())
 
 
 @pytest.fixture

@@ -591,6 +591,30 @@ def test_a_pushed_checkpoint_resumes_bit_exactly(owner, reader, hub, home, tmp_p
     assert losses[0] == losses[1] and len(losses[0]) == 7
 
 
+def test_a_link_in_an_output_folder_is_not_uploaded(owner, hub, home):
+    code = """
+    from pathlib import Path
+    Path("secret").write_text("secret")
+    Path("linked/checkpoint-2").mkdir(parents=True)
+    Path("linked/checkpoint-2/notes.txt").symlink_to(Path("secret").absolute())
+    Path("linked/tokenizer.json").symlink_to(Path("secret").absolute())
+    trainer = new_trainer(
+        "digits", "linked", push_to_hub=True, hub_model_id="owner/linked", hub_strategy="checkpoint",
+        save_strategy="steps", save_steps=2, max_steps=2,
+    )
+    try:
+        trainer.train()
+    except ValueError as error:
+        result = [trainer.state.global_step, str(error)]
+    Path("linked/tokenizer.json").unlink()
+    trainer.train()
+    """
+    step, message = owner.run(code)
+    assert step == 0 and "tokenizer.json is a link to" in message
+    paths = [path for commit in hub.commits("owner/linked") for path in hub.files("owner/linked", commit)]
+    assert "last-checkpoint/optimizer.pt" in paths and "last-checkpoint/notes.txt" not in paths
+
+
 def assert_same_state(first, second):
     """Raise AssertionError unless two nests of states are equal, bit by bit."""
     assert type(first) is type(second)

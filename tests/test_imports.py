@@ -35,6 +35,7 @@ ORDER = (
     "configuration_fpt",
     "modeling_lstm",
     "modeling_identity",
+    "disk",
     "delta",
     "fetching",
     "image_backbones",

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from conftest import load_script
+from conftest import fill, load_script, used
 from PIL import Image
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModel
@@ -644,6 +644,15 @@ def test_the_first_word_comes_before_the_imports_that_take_long(script, rank, tm
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60)
     first = f"{script}: importing torch and transformers ...\n" if rank == "0" else ""
     assert (done.stdout, done.stderr) == (first, "torch\n")
+
+
+@pytest.mark.parametrize("part", [0.3, 0.96])
+def test_a_full_disk_is_told_in_one_line(part, digits, saved_base, small_disk, monkeypatch, capsys):
+    """While a checkpoint is written, and while the results are."""
+    fill(small_disk, part * used(digits[0]))
+    line = fails(flags("digits", saved_base, small_disk / "out", *DIGITS), monkeypatch, capsys)
+    assert f"No space left on the disk {small_disk}: to write into" in line and "are free. Make room" in line
+    assert str(small_disk / "out") in line
 
 
 def test_a_flag_that_the_delta_settled_otherwise_is_refused(saved_base, tmp_path, monkeypatch, capsys):
