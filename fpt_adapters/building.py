@@ -28,7 +28,7 @@ from .fetching import fetch_base
 from .fingerprints import fingerprint
 from .image_backbones import IMAGE_FAMILIES, ImageEncoder
 from .isolation import DefaultDtype, DrawsFrom
-from .limits import MEMORY, NoLargerThan
+from .limits import MEMORY, NoLargerThan, most_of_random
 from .modeling_identity import IdentityModel  # noqa: F401  registers itself with AutoModel
 from .modeling_lstm import LSTMModel  # noqa: F401
 from .placing import DeviceMap, checkpoint_of, load_placed
@@ -151,7 +151,7 @@ def build_backbone(
     _refuse_undrivable(model_class, config)
     folder = None if init == "random" else _fetch_base(name_or_path, hub_kwargs)
     if init == "random":
-        with torch.device("meta"), NoLargerThan(MEMORY, "this machine's memory"):
+        with torch.device("meta"), most_of_random(config.hidden_size):
             model_class(copy.deepcopy(config))
         whole = _random(model_class, config, seed, scheme)
     else:
@@ -302,4 +302,10 @@ def _refuse_undrivable(model_class: type, config: PreTrainedConfig) -> None:
             f"{model_class.__name__} ({config.model_type}) cannot be a backbone: its forward takes no inputs_embeds, "
             "so projected inputs cannot enter it. Choose a text model such as GPT-2 or BERT, or of image models "
             f"{', '.join(IMAGE_FAMILIES)}."
+        )
+    if not isinstance(getattr(config, "hidden_size", None), int):
+        raise ValueError(
+            f"{model_class.__name__} ({config.model_type}) cannot be a backbone: its configuration has no hidden_size "
+            "of its own, as where several models are in one. Save its text model (AutoModel.from_pretrained(...)"
+            ".language_model.save_pretrained(folder)), and give that folder."
         )

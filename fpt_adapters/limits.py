@@ -1,6 +1,7 @@
 """Limits: a configuration may ask for more than there is, and is refused while its model is still on the meta device.
 
-For a random backbone the limit is this machine's memory, for a pretrained one the size of its files.
+For a pretrained backbone the limit is the size of its files; for a random one this machine's memory, and what a model
+of its width can have: a small delta asks for no large draw.
 """
 
 import os
@@ -10,7 +11,18 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 MEMORY = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 2**40  # bytes
+# Numbers in a random backbone, by powers of its width: twice what the layers of the largest mixtures of experts have
+# (DeepSeek-V3: 13,000 times the square), and tables of so many rows.
+PER_SQUARE, PER_WIDTH = 2**15, 2**18
 MAX_TENSORS = 2**13  # twice what any model of transformers makes; each takes time, however small it is
+
+
+def most_of_random(width: int) -> "NoLargerThan":
+    """The limit for a random backbone whose hidden states have `width` numbers."""
+    most = 4 * (PER_SQUARE * width**2 + PER_WIDTH * width)  # bytes in fp32
+    if most < MEMORY:
+        return NoLargerThan(most, f"any model of width {width}")
+    return NoLargerThan(MEMORY, "this machine's memory")
 
 
 class NoLargerThan(TorchDispatchMode):

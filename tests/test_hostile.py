@@ -415,6 +415,7 @@ def nested_dicts(depth):
 RANDOM = {"backbone_init": "random", "backbone_init_scheme": None, "backbone_init_seed": 0}
 LAYERS_512 = {"n_layer": 512, "n_embd": 1024, "n_head": 1}
 TINY = COMMON | {"num_attention_heads": 1, "hidden_size": 8, "intermediate_size": 8}
+WIDE_32 = ["larger than any model of width 32, 167772160 bytes"]
 ABSURD = {  # fields of config.json (base_model_config: changes, or all of it where it has a model type), and words
     "labels": ({"num_labels": HUGE, "id2label": None, "label2id": None}, ["num_labels", "1048576", str(HUGE)]),
     "labels beside their names": ({"num_labels": HUGE}, ["num_labels", "1048576"]),
@@ -473,6 +474,9 @@ ABSURD = {  # fields of config.json (base_model_config: changes, or all of it wh
         ("layers", {"n_layer": HUGE}, ["n_layer=1000000000000", "no backbone has more than 512 layers"]),
         ("layers by another name", {"num_hidden_layers": 10**6}, ["num_hidden_layers=1000000", "512 layers"]),
         ("vocabulary", {"vocab_size": HUGE}, ["vocab_size=1000000000000"]),
+        ("a narrow vocabulary", {"vocab_size": 2**24}, {"random": WIDE_32, "pretrained": ["vocab_size=16777216"]}),
+        ("narrow layers", {"n_inner": 2**24}, {"random": WIDE_32, "pretrained": ["n_inner=16777216"]}),
+        ("narrow positions", {"n_positions": 2**24}, {"random": WIDE_32, "pretrained": ["n_positions=16777216"]}),
         ("feed-forward", {"n_inner": HUGE}, ["n_inner=1000000000000"]),
         ("heads", {"n_head": HUGE}, ["n_head=1000000000000"]),
         ("positions", {"n_positions": HUGE}, ["n_positions=1000000000000"]),
@@ -488,7 +492,7 @@ ABSURD = {  # fields of config.json (base_model_config: changes, or all of it wh
         (
             "pictures",
             TINY | {"model_type": "vit", "image_size": 2**16, "patch_size": 1},
-            {"random": ["larger than this machine's memory"], "pretrained": ["belongs to another base"]},
+            {"random": ["larger than any model of width 8"], "pretrained": ["belongs to another base"]},
         ),
         (
             "gates",
@@ -498,7 +502,7 @@ ABSURD = {  # fields of config.json (base_model_config: changes, or all of it wh
         (
             "experts",
             TINY | {"model_type": "mixtral", "num_local_experts": 2**24},
-            {"random": ["larger than this machine's memory"], "pretrained": ["belongs to another base"]},
+            {"random": ["larger than any model of width 8"], "pretrained": ["belongs to another base"]},
         ),
         (
             "many small groups",
