@@ -143,7 +143,7 @@ class FPTTrainer(CheckingTrainer):
             super()._save_checkpoint(*args, **kwargs)
 
     def _room(self) -> contextlib.AbstractContextManager[None]:
-        """Say it where the disk becomes full; what is written has about the size of a checkpoint: delta and moments."""
+        """Say it where the disk becomes full; what is written has about a checkpoint's size: the delta and moments."""
         parameters = named_parameters(self.model).values()
         moments = [parameter for parameter in parameters if parameter.requires_grad] * 2  # of Adam
         return room_for(self.args.output_dir, size_of([*self.model.delta_tensors().values(), *moments]))

@@ -457,7 +457,7 @@ def test_of_several_models_in_one_the_text_model_is_a_backbone(tmp_path):
     config = Gemma3Config(
         text_config=TINY_BACKBONES["gemma"], vision_config=VISION | {"image_size": 8, "patch_size": 4}
     )
-    with pytest.raises(ValueError, match="Gemma3Model.* has no hidden_size of its own, as where several models are"):
+    with pytest.raises(ValueError, match=r"Gemma3Model.* has no hidden_size of its own, as where several models are"):
         build(config)
     AutoModel.from_config(config).language_model.save_pretrained(tmp_path)
     assert type(build(tmp_path, backbone_init="pretrained").fpt.backbone).__name__ == "Gemma3TextModel"
