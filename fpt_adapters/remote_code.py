@@ -1,20 +1,22 @@
-"""The library's code, copied beside a model so that transformers alone can load it with `trust_remote_code=True`.
+"""The library's code, written beside a model so that transformers alone can load it with `trust_remote_code=True`.
 
-What travels is `modeling_fpt.py` and all that it imports, the processors among them: flat siblings with plain relative
-imports, the only form that transformers fetches from a repo (`transformers.dynamic_module_utils`).
+What travels is `modeling_fpt.py` and all that it imports, the processors among them. transformers fetches flat files
+with plain relative imports only (`transformers.dynamic_module_utils`), so `backbones/structure.py` becomes
+`backbones_structure.py`, and what imports it says so.
 """
 
+import ast
+import functools
 import json
 import os
-import shutil
 from pathlib import Path
-
-from transformers.dynamic_module_utils import get_relative_import_files
 
 from .feature_extraction_fpt import FPTFeatureExtractor
 from .image_processing_fpt import FPTImageProcessor
 
-ENTRY = Path(__file__).with_name("modeling_fpt.py")
+CODE_PACKAGE = "transformers_modules"  # where transformers imports a repo's own code
+PACKAGE = Path(__file__).parent
+ENTRIES = ("configuration_fpt", "modeling_fpt", "image_processing_fpt", "feature_extraction_fpt")  # keep their names
 AUTO_MAP = {
     "AutoConfig": "configuration_fpt.FPTConfig",
     "AutoModel": "modeling_fpt.FPTModel",
@@ -26,7 +28,6 @@ PROCESSOR_AUTO_MAP = {  # by the class that a preprocessor_config.json names
     FPTImageProcessor.__name__: {"AutoImageProcessor": "image_processing_fpt.FPTImageProcessor"},
     FPTFeatureExtractor.__name__: {"AutoFeatureExtractor": "feature_extraction_fpt.FPTFeatureExtractor"},
 }
-CODE_PACKAGE = "transformers_modules"  # where transformers imports a repo's own code
 
 
 def runs_from_repo(cls: type) -> bool:
@@ -34,21 +35,49 @@ def runs_from_repo(cls: type) -> bool:
     return cls.__module__.partition(".")[0] == CODE_PACKAGE
 
 
-def code_files() -> list[Path]:
-    """`modeling_fpt.py` and every module that it needs, as files."""
-    needed = {Path(file) for file in get_relative_import_files(os.fspath(ENTRY))}
-    return sorted({ENTRY, *needed})
+@functools.cache
+def code_files() -> dict[str, str]:
+    """`modeling_fpt.py` and every module that it needs, as they lie beside a model: their text, by name."""
+    waiting, found = [_place("modeling_fpt")], {}
+    while waiting:
+        path = waiting.pop()
+        name = _flat_name(path)
+        if name not in found:
+            found[name], needed = _flattened(path)
+            waiting += needed
+    return dict(sorted(found.items()))
+
+
+def _place(name: str) -> Path:
+    """The file of a module that is called `name` when it travels."""
+    return next(path for path in PACKAGE.rglob("*.py") if _flat_name(path) == f"{name}.py")
+
+
+def _flat_name(path: Path) -> str:
+    parts = path.relative_to(PACKAGE).parts
+    return path.name if path.stem in ENTRIES else "_".join(parts)
+
+
+def _flattened(path: Path) -> tuple[str, list[Path]]:
+    """The text of a module as it travels, and the files that it imports, in functions too."""
+    text = path.read_text(encoding="utf-8")
+    lines, needed = text.splitlines(keepends=True), []
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            target = path.parents[node.level - 1].joinpath(*node.module.split(".")).with_suffix(".py")
+            needed.append(target)
+            flat, line = _flat_name(target).removesuffix(".py"), node.lineno - 1
+            lines[line] = lines[line].replace(f"from {'.' * node.level}{node.module} ", f"from .{flat} ", 1)
+    return "".join(lines), needed
 
 
 def write_code(folder: str | os.PathLike) -> None:
-    """Copy the code into `folder`, and name it in the processor's configuration there, if there is one.
+    """Write the code into `folder`, and name it in the processor's configuration there, if there is one.
 
     The model's own configuration names it by `AUTO_MAP`, which `save_pretrained` writes.
     """
-    for file in code_files():
-        target = Path(folder) / file.name
-        if not (target.exists() and target.samefile(file)):
-            shutil.copyfile(file, target)
+    for name, text in code_files().items():
+        (Path(folder) / name).write_text(text, encoding="utf-8")
     name_code(folder, named=True)
 
 

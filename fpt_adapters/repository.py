@@ -109,7 +109,7 @@ def repository_files(folder: str | os.PathLike, with_code: bool = False) -> dict
 
     Raises DeltaError for a link to a place outside of it.
     """
-    names = {*REPOSITORY_FILES, *(file.name for file in code_files() if with_code)}
+    names = {*REPOSITORY_FILES, *(code_files() if with_code else ())}
     files = [file for file in sorted(Path(folder).iterdir()) if file.name in names]
     return {file.name: inside(file, Path(folder)).read_bytes() for file in files}
 
