@@ -16,6 +16,7 @@ from transformers.modeling_outputs import (
 )
 
 from .backbones import (
+    HALF_PRECISION,
     cut_positions,
     embedding_scale,
     embedding_width,
@@ -49,9 +50,9 @@ class FPTModel(FPTPreTrainedModel):
                     f"{type(self).__name__}(config) has no weights for backbone_init={config.backbone_init!r}: use "
                     "from_backbone or from_pretrained, or a config with backbone_init='random'."
                 )
-            named = config._attn_implementation
-            named = None if named == "sdpa" else named  # which transformers writes where nobody named one
-            backbone = build_from_config(config, None, None, named, {})
+            default = torch.get_default_dtype()  # which a constructor follows, as of every transformers model
+            dtype = default if config.dtype is None and default in HALF_PRECISION else None
+            backbone = build_from_config(config, None, dtype, None, {})
         super().__init__(config)
         if config.positions == "backbone" and not position_parameters(backbone):
             raise ValueError(

@@ -174,6 +174,19 @@ class FPTPreTrainedModel(PeftMixin, PreTrainedModel):
                 self.enable_input_require_grads()  # or a reentrant checkpoint gives no gradient to what is inside it
         super()._set_gradient_checkpointing(enable, **kwargs)
 
+    # Attention
+
+    def set_attn_implementation(self, attn_implementation: str | dict[str, str], **kwargs: Any) -> None:
+        """As of every transformers model: the backbone decides, and the configuration then says what runs in it.
+
+        `attn_implementation`: a name, or a dict that has it for "base_model_config".
+        """
+        if isinstance(attn_implementation, dict):
+            attn_implementation = attn_implementation.get("base_model_config", self.config._attn_implementation)
+        backbone = self.fpt_model.backbone
+        backbone.set_attn_implementation(attn_implementation, **kwargs)
+        self.config._attn_implementation = backbone.config._attn_implementation
+
     # Building
 
     @classmethod
@@ -209,8 +222,10 @@ class FPTPreTrainedModel(PeftMixin, PreTrainedModel):
         as a dict, or a method's name, such as "lora"; where it names no layers, peft's own for the family.
 
         Raises ValueError for a backbone that cannot serve or an input that does not fit, TypeError for an unknown
-        field, OSError where the backbone cannot be found, ImportError to quantise without bitsandbytes.
+        field, OSError where the backbone cannot be found, ImportError to quantise without bitsandbytes, RuntimeError
+        under `torch.device("meta")` or accelerate's `init_empty_weights`.
         """
+        fields = take_stock_arguments(fields, IGNORED_LOADING, {})
         if config is not None and fields:
             raise TypeError(f"Give from_backbone either a config or fields; got a config and {sorted(fields)}.")
         hub_kwargs: dict[str, Any] = {"token": token, "cache_dir": cache_dir, "local_files_only": local_files_only}
@@ -276,7 +291,8 @@ class FPTPreTrainedModel(PeftMixin, PreTrainedModel):
 
         Raises DeltaError (a ValueError) for a delta or a base that is not the one meant or came damaged; where either
         cannot be found, an OSError that says which of the two (the Hub client's own where there is one); ImportError
-        for a quantised base without bitsandbytes.
+        for a quantised base without bitsandbytes; RuntimeError under `torch.device("meta")` or accelerate's
+        `init_empty_weights`.
         """
         kwargs = take_stock_arguments(kwargs, IGNORED_LOADING, REFUSED_LOADING)
         dtype = kwargs.pop("torch_dtype", None) if dtype is None else dtype
