@@ -133,8 +133,17 @@ class FPTPreTrainedModel(PeftMixin, PreTrainedModel):
 
     def get_input_embeddings(self) -> nn.Module:
         """The module that turns inputs into embeddings: the new token table, or the input projection."""
-        projection = self.fpt_model.input_projection
-        return projection.embedding if self.config.input_type == "tokens" else projection.projection
+        return getattr(self.fpt_model.input_projection, self._embeddings_name)
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Put a module in that place, which `resize_token_embeddings` does; a table's rows are then the vocabulary."""
+        setattr(self.fpt_model.input_projection, self._embeddings_name, value)
+        if isinstance(value, nn.Embedding):
+            self.config.vocab_size = value.num_embeddings
+
+    @property
+    def _embeddings_name(self) -> str:
+        return "embedding" if self.config.input_type == "tokens" else "projection"
 
     # The policy
 
