@@ -188,10 +188,11 @@ class FPTPreTrainedModel(PeftMixin, PreTrainedModel):
     def set_attn_implementation(self, attn_implementation: str | dict[str, str], **kwargs: Any) -> None:
         """As of every transformers model: the backbone decides, and the configuration then says what runs in it.
 
-        `attn_implementation`: a name, or a dict that has it for "base_model_config".
+        `attn_implementation`: a name, or a dict that has it for "base_model_config" or, there being one, for "".
         """
         if isinstance(attn_implementation, dict):
-            attn_implementation = attn_implementation.get("base_model_config", self.config._attn_implementation)
+            named = attn_implementation.get("", self.config._attn_implementation)
+            attn_implementation = attn_implementation.get("base_model_config", named)
         backbone = self.fpt_model.backbone
         backbone.set_attn_implementation(attn_implementation, **kwargs)
         self.config._attn_implementation = backbone.config._attn_implementation

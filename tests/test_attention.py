@@ -158,6 +158,12 @@ NAMED = {
     "set by part": lambda config, folder, named: set_to(
         FPTForSequenceClassification(config), {"base_model_config": named["attn_implementation"]}
     ),
+    "set at the top": lambda config, folder, named: set_to(
+        FPTForSequenceClassification(config), {"": named["attn_implementation"]}
+    ),
+    "by part": lambda config, folder, named: FPTForSequenceClassification.from_backbone(
+        config.base_model_config, config, attn_implementation={"base_model_config": named["attn_implementation"]}
+    ),
 }
 
 
