@@ -16,10 +16,10 @@ define environment
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help install lock demo test test-slow test-latest test-lowest lint format bench cards wheels bench-gpu clean
+.PHONY: help install lock demo test test-slow test-latest test-lowest test-transformers lint format bench cards wheels bench-gpu clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: $(VENV)/.installed ## Build .venv with all that the demo and the tests need, in the locked versions
 
@@ -52,6 +52,18 @@ test-lowest: ## Run the tests with the oldest supported versions, in .venv-lowes
 	$(PYTHON) -m venv --clear .venv-lowest
 	$(call environment,.venv-lowest,--editable ".[test]",--constraint tests/lowest.txt)
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 .venv-lowest/bin/python $(PYTEST)
+
+# They come with the source distribution alone, and need one package that nothing else here does.
+test-transformers: install ## Run transformers' own tests of every model on ours: make test-transformers RUN=python
+	version=$$($(RUN) -c "from importlib.metadata import version; print(version('transformers'))") && \
+	folder=build/transformers-$$version && \
+	if [ ! -d $$folder ]; then \
+		$(RUN) -m pip install --quiet --upgrade --target build/parameterized parameterized && \
+		$(RUN) -m pip download --quiet --no-build-isolation --no-deps --no-binary transformers --dest build \
+			transformers==$$version && \
+		tar -xzf $$folder.tar.gz -C build transformers-$$version/tests; fi && \
+	PYTHONPATH=build/parameterized TRANSFORMERS_TESTS=$$folder HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 \
+		$(RUN) $(PYTEST) -o addopts= -W default -W ignore::pytest.PytestUnknownMarkWarning tests/test_transformers_common.py
 
 lint: install ## Check style and formatting
 	$(RUN) -m ruff check .

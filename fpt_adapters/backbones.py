@@ -10,7 +10,7 @@ same rules and may hold surprises.
 
 import contextlib
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -191,12 +191,14 @@ def run_backbone(
     backbone: PreTrainedModel,
     inputs_embeds: Tensor,
     attention_mask: Tensor | None = None,
-    output_hidden_states: bool = False,
+    output_hidden_states: bool | Sequence[int] = False,
     output_attentions: bool = False,
 ) -> BaseModelOutput:
     """Embeddings (batch, tokens, embedding width) -> hidden states (batch, tokens, hidden).
 
     `attention_mask` (batch, tokens) is 1 for a real token and 0 for padding; None means that all are real.
+    `output_hidden_states`: whether to return those between the layers too, or the numbers of those to return, from 0
+    (what enters the first layer) or, negative, from the end; None stands for the others.
     Half-precision frozen weights run under autocast, so that fp32 norms and inputs can meet them.
     """
     kwargs: dict[str, Any] = {}
@@ -210,7 +212,21 @@ def run_backbone(
     if output_attentions:
         kwargs["output_attentions"] = True
     with _autocast_for(backbone, inputs_embeds.device.type):
-        return backbone(inputs_embeds=inputs_embeds, attention_mask=attention_mask, **kwargs)
+        output = backbone(inputs_embeds=inputs_embeds, attention_mask=attention_mask, **kwargs)
+    if output_hidden_states and output_hidden_states is not True:
+        output.hidden_states = _selected(output.hidden_states, output_hidden_states)
+    return output
+
+
+def _selected(states: tuple[Tensor, ...], numbers: Sequence[int]) -> tuple[Tensor | None, ...]:
+    for number in numbers:
+        if not -len(states) <= number < len(states):
+            raise ValueError(
+                f"There are {len(states)} hidden states: output_hidden_states takes numbers from 0 to "
+                f"{len(states) - 1}, or from the end {-len(states)} to -1; got {number}."
+            )
+    kept = {number % len(states) for number in numbers}
+    return tuple(state if number in kept else None for number, state in enumerate(states))
 
 
 def _autocast_for(backbone: PreTrainedModel, device_type: str) -> contextlib.AbstractContextManager:
@@ -224,7 +240,7 @@ def _autocast_for(backbone: PreTrainedModel, device_type: str) -> contextlib.Abs
 def is_causal(backbone: PreTrainedModel) -> bool:
     """Whether a token sees those before it and none after it: measured, by changing the ends of four tokens."""
     generator = torch.Generator().manual_seed(0)
-    embeds = torch.randn(1, 4, embedding_width(backbone), generator=generator, device="cpu")
+    embeds = torch.randn(1, 4, embedding_width(backbone), generator=generator, dtype=torch.float32, device="cpu")
     embeds = embeds.repeat(3, 1, 1)  # (3, 4, width)
     embeds[1, 3], embeds[2, 0] = -embeds[1, 3], -embeds[2, 0]
     hidden = run_backbone(backbone, embeds.to(device_of(backbone))).last_hidden_state.float()

@@ -31,7 +31,7 @@ from .isolation import DefaultDtype, DrawsFrom
 from .limits import MEMORY, NoLargerThan, most_of_random
 from .modeling_identity import IdentityModel  # noqa: F401  registers itself with AutoModel
 from .modeling_lstm import LSTMModel  # noqa: F401
-from .placing import DeviceMap, checkpoint_of, load_placed
+from .placing import DeviceMap, checkpoint_of, load_placed, refuse_meta
 from .precision import cast_frozen, take_fp32
 from .sharding import whole_in_each_process
 from .stored_weights import INITIALISING, read_weights
@@ -67,16 +67,21 @@ def build_from_config(
 ) -> PreTrainedModel:
     """Build the backbone and write what was found of it (fingerprint, scheme, dtype, defaults) into `config`.
 
+    `attn_implementation`: which attention runs in it (None: the one that `config` names, as its caller may have it do,
+    or else the fastest); afterwards `config` names the one that does.
     `peft_config`: the adapter to put on it, in any form that `from_backbone` takes (None: the config's, if any).
     Raises ValueError for another dtype, a config without a backbone's, new modules larger than the memory, and what
-    `build_backbone` and `add_adapter` refuse; OSError as `build_backbone`.
+    `build_backbone` and `add_adapter` refuse; OSError as `build_backbone`; RuntimeError on the meta device.
     """
+    refuse_meta()
     dtype = config.dtype if dtype in (None, "auto") else DTYPES.get(dtype, dtype)
     if dtype is not None and dtype not in DTYPES.values():
         raise ValueError(f"dtype is one of {', '.join(DTYPES)}; got {dtype!r}.")
     base_config = config.base_model_config
     if base_config is None:
         raise ValueError("FPTConfig needs base_model_config, the backbone's own configuration.")
+    if attn_implementation is not None:
+        config._attn_implementation = attn_implementation
     scheme = config.backbone_init_scheme or default_init_scheme(base_config, config.backbone_init)
     backbone, config.base_model_fingerprint = build_backbone(
         base_config,
@@ -87,7 +92,7 @@ def build_from_config(
         layers=config.backbone_layers,
         dropout=config.backbone_dropout,
         dtype=dtype,
-        attn_implementation=attn_implementation,
+        attn_implementation=base_config._attn_implementation or config._attn_implementation,
         hub_kwargs=hub_kwargs,
         quantization=config.base_quantization,
         device_map=device_map,
@@ -99,6 +104,7 @@ def build_from_config(
         config.peft_config = add_adapter(backbone, peft_config)
         config.check()
     config.backbone_init_scheme = scheme
+    config._attn_implementation = backbone.config._attn_implementation
     config.dtype = frozen_dtype(backbone) if config.base_quantization is None else backbone.config.dtype
     new = config.token_size + config.num_tokens + config.labels_per_token * (config.num_labels or 1)
     if 4 * new * embedding_width(backbone) > MEMORY:

@@ -37,7 +37,6 @@ def load_base(
     source, hub_kwargs = _source(config, override)
     hub_kwargs |= {key: delta_hub_kwargs[key] for key in BASE_KEYS if key in delta_hub_kwargs}
     wanted = config.base_model_fingerprint
-    attn_implementation = attn_implementation or config._attn_implementation
     build = (config, source, dtype, attn_implementation, hub_kwargs, device_map)
     if config.backbone_init == "random":
         backbone = build_from_config(*build)

@@ -5,6 +5,8 @@ and its code, github.com/kzl/universal-computation. What differs from that code:
 structure, positions are cut to the tokens in use, padding is masked, and pooling reads the last real token.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -16,6 +18,7 @@ from transformers.modeling_outputs import (
 )
 
 from .backbones import (
+    HALF_PRECISION,
     cut_positions,
     embedding_scale,
     embedding_width,
@@ -49,9 +52,9 @@ class FPTModel(FPTPreTrainedModel):
                     f"{type(self).__name__}(config) has no weights for backbone_init={config.backbone_init!r}: use "
                     "from_backbone or from_pretrained, or a config with backbone_init='random'."
                 )
-            named = config._attn_implementation
-            named = None if named == "sdpa" else named  # which transformers writes where nobody named one
-            backbone = build_from_config(config, None, None, named, {})
+            default = torch.get_default_dtype()  # which a constructor follows, as of every transformers model
+            dtype = default if config.dtype is None and default in HALF_PRECISION else None
+            backbone = build_from_config(config, None, dtype, None, {})
         super().__init__(config)
         if config.positions == "backbone" and not position_parameters(backbone):
             raise ValueError(
@@ -79,7 +82,7 @@ class FPTModel(FPTPreTrainedModel):
         pixel_values: Tensor | None = None,
         input_values: Tensor | None = None,
         attention_mask: Tensor | None = None,
-        output_hidden_states: bool = False,
+        output_hidden_states: bool | Sequence[int] = False,
         output_attentions: bool = False,
     ) -> tuple[BaseModelOutput, Tensor | None]:
         """As `forward`, and the mask over tokens (batch, tokens), which patching may have changed."""
@@ -102,7 +105,7 @@ class FPTModel(FPTPreTrainedModel):
         pixel_values: Tensor | None = None,
         input_values: Tensor | None = None,
         attention_mask: Tensor | None = None,
-        output_hidden_states: bool | None = None,
+        output_hidden_states: bool | int | Sequence[int] | None = None,
         output_attentions: bool | None = None,
         return_dict: bool | None = None,
     ) -> BaseModelOutput | tuple:
@@ -110,6 +113,7 @@ class FPTModel(FPTPreTrainedModel):
 
         `input_ids` (batch, tokens), `pixel_values` (batch, channels, height, width), `input_values` (batch, tokens,
         input_size) or, for series, (batch, steps, channels); `attention_mask` (batch, tokens or steps), 1 for real.
+        `output_hidden_states`: whether to return those of all layers too, or the numbers of some: see `run_backbone`.
         Raises ValueError for another input or another shape than the config declares, TypeError for lists and arrays.
         """
         output, _ = self.encode(
@@ -117,7 +121,7 @@ class FPTModel(FPTPreTrainedModel):
             pixel_values,
             input_values,
             attention_mask,
-            _choice(output_hidden_states, self.config.output_hidden_states),
+            _states(output_hidden_states, self.config.output_hidden_states),
             _choice(output_attentions, self.config.output_attentions),
         )
         output = BaseModelOutput(output.last_hidden_state, output.hidden_states, output.attentions)
@@ -168,7 +172,7 @@ class _FPTWithHead(FPTPreTrainedModel):
         attention_mask: Tensor | None = None,
         labels: Tensor | None = None,
         num_items_in_batch: Tensor | int | None = None,
-        output_hidden_states: bool | None = None,
+        output_hidden_states: bool | int | Sequence[int] | None = None,
         output_attentions: bool | None = None,
         return_dict: bool | None = None,
         head_inputs: Tensor | None = None,
@@ -182,7 +186,7 @@ class _FPTWithHead(FPTPreTrainedModel):
         `num_items_in_batch` divides the summed loss (Trainer passes it); else the loss is the mean.
         Raises ValueError for inputs of another kind or shape than the model's, TypeError for lists and arrays.
         """
-        with_states = _choice(output_hidden_states, self.config.output_hidden_states)
+        with_states = _states(output_hidden_states, self.config.output_hidden_states)
         with_attentions = _choice(output_attentions, self.config.output_attentions)
         raw = (input_ids, pixel_values, input_values, attention_mask)
         _check_tensors(labels=labels, head_inputs=head_inputs)
@@ -249,6 +253,14 @@ def _check_tensors(**given: Tensor | None) -> None:
                 f"{name} is a tensor, got {type(value).__name__}: write torch.as_tensor({name}), or take what the "
                 "model's processor returns with return_tensors='pt'."
             )
+
+
+def _states(
+    argument: bool | int | Sequence[int] | None, configured: bool | int | Sequence[int] | None
+) -> bool | Sequence[int]:
+    """Whether to return hidden states, or the numbers of those to return: one may stand alone."""
+    chosen = configured if argument is None else argument
+    return [chosen] if type(chosen) is int else chosen or False
 
 
 def _choice(argument: bool | None, configured: bool | None) -> bool:

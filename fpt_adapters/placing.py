@@ -74,6 +74,17 @@ def check_device_map(device_map: DeviceMap | None) -> None:
         )
 
 
+def refuse_meta() -> None:
+    """Raise RuntimeError where new parameters would have no values, as every transformers model does on loading."""
+    if nn.ParameterList([torch.empty(1)])[0].is_meta:
+        raise RuntimeError(
+            "A frozen transformer cannot be built on the meta device, under torch.device('meta') or "
+            "init_empty_weights(): its base is read, or drawn from a seed, and its fingerprint taken of the values. "
+            "Build it outside of that, and write model.to('meta') for one without values, or, to save memory, "
+            "dtype='bfloat16', quantization_config or device_map."
+        )
+
+
 def _check_in_memory(backbone: nn.Module) -> None:
     away = [name for name, parameter in backbone.named_parameters() if parameter.is_meta]
     if away:

@@ -133,8 +133,17 @@ class FPTPreTrainedModel(PeftMixin, PreTrainedModel):
 
     def get_input_embeddings(self) -> nn.Module:
         """The module that turns inputs into embeddings: the new token table, or the input projection."""
-        projection = self.fpt_model.input_projection
-        return projection.embedding if self.config.input_type == "tokens" else projection.projection
+        return getattr(self.fpt_model.input_projection, self._embeddings_name)
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Put a module in that place, which `resize_token_embeddings` does; a table's rows are then the vocabulary."""
+        setattr(self.fpt_model.input_projection, self._embeddings_name, value)
+        if isinstance(value, nn.Embedding):
+            self.config.vocab_size = value.num_embeddings
+
+    @property
+    def _embeddings_name(self) -> str:
+        return "embedding" if self.config.input_type == "tokens" else "projection"
 
     # The policy
 
@@ -174,6 +183,20 @@ class FPTPreTrainedModel(PeftMixin, PreTrainedModel):
                 self.enable_input_require_grads()  # or a reentrant checkpoint gives no gradient to what is inside it
         super()._set_gradient_checkpointing(enable, **kwargs)
 
+    # Attention
+
+    def set_attn_implementation(self, attn_implementation: str | dict[str, str], **kwargs: Any) -> None:
+        """As of every transformers model: the backbone decides, and the configuration then says what runs in it.
+
+        `attn_implementation`: a name, or a dict that has it for "base_model_config" or, there being one, for "".
+        """
+        if isinstance(attn_implementation, dict):
+            named = attn_implementation.get("", self.config._attn_implementation)
+            attn_implementation = attn_implementation.get("base_model_config", named)
+        backbone = self.fpt_model.backbone
+        backbone.set_attn_implementation(attn_implementation, **kwargs)
+        self.config._attn_implementation = backbone.config._attn_implementation
+
     # Building
 
     @classmethod
@@ -209,8 +232,10 @@ class FPTPreTrainedModel(PeftMixin, PreTrainedModel):
         as a dict, or a method's name, such as "lora"; where it names no layers, peft's own for the family.
 
         Raises ValueError for a backbone that cannot serve or an input that does not fit, TypeError for an unknown
-        field, OSError where the backbone cannot be found, ImportError to quantise without bitsandbytes.
+        field, OSError where the backbone cannot be found, ImportError to quantise without bitsandbytes, RuntimeError
+        under `torch.device("meta")` or accelerate's `init_empty_weights`.
         """
+        fields = take_stock_arguments(fields, IGNORED_LOADING, {})
         if config is not None and fields:
             raise TypeError(f"Give from_backbone either a config or fields; got a config and {sorted(fields)}.")
         hub_kwargs: dict[str, Any] = {"token": token, "cache_dir": cache_dir, "local_files_only": local_files_only}
@@ -276,7 +301,8 @@ class FPTPreTrainedModel(PeftMixin, PreTrainedModel):
 
         Raises DeltaError (a ValueError) for a delta or a base that is not the one meant or came damaged; where either
         cannot be found, an OSError that says which of the two (the Hub client's own where there is one); ImportError
-        for a quantised base without bitsandbytes.
+        for a quantised base without bitsandbytes; RuntimeError under `torch.device("meta")` or accelerate's
+        `init_empty_weights`.
         """
         kwargs = take_stock_arguments(kwargs, IGNORED_LOADING, REFUSED_LOADING)
         dtype = kwargs.pop("torch_dtype", None) if dtype is None else dtype

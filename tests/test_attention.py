@@ -1,12 +1,14 @@
 """The attention chosen by device, precision, dropout and length: which one runs, and that both give the same."""
 
+import copy
+
 import pytest
 import torch
-from conftest import TINY_BACKBONES, since, tiny_config
-from transformers import AttentionInterface, AutoModel
+from conftest import HEADS, LAYERS, TINY_BACKBONES, since, tiny_config
+from transformers import AttentionInterface, AutoModel, AutoModelForSequenceClassification
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from fpt_adapters import FPTModel, attention
+from fpt_adapters import FPTConfig, FPTForSequenceClassification, FPTModel, attention
 from fpt_adapters.attention import attention_forward
 
 OWN = [name for name in TINY_BACKBONES if name not in ("longformer", "openai-gpt", "t5")]  # the rest have their own
@@ -139,6 +141,74 @@ def test_is_the_backbones_unless_another_is_named(make_model, model_type):
     assert make_model(model_type, FPTModel).backbone.config._attn_implementation == attention.NAME
     named = make_model(model_type, FPTModel, attn_implementation="sdpa")
     assert named.backbone.config._attn_implementation == "sdpa"
+
+
+AUTO = AutoModelForSequenceClassification
+NAMED = {
+    "from_backbone": lambda config, folder, named: FPTForSequenceClassification.from_backbone(
+        config.base_model_config, config, **named
+    ),
+    "from_pretrained": lambda config, folder, named: FPTForSequenceClassification.from_pretrained(folder, **named),
+    "AutoModel's": lambda config, folder, named: AUTO.from_pretrained(folder, **named),
+    "from_config": lambda config, folder, named: AUTO.from_config(config, **named),
+    "the constructor": lambda config, folder, named: FPTForSequenceClassification(
+        FPTConfig(**config.to_dict() | named)
+    ),
+    "set": lambda config, folder, named: set_to(FPTForSequenceClassification(config), **named),
+    "set by part": lambda config, folder, named: set_to(
+        FPTForSequenceClassification(config), {"base_model_config": named["attn_implementation"]}
+    ),
+    "set at the top": lambda config, folder, named: set_to(
+        FPTForSequenceClassification(config), {"": named["attn_implementation"]}
+    ),
+    "by part": lambda config, folder, named: FPTForSequenceClassification.from_backbone(
+        config.base_model_config, config, attn_implementation={"base_model_config": named["attn_implementation"]}
+    ),
+}
+
+
+def set_to(model, attn_implementation):
+    model.set_attn_implementation(attn_implementation)
+    return model
+
+
+def running(model):
+    """What the configurations of a model, of its base and of its backbone say of the attention."""
+    configs = (model.config, model.config.base_model_config, model.fpt.config, model.fpt.backbone.config)
+    return {config._attn_implementation for config in configs}
+
+
+@pytest.mark.parametrize("name", ["eager", "sdpa", attention.NAME])
+@pytest.mark.parametrize("way", NAMED)
+@pytest.mark.parametrize("model_type", ["gpt2", "bert"])
+def test_the_configuration_says_which_one_runs(model_type, way, name, tmp_path, warned):
+    fields = {"input_type": "values", "input_size": 3, "sequence_length": 10, "num_labels": 4}
+    config = FPTConfig(base_model_config=tiny_config(model_type), backbone_init="random", **fields)
+    default = FPTForSequenceClassification(copy.deepcopy(config))
+    default.save_pretrained(tmp_path / "default")
+    assert running(default) == running(FPTForSequenceClassification(default.config)) == {attention.NAME}
+    model = NAMED[way](config, tmp_path / "default", {"attn_implementation": name})
+    assert running(model) == {name} and not warned.records
+    model.save_pretrained(tmp_path / "named")
+    assert (tmp_path / "named" / "config.json").read_bytes() == (tmp_path / "default" / "config.json").read_bytes()
+    assert running(FPTForSequenceClassification.from_pretrained(tmp_path / "named")) == {attention.NAME}
+    output = model.eval()(input_values=torch.randn(2, 5, 3), output_attentions=name == "eager")
+    assert (output.attentions is not None) == (name == "eager")
+
+
+def test_the_configuration_asks_for_attentions_where_there_are_some(make_model):
+    model, inputs = make_model("bert"), {"input_values": torch.randn(2, 5, 3)}
+    with pytest.raises(ValueError, match="'eager'"):
+        model.config.output_attentions = True
+    model.set_attn_implementation("eager")
+    model.config.output_attentions = True
+    assert [tuple(one.shape) for one in model(**inputs).attentions] == [(2, HEADS, 5, 5)] * LAYERS
+
+
+def test_a_backbone_that_cannot_change_its_attention_keeps_it(make_model, warned):
+    model = make_model("longformer")
+    model.set_attn_implementation("sdpa")
+    assert running(model) == {"eager"} and "does not support setting" in warned.text
 
 
 @pytest.mark.parametrize("model_type", OWN)

@@ -660,6 +660,14 @@ def test_what_changes_nothing_is_taken(saved, loader):
     assert torch.equal(outputs(loader.from_pretrained(folder, **HARMLESS)), outputs(model))
 
 
+def test_building_on_a_base_takes_how_models_are_read_too(saved_base):
+    fields = {"input_type": "values", "input_size": 3, "sequence_length": 10}
+    model = FPTModel.from_backbone(saved_base, **fields, low_cpu_mem_usage=True, trust_remote_code=False)
+    assert model.config.to_dict() == FPTModel.from_backbone(saved_base, **fields).config.to_dict()
+    with pytest.raises(TypeError, match="no field 'variant'"):
+        FPTModel.from_backbone(saved_base, **fields, variant="fp16")
+
+
 def test_an_unknown_loading_argument_is_refused_by_name(saved):
     _, folder = saved
     with pytest.raises(TypeError, match="does not know base_model_path"):

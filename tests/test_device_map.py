@@ -7,11 +7,12 @@ import os
 
 import pytest
 import torch
+from accelerate import init_empty_weights
 from conftest import IMAGE_BACKBONES, tiny_config, trained_by
 from torch import nn
 from transformers import AutoModel, AutoModelForSequenceClassification, Trainer, TrainingArguments
 
-from fpt_adapters import FPTForSequenceClassification, FPTTrainer
+from fpt_adapters import FPTConfig, FPTForSequenceClassification, FPTTrainer
 from fpt_adapters.backbones import device_of
 from fpt_adapters.placing import check_device_map
 
@@ -175,6 +176,23 @@ def test_offloading_is_refused_before_anything_is_loaded(base_of, device_map):
 def test_what_ends_up_outside_memory_is_refused(base_of):
     with pytest.raises(ValueError, match=r"does not fit on the devices: \d+ tensors .* the first is wte.weight"):
         build(base_of("gpt2"), "meta")
+
+
+@pytest.mark.parametrize("empty", [lambda: torch.device("meta"), init_empty_weights], ids=["meta", "empty"])
+def test_nothing_is_built_on_the_meta_device(base_of, tmp_path, empty):
+    build(base_of("gpt2"), None).save_pretrained(tmp_path / "delta")
+    config = FPTConfig(base_model_config=tiny_config("gpt2"), backbone_init="random", **FIELDS)
+    load = FPTForSequenceClassification.from_pretrained
+    ways = [
+        lambda: FPTForSequenceClassification(config),
+        lambda: AutoModelForSequenceClassification.from_config(config),
+        lambda: build(base_of("gpt2"), None),
+        lambda: load(tmp_path / "delta", base_model_name_or_path=base_of("gpt2")),
+    ]
+    for way in ways:
+        with empty(), pytest.raises(RuntimeError, match=r"on the meta device.* write model.to\('meta'\)"):
+            way()
+        assert all(parameter.is_meta for parameter in way().to("meta").parameters())
 
 
 @pytest.mark.parametrize("device_map", ["auto", "balanced", "sequential"])

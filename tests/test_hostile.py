@@ -28,6 +28,7 @@ from transformers import (
     AutoModelForSequenceClassification,
     AutoProcessor,
     AutoTokenizer,
+    PreTrainedModel,
     pipeline,
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
@@ -219,7 +220,7 @@ def test_what_takes_no_embeddings_is_refused_before_it_is_built(hostile, refused
 
     folder = replace(hostile("random", backbone_init_scheme=None), base_model_config={"model_type": model_type})
     sign(folder)
-    monkeypatch.setattr(torch.nn.Module, "__init__", build)
+    monkeypatch.setattr(PreTrainedModel, "__init__", build)
     refused(folder, "cannot be a backbone", "inputs_embeds")
 
 

@@ -112,6 +112,42 @@ def test_hidden_states_and_attentions_on_request(make_model, model_class):
     assert len(model(**batch).hidden_states) == LAYERS + 1
 
 
+@pytest.mark.parametrize("kept", [[0], [1, -1], [-LAYERS - 1], 0, -1, (0, 1, 2)], ids=str)
+@pytest.mark.parametrize("model_class", [FPTModel, FPTForSequenceClassification])
+@pytest.mark.parametrize("model_type", ["gpt2", "t5", *(name for name in TINY_BACKBONES if name == "vit")])
+def test_some_hidden_states_on_request(make_model, model_type, model_class, kept):
+    model, batch = make_model(model_type, model_class).eval(), example("values")
+    every = model(**batch, output_hidden_states=True).hidden_states
+    some = model(**batch, output_hidden_states=kept).hidden_states
+    numbers = [number % len(every) for number in ([kept] if isinstance(kept, int) else kept)]
+    assert [number for number, state in enumerate(some) if state is not None] == sorted(numbers)
+    assert all(torch.equal(some[number], every[number]) for number in numbers)
+    model.config.output_hidden_states = True
+    assert model(**batch, output_hidden_states=False).hidden_states is None
+
+
+def test_a_hidden_state_that_is_not_there_is_refused(make_model):
+    with pytest.raises(ValueError, match=r"There are 3 hidden states: .*from 0 to 2, .*-3 to -1; got 3"):
+        make_model("gpt2")(**example("values"), output_hidden_states=[0, 3])
+
+
+@pytest.mark.parametrize("trainable", [["input", "output"], ["output"]])
+def test_the_vocabulary_can_be_resized(make_model, tmp_path, trainable):
+    fields = {"input_type": "tokens", "input_size": None, "vocab_size": 9, "trainable": trainable}
+    model = make_model("bert", **fields).eval()
+    ids = torch.arange(9).repeat(2, 1)
+    before = model(input_ids=ids).logits
+    table = model.resize_token_embeddings(12)
+    assert model.get_input_embeddings() is table and model.config.vocab_size == 12
+    assert table.weight.requires_grad == ("input" in trainable)
+    torch.testing.assert_close(model(input_ids=ids).logits, before)
+    model.save_pretrained(tmp_path)
+    loaded = FPTForSequenceClassification.from_pretrained(tmp_path)
+    assert torch.equal(loaded(input_ids=ids + 3).logits, model(input_ids=ids + 3).logits)
+    with pytest.raises(TypeError, match="Embedding"):
+        make_model("bert").resize_token_embeddings(12)
+
+
 def test_attentions_are_those_of_an_eager_backbone(make_model):
     model = make_model("gpt2", FPTForSequenceClassification, attn_implementation="eager").eval()
     output = model(**example("values"), output_attentions=True)

@@ -135,7 +135,7 @@ def test_its_delta_gives_the_same_bits(model_class, tmp_path):
 def test_a_models_own_configuration_builds_another():
     model = build(FPTModel)
     assert type(FPTModel(model.config).backbone) is IdentityModel
-    assert model.config._attn_implementation == "sdpa"  # FPT's own choice, which reaches the backbone
+    assert FPTModel(model.config).config._attn_implementation == model.config._attn_implementation == "fpt"
 
 
 def test_a_saved_one_is_a_base_too(tmp_path):

@@ -7,9 +7,10 @@ import pytest
 import torch
 from conftest import IMAGE_BACKBONES, tiny_config
 from safetensors.torch import load_file
-from transformers import AutoModel
+from transformers import AutoModel, AutoModelForSequenceClassification
 
 from fpt_adapters import FPTConfig, FPTForSequenceClassification
+from fpt_adapters.configuration_lstm import LSTMConfig
 from fpt_adapters.precision import fp32_names
 
 IMAGES = [name for name in IMAGE_BACKBONES if name == "vit"]
@@ -55,6 +56,52 @@ def test_norms_and_positions_keep_their_stored_values(base_of, model_type, dtype
             else:
                 assert torch.equal(parameter, values[name].to(parameter.dtype)), name
                 assert parameter.dtype == getattr(torch, dtype) and not torch.equal(parameter.float(), values[name])
+
+
+def by_default_dtype(config, dtype):
+    """What the constructor builds while `dtype` is torch's default."""
+    torch.set_default_dtype(dtype)
+    try:
+        return FPTForSequenceClassification(config)
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+MADE_IN_HALF = {
+    "from_config": lambda config, dtype: AutoModelForSequenceClassification.from_config(config, dtype=dtype),
+    "by name": lambda config, dtype: AutoModelForSequenceClassification.from_config(config, dtype=str(dtype)[6:]),
+    "the default dtype": by_default_dtype,
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("way", MADE_IN_HALF)
+@pytest.mark.parametrize("model_type", ["gpt2", "bert", "llama", "fpt_lstm", *IMAGES])
+def test_a_model_made_in_half_precision_trains_in_fp32(model_type, way, dtype):
+    if model_type == "fpt_lstm":
+        dtype = torch.bfloat16  # on a CPU, torch runs no LSTM in the other
+    base = LSTMConfig() if model_type == "fpt_lstm" else tiny_config(model_type)
+    fields = FIELDS | {"backbone_init": "random", "trainable": ["input", "output", "norm", "position"]}
+    model = MADE_IN_HALF[way](FPTConfig(base_model_config=base, **fields), dtype)
+    kept = {f"fpt.backbone.{name}" for name in fp32_names(model.fpt.backbone)}
+    for name, parameter in model.named_parameters():
+        expected = torch.float32 if parameter.requires_grad or name in kept else dtype
+        assert parameter.dtype == expected, name
+    assert model.config.dtype == dtype
+    model(input_values=torch.randn(2, 10, 3), labels=torch.tensor([0, 1])).loss.backward()
+    assert all(p.grad.isfinite().all() for p in model.parameters() if p.requires_grad)
+
+
+@pytest.mark.parametrize("model_type", ["gpt2", *IMAGES])
+def test_a_backbone_keeps_its_stored_dtype_whatever_the_default(base_of, model_type):
+    base = base_of(model_type)
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        model = build(base)
+        drawn = build(tiny_config(model_type), backbone_init="random")
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert {parameter.dtype for parameter in [*model.parameters(), *drawn.parameters()]} == {torch.float32}
 
 
 @HALVES

@@ -18,7 +18,7 @@ from transformers import (
     PreTrainedModel,
 )
 
-from fpt_adapters import FPTConfig, FPTForSequenceClassification, FPTModel
+from fpt_adapters import FPTConfig, FPTForSequenceClassification
 from fpt_adapters.delta import tensor_digest
 
 THREADS, CALLS = 16, 200
@@ -169,12 +169,3 @@ def test_loading_in_threads_leaves_the_process_as_it_was(deltas):
     before = process_state()
     assert run_together(load, deltas) == set()
     assert process_state() == before
-
-
-def test_new_modules_are_fp32_whatever_the_default_dtype(make_model):
-    torch.set_default_dtype(torch.bfloat16)
-    try:
-        model = FPTModel.from_backbone(tiny_config("gpt2"), backbone_init="random", **FIELDS)
-    finally:
-        torch.set_default_dtype(torch.float32)
-    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
