@@ -16,28 +16,25 @@ from transformers import (
     PreTrainedModel,
 )
 from transformers import __version__ as VERSION
-from transformers.utils import CONFIG_NAME, find_adapter_config_file
+from transformers.utils import CONFIG_NAME
 
 from .activations import replace_gelu
 from .attention import choose_attention
-from .backbones import embedding_width, frozen_dtype, is_causal, position_parameters
-from .configuration_fpt import FPTConfig
+from .backbones import embedding_width, frozen_dtype
 from .depth import first_layers
 from .dropout import replace_dropout
-from .fetching import fetch_base
-from .fingerprints import fingerprint
+from .fingerprints import fingerprints
 from .image_backbones import IMAGE_FAMILIES, ImageEncoder
 from .isolation import DefaultDtype, DrawsFrom
-from .limits import MEMORY, NoLargerThan, most_of_random
+from .limits import NoLargerThan, most_of_random
 from .modeling_identity import IdentityModel  # noqa: F401  registers itself with AutoModel
 from .modeling_lstm import LSTMModel  # noqa: F401
-from .placing import DeviceMap, checkpoint_of, load_placed, refuse_meta
+from .placing import DeviceMap, checkpoint_of, load_placed
 from .precision import cast_frozen, take_fp32
 from .sharding import whole_in_each_process
 from .stored_weights import INITIALISING, read_weights
 from .untrusted import build_config, differing_integers, short
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 DROPOUT_FIELDS = (
     "activation_dropout",
     "attention_dropout",
@@ -56,70 +53,10 @@ BUILT_PER_STORED = 4  # tied weights are stored once and built twice, and half p
 UNSTORED = 2**28  # bytes beside that: a pooler, masks and rotary tables
 
 
-def build_from_config(
-    config: FPTConfig,
-    source: str | None,
-    dtype,
-    attn_implementation,
-    hub_kwargs,
-    device_map: DeviceMap | None = None,
-    peft_config=None,
-) -> PreTrainedModel:
-    """Build the backbone and write what was found of it (fingerprint, scheme, dtype, defaults) into `config`.
-
-    `attn_implementation`: which attention runs in it (None: the one that `config` names, as its caller may have it do,
-    or else the fastest); afterwards `config` names the one that does.
-    `peft_config`: the adapter to put on it, in any form that `from_backbone` takes (None: the config's, if any).
-    Raises ValueError for another dtype, a config without a backbone's, new modules larger than the memory, and what
-    `build_backbone` and `add_adapter` refuse; OSError as `build_backbone`; RuntimeError on the meta device.
-    """
-    refuse_meta()
-    dtype = config.dtype if dtype in (None, "auto") else DTYPES.get(dtype, dtype)
-    if dtype is not None and dtype not in DTYPES.values():
-        raise ValueError(f"dtype is one of {', '.join(DTYPES)}; got {dtype!r}.")
-    base_config = config.base_model_config
-    if base_config is None:
-        raise ValueError("FPTConfig needs base_model_config, the backbone's own configuration.")
-    if attn_implementation is not None:
-        config._attn_implementation = attn_implementation
-    scheme = config.backbone_init_scheme or default_init_scheme(base_config, config.backbone_init)
-    backbone, config.base_model_fingerprint = build_backbone(
-        base_config,
-        source,
-        init=config.backbone_init,
-        seed=config.backbone_init_seed,
-        scheme=scheme,
-        layers=config.backbone_layers,
-        dropout=config.backbone_dropout,
-        dtype=dtype,
-        attn_implementation=base_config._attn_implementation or config._attn_implementation,
-        hub_kwargs=hub_kwargs,
-        quantization=config.base_quantization,
-        device_map=device_map,
-    )
-    peft_config = config.peft_config if peft_config is None else peft_config
-    if peft_config is not None:
-        from .adapters import add_adapter  # importing peft takes long
-
-        config.peft_config = add_adapter(backbone, peft_config)
-        config.check()
-    config.backbone_init_scheme = scheme
-    config._attn_implementation = backbone.config._attn_implementation
-    config.dtype = frozen_dtype(backbone) if config.base_quantization is None else backbone.config.dtype
-    new = config.token_size + config.num_tokens + config.labels_per_token * (config.num_labels or 1)
-    if 4 * new * embedding_width(backbone) > MEMORY:
-        raise ValueError("The new modules are larger than this machine's memory: write smaller sizes or fewer labels.")
-    if config.positions == "auto":
-        config.positions = "backbone" if position_parameters(backbone) else "new"
-    if config.pooling == "auto":
-        config.pooling = "last" if is_causal(backbone) else "mean"
-    return backbone
-
-
 @whole_in_each_process()
 def build_backbone(
     base_config: PreTrainedConfig,
-    name_or_path: str | None,
+    folder: Path | None,
     *,
     init: str,
     seed: int,
@@ -128,22 +65,21 @@ def build_backbone(
     dropout: float | None,
     dtype: torch.dtype | None,
     attn_implementation: str | None,
-    hub_kwargs: dict[str, Any],
     quantization: dict[str, Any] | None = None,
     device_map: DeviceMap | None = None,
-) -> tuple[PreTrainedModel, str]:
-    """Build a backbone, frozen and in eval mode, and its fingerprint.
+    source: str | None = None,
+) -> tuple[PreTrainedModel, dict[str, str]]:
+    """Build a backbone, frozen and in eval mode; returns it with its fingerprints, by kind.
 
-    `name_or_path` and `hub_kwargs` (revision, token, cache_dir ...) are read for `init` "pretrained" and
-    "statistics"; `seed` and `scheme` for "random" and "statistics". `layers`: build the first ones alone (None: all);
+    `folder` has the checkpoint that is read for `init` "pretrained" and "statistics", and `source` is what messages
+    call it; `seed` and `scheme` are for "random" and "statistics". `layers`: build only the first ones (None: all);
     of a checkpoint, only their weights are read. `dtype` is the dtype to keep the frozen weights in (None: as
     stored); norms and positions keep their stored values, in fp32, as autocast wants them. `quantization` (settings as
     `checked_settings` returns them) and `device_map`: weights go to their devices, and are quantised, as they are
-    loaded. The fingerprint is that of the weights as stored, so that one serves them all: their files are mapped into
-    memory, and taking it reads a page or two of each tensor.
+    loaded. The fingerprints are those of the weights as stored, so that one serves them all: their files are mapped
+    into memory, and taking them reads a page or two of each tensor.
 
-    Raises ValueError for a backbone that cannot serve, or whose weights are incomplete; OSError where transformers
-    cannot find it.
+    Raises ValueError for a backbone that cannot serve, or whose weights are incomplete.
     """
     config = copy.deepcopy(base_config) if layers is None else first_layers(base_config, layers)
     if "use_cache" in config:
@@ -153,45 +89,48 @@ def build_backbone(
             if field in config:
                 setattr(config, field, dropout)
     config._attn_implementation = attn_implementation
-    model_class = _model_class(config)
-    _refuse_undrivable(model_class, config)
-    folder = None if init == "random" else _fetch_base(name_or_path, hub_kwargs)
+    model_class = backbone_class(config)
     if init == "random":
         with torch.device("meta"), most_of_random(config.hidden_size):
             model_class(copy.deepcopy(config))
         whole = _random(model_class, config, seed, scheme)
     else:
-        whole = _pretrained(model_class, base_config, config, folder, name_or_path)
+        whole = _pretrained(model_class, base_config, config, folder, source or os.fspath(folder))
         if init == "statistics":
             _draw_from_statistics(whole, seed)
     stored = backbone = _without_unused(whole)
     _refuse_undrivable(type(backbone), backbone.config)
     embedding_width(backbone)
-    digest = fingerprint(backbone)
+    found = fingerprints(backbone)
     if quantization is None and device_map is None:
         cast_frozen(backbone, dtype)
     else:
-        with checkpoint_of(folder if init == "pretrained" else whole) as source:
+        with checkpoint_of(folder if init == "pretrained" else whole) as checkpoint:
             dtype = dtype or frozen_dtype(stored)
-            whole = load_placed(model_class, source, config, dtype, quantization, device_map)
+            whole = load_placed(model_class, checkpoint, config, dtype, quantization, device_map)
         backbone = _without_unused(whole)
     take_fp32(backbone, stored)
     if attn_implementation is None:
         choose_attention(backbone)
     replace_dropout(backbone)
     replace_gelu(backbone)
-    return backbone.requires_grad_(False).eval(), digest
+    return backbone.requires_grad_(False).eval(), found
 
 
-def _model_class(config: PreTrainedConfig) -> type[PreTrainedModel]:
-    """The class that AutoModel chooses for `config`; of a T5-like model, the encoder's own."""
+def backbone_class(config: PreTrainedConfig) -> type[PreTrainedModel]:
+    """The class that AutoModel chooses for `config`; of a T5-like model, the encoder's own.
+
+    Raises ValueError for one that cannot be a backbone.
+    """
     mapping = MODEL_MAPPING
     if config.is_encoder_decoder and type(config) in MODEL_FOR_TEXT_ENCODING_MAPPING:
         mapping = MODEL_FOR_TEXT_ENCODING_MAPPING
     if type(config) not in mapping:
         raise ValueError(f"A backbone is a transformers AutoModel; model_type {config.model_type!r} has none.")
     found = mapping[type(config)]
-    return found[0] if isinstance(found, tuple) else found
+    model_class = found[0] if isinstance(found, tuple) else found
+    _refuse_undrivable(model_class, config)
+    return model_class
 
 
 def _random(
@@ -222,29 +161,17 @@ def default_init_scheme(config: PreTrainedConfig, init: str) -> str | None:
     return "gpt2-scaled-residual" if config.model_type == "gpt2" else "transformers"
 
 
-def _fetch_base(name_or_path: str, hub_kwargs: dict[str, Any]) -> Path:
-    """As `fetch_base`. Raises ValueError for a source that holds a peft adapter too, which changes its weights."""
-    adapter = find_adapter_config_file(name_or_path, **hub_kwargs)
-    if adapter is not None:
-        raise ValueError(
-            f"{name_or_path!r} holds a peft adapter ({os.path.basename(adapter)}), and a backbone is the weights of "
-            "one model: merge it (PeftModel.merge_and_unload) and give what save_pretrained writes then, or give the "
-            "adapter's base."
-        )
-    return fetch_base(name_or_path, **hub_kwargs)
-
-
 def _pretrained(
     model_class: type[PreTrainedModel],
     base_config: PreTrainedConfig,
     config: PreTrainedConfig,
     folder: Path,
-    name_or_path: str,
+    source: str,
 ) -> PreTrainedModel:
-    """`base_config` is the whole base's, `config` that of what is built of it; `name_or_path`: for messages."""
+    """`base_config` is the whole base's, `config` that of what is built of it; `source`: for messages."""
     own, _ = PreTrainedConfig.get_config_dict(folder / CONFIG_NAME)
     own = build_config(own.get(config.base_config_key, own), type(config))
-    check_same_architecture(base_config, own, name_or_path)
+    check_same_architecture(base_config, own, source)
 
     stored = sum(file.stat().st_size for file in folder.rglob("*.safetensors"))
     limit = NoLargerThan(BUILT_PER_STORED * stored + UNSTORED, "its weights can be")
@@ -253,7 +180,7 @@ def _pretrained(
     if missing or info["mismatched_keys"]:
         what = missing or sorted(str(key) for key in info["mismatched_keys"])
         raise ValueError(
-            f"The weights of {name_or_path!r} cannot fill a {type(backbone).__name__}: {len(what)} tensors missing "
+            f"The weights of {source!r} cannot fill a {type(backbone).__name__}: {len(what)} tensors missing "
             f"or misshapen, the first is {what[0]}. Give the checkpoint that base_model_config belongs to."
         )
     return backbone

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 from transformers.modeling_outputs import (
     BaseModelOutput,
     ImageClassifierOutput,
@@ -28,11 +27,11 @@ from .backbones import (
     run_backbone,
     weights,
 )
-from .building import build_from_config
 from .configuration_fpt import FPTConfig
 from .heads import TokenClassifier, classification_loss, pool
 from .inputs import build_input
 from .isolation import DefaultDtype
+from .loading import Base, build_base
 from .pretrained import FPTPreTrainedModel
 
 
@@ -45,8 +44,8 @@ class FPTModel(FPTPreTrainedModel):
 
     headless = True
 
-    def __init__(self, config: FPTConfig, backbone: PreTrainedModel | None = None, headed: bool = False):
-        if backbone is None:
+    def __init__(self, config: FPTConfig, base: Base | None = None, headed: bool = False):
+        if base is None:
             if config.backbone_init != "random":
                 raise ValueError(
                     f"{type(self).__name__}(config) has no weights for backbone_init={config.backbone_init!r}: use "
@@ -54,7 +53,8 @@ class FPTModel(FPTPreTrainedModel):
                 )
             default = torch.get_default_dtype()  # which a constructor follows, as of every transformers model
             dtype = default if config.dtype is None and default in HALF_PRECISION else None
-            backbone = build_from_config(config, None, dtype, None, {})
+            base = build_base(config, dtype=dtype)
+        config, backbone = base.config, base.backbone
         super().__init__(config)
         if config.positions == "backbone" and not position_parameters(backbone):
             raise ValueError(
@@ -69,7 +69,7 @@ class FPTModel(FPTPreTrainedModel):
             if config.positions == "new":
                 zeros = torch.zeros(config.num_tokens, width)
                 self.position_embeddings = nn.Embedding.from_pretrained(zeros, freeze=False)
-        self.backbone = backbone
+        self.backbone, self.base_fingerprints = backbone, base.fingerprints
         self.embedding_scale = embedding_scale(backbone)
         self.post_init()
         self._no_split_modules = layer_classes(backbone)  # a headed model takes it over in its own post_init
@@ -134,8 +134,9 @@ class _FPTWithHead(FPTPreTrainedModel):
     output_class: type
     per_token = False
 
-    def __init__(self, config: FPTConfig, backbone: PreTrainedModel | None = None):
-        fpt = FPTModel(config, backbone, headed=True)
+    def __init__(self, config: FPTConfig, base: Base | None = None):
+        fpt = FPTModel(config, base, headed=True)
+        config = fpt.config
         if config.num_labels == 1 and config.problem_type is None:
             config.problem_type = "regression"  # as every transformers model does; the card and pipelines read it here
         super().__init__(config)
@@ -233,10 +234,10 @@ class FPTForImageClassification(_FPTWithHead):
 
     output_class = ImageClassifierOutput
 
-    def __init__(self, config: FPTConfig, backbone: PreTrainedModel | None = None):
+    def __init__(self, config: FPTConfig, base: Base | None = None):
         if config.input_type != "images":
             raise ValueError(f"FPTForImageClassification needs input_type='images', got {config.input_type!r}.")
-        super().__init__(config, backbone)
+        super().__init__(config, base)
 
 
 class FPTForTokenClassification(_FPTWithHead):

@@ -173,7 +173,7 @@ def _check_base(model: PreTrainedModel, source: str | os.PathLike, hub_kwargs: d
     except OSError:
         return
     wanted, found = read_json(file).get("base_model_fingerprint"), model.config.base_model_fingerprint
-    if wanted not in (None, found):
+    if wanted not in (None, *model.fpt_model.base_fingerprints.values()):
         raise DeltaError(
             f"{source} was trained on a base with the fingerprint {short(wanted)}; this one's is {found}: load it on "
             "a model of its own base."

@@ -18,7 +18,6 @@ from transformers import AutoConfig, BitsAndBytesConfig, PreTrainedConfig, PreTr
 from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_NAME
 
 from .backbones import device_of, frozen_dtype
-from .building import DTYPES, build_from_config
 from .card import FPTCard
 from .checkpointing import check_checkpointable, trains
 from .configuration_fpt import FPTConfig
@@ -36,7 +35,7 @@ from .delta import (
 )
 from .fetching import HUB_KEYS, commit_of, fetch, saying_whose
 from .freezing import GroupCount, apply_policy, backbone_groups, count_by_group, format_table
-from .loading import load_base
+from .loading import DTYPES, build_base, load_base
 from .peft_mixin import PeftMixin
 from .placing import DeviceMap
 from .plain_names import keep_plain_states, named_parameters, plain_module, plain_state
@@ -271,8 +270,8 @@ class FPTPreTrainedModel(PeftMixin, PreTrainedModel):
             )
         build = (config, source, dtype, attn_implementation, hub_kwargs, device_map, peft_config)
         with nullcontext() if source is None else saying_whose(source, f"the base {source!r}", BASE_PLACE):
-            backbone = build_from_config(*build)
-        model = cls(config, backbone)
+            base = build_base(*build)
+        model = cls(base.config, base)
         model._join_devices()
         return model
 
@@ -331,12 +330,12 @@ class FPTPreTrainedModel(PeftMixin, PreTrainedModel):
         if quantization_config is not None:
             config.base_quantization = settings_of(quantization_config) if quantization_config else None
         config.check()
-        backbone = load_base(config, base_model_name_or_path, dtype, attn_implementation, hub_kwargs, device_map)
+        base = load_base(config, base_model_name_or_path, dtype, attn_implementation, hub_kwargs, device_map)
         with torch.device("meta"):  # nothing is drawn for the new modules: the delta fills them all
-            model = cls(config, backbone)
+            model = cls(base.config, base)
         model._load_delta(tensors, delta_file)
         model._join_devices()
-        model.name_or_path = config.name_or_path = source
+        model.name_or_path = model.config.name_or_path = source
         model.origin = Origin(source, hub_kwargs)
         model.eval()
         if output_loading_info:

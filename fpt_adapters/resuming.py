@@ -82,7 +82,7 @@ def check_checkpoint(folder: Path, model: FPTPreTrainedModel) -> None:
 def _check_config(folder: Path, saved: dict[str, Any], model: FPTPreTrainedModel) -> None:
     config = model.config
     base = saved.get("base_model_fingerprint")
-    if base != config.base_model_fingerprint:
+    if base not in model.fpt_model.base_fingerprints.values():
         raise DeltaError(
             f"{folder} was trained on another base: its fingerprint is {base}, this model's is "
             f"{config.base_model_fingerprint}."

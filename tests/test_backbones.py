@@ -4,6 +4,7 @@ import copy
 import math
 import random
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -41,7 +42,7 @@ from fpt_adapters import (
 )
 from fpt_adapters.backbones import is_causal
 from fpt_adapters.building import build_backbone
-from fpt_adapters.fingerprints import fingerprint
+from fpt_adapters.fingerprints import BY_LAYER, BY_NAME, fingerprints
 from fpt_adapters.modeling_identity import IdentityConfig
 from fpt_adapters.modeling_lstm import LSTMConfig
 
@@ -515,11 +516,11 @@ def test_a_checkpoint_that_does_not_fill_the_backbone_is_refused(saved_base, tmp
 # Random and statistics weights
 
 
-def raw(config, name_or_path=None, **arguments):
-    """A backbone and its fingerprint."""
+def raw(config, folder=None, **arguments):
+    """A backbone and its fingerprints."""
     defaults = {"init": "random", "seed": 0, "scheme": None, "dropout": None, "dtype": None}
-    defaults |= {"attn_implementation": None, "hub_kwargs": {}}
-    return build_backbone(config, name_or_path, **defaults | arguments)
+    defaults |= {"attn_implementation": None}
+    return build_backbone(config, folder and Path(folder), **defaults | arguments)
 
 
 def weights(backbone):
@@ -607,27 +608,41 @@ def test_statistics_weights_keep_each_tensors_mean_and_spread(stock, model_type)
 
 
 @pytest.mark.parametrize("model_type", ["gpt2", "albert", "t5", "qwen3"])
-def test_noise_in_any_tensor_changes_the_fingerprint(model_type):
-    backbone, digest = raw(tiny_config(model_type))
-    assert fingerprint(backbone) == digest
+def test_noise_in_any_tensor_changes_the_fingerprints(model_type):
+    backbone, digests = raw(tiny_config(model_type))
+    assert fingerprints(backbone) == digests
     torch.manual_seed(0)
     for name, parameter in backbone.named_parameters():
         original = parameter.data.clone()
         parameter.data += 1e-4 * torch.randn_like(parameter)
-        assert fingerprint(backbone) != digest, name
+        assert all(fingerprints(backbone)[kind] != digest for kind, digest in digests.items()), name
         parameter.data = original
-    assert fingerprint(backbone) == digest
+    assert fingerprints(backbone) == digests
 
 
-def test_the_fingerprint_tells_shapes_names_and_dtypes_apart():
-    backbone, digest = raw(tiny_config("gpt2"))
-    assert fingerprint(copy.deepcopy(backbone).to(torch.bfloat16)) != digest
-    reshaped = copy.deepcopy(backbone)
-    reshaped.wte.weight.data = reshaped.wte.weight.data.reshape(WIDTH, VOCABULARY)
-    assert fingerprint(reshaped) != digest
-    swapped = copy.deepcopy(backbone)
-    swapped.h[0].ln_1, swapped.h[0].ln_3 = None, swapped.h[0].ln_1
-    assert fingerprint(swapped) != digest
+def test_the_fingerprints_tell_shapes_dtypes_and_layers_apart_and_one_of_them_names():
+    backbone, digests = raw(tiny_config("gpt2"))
+
+    def differing(change):
+        changed = copy.deepcopy(backbone)
+        change(changed)
+        return {kind for kind, digest in fingerprints(changed).items() if digest != digests[kind]}
+
+    def reshape(gpt2):
+        gpt2.wte.weight.data = gpt2.wte.weight.data.reshape(WIDTH, VOCABULARY)
+
+    def rename(gpt2):
+        for block in gpt2.h:
+            block.ln_1, block.first_norm = None, block.ln_1
+        gpt2.blocks = gpt2.__dict__["_modules"].pop("h")
+
+    def exchange_layers(gpt2):
+        gpt2.h = gpt2.h[::-1]
+
+    assert differing(lambda gpt2: gpt2.to(torch.bfloat16)) == differing(reshape) == {BY_LAYER, BY_NAME}
+    assert differing(exchange_layers) == {BY_LAYER, BY_NAME}
+    assert differing(rename) == {BY_NAME}
+    assert differing(lambda gpt2: None) == set()
 
 
 def test_one_fingerprint_serves_every_dtype_and_task(make_model):

@@ -11,7 +11,7 @@ from fpt_adapters import DeltaError, FPTConfig, FPTForSequenceClassification, FP
 from fpt_adapters.building import build_backbone, check_same_architecture
 from fpt_adapters.configuration_identity import IdentityConfig
 from fpt_adapters.depth import first_layers
-from fpt_adapters.fingerprints import fingerprint
+from fpt_adapters.fingerprints import fingerprints
 from fpt_adapters.modeling_lstm import LSTMConfig
 
 DEPTH, KEPT = 3, 2
@@ -85,10 +85,10 @@ def test_lists_of_other_things_stay():
 def test_random_weights_are_those_of_the_shorter_model(model_type):
     config = three_layers(model_type)
     arguments = {"init": "random", "seed": 5, "scheme": None, "dropout": None, "dtype": None}
-    arguments |= {"attn_implementation": None, "hub_kwargs": {}}
+    arguments |= {"attn_implementation": None}
     shorter, expected = build_backbone(first_layers(config, KEPT), None, **arguments)
     cut, digest = build_backbone(config, None, layers=KEPT, **arguments)
-    assert digest == expected == fingerprint(cut)
+    assert digest == expected == fingerprints(cut)
     assert all(map(torch.equal, cut.parameters(), shorter.parameters()))
 
 

@@ -34,6 +34,7 @@ from transformers import (
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 import fpt_adapters.building
+import fpt_adapters.loading
 import fpt_adapters.modeling_lstm
 from fpt_adapters import DeltaError, FPTConfig, FPTForSequenceClassification, FPTModel
 from fpt_adapters.delta import CONFIG_KEY, DIGESTS_KEY
@@ -590,7 +591,7 @@ def test_a_base_is_not_built_larger_than_its_weights(absurd, name):
 def test_a_configuration_alone_builds_nothing_larger_than_the_machine(hostile, monkeypatch):
     config = AutoConfig.from_pretrained(hostile("random", input_size=2**20))
     with monkeypatch.context() as patch:
-        patch.setattr(fpt_adapters.building, "MEMORY", 2**26)
+        patch.setattr(fpt_adapters.loading, "MEMORY", 2**26)
         with pytest.raises(ValueError, match="new modules are larger than this machine's memory"):
             AutoModel.from_config(config)
     config.input_size = 3

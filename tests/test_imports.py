@@ -20,6 +20,7 @@ ORDER = (
     "dropout",
     "activations",
     "attention",
+    "places",
     "fingerprints",
     "isolation",
     "untrusted",

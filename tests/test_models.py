@@ -99,6 +99,28 @@ def test_a_token_carries_one_label_or_several(make_model):
     torch.testing.assert_close(output.logits[..., 3, 1], flat[..., 3 * 2 + 1])
 
 
+BUILDERS = {
+    "the constructor": lambda config, folder: FPTForSequenceClassification(config),
+    "from_config": lambda config, folder: AutoModel.from_config(config),
+    "from_backbone": lambda config, folder: FPTModel.from_backbone(
+        config.base_model_config, config, peft_config="lora"
+    ),
+    "from_pretrained": lambda config, folder: FPTModel.from_pretrained(folder, config=config, dtype="bfloat16"),
+}
+
+
+@pytest.mark.parametrize("builder", BUILDERS)
+def test_the_configuration_given_stays_as_it_is(builder, make_model, tmp_path):
+    config = FPTConfig(base_model_config=tiny_config("gpt2"), backbone_init="random", num_labels=1, **VALUES)
+    if builder == "from_pretrained":
+        make_model("gpt2").save_pretrained(tmp_path)
+        config = FPTConfig.from_pretrained(tmp_path)
+    before, attention = config.to_dict(), config._attn_implementation
+    model = BUILDERS[builder](config, tmp_path)
+    assert (config.to_dict(), config._attn_implementation) == (before, attention)
+    assert model.config is not config and model.config.base_model_fingerprint
+
+
 @pytest.mark.parametrize("model_class", [FPTModel, FPTForSequenceClassification, FPTForTokenClassification])
 def test_hidden_states_and_attentions_on_request(make_model, model_class):
     model = make_model("gpt2", model_class).eval()

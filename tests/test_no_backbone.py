@@ -17,7 +17,7 @@ from fpt_adapters import (
     IdentityConfig,
     IdentityModel,
 )
-from fpt_adapters.fingerprints import fingerprint
+from fpt_adapters.fingerprints import fingerprints
 
 WIDTH = 16
 CONTROL = {"trainable": ["input", "output"], "positions": "none", "pooling": "mean"}
@@ -70,7 +70,7 @@ def test_it_is_saved_and_loaded_as_every_model(tmp_path):
 
 
 def test_there_is_nothing_to_tell_two_apart_by():
-    assert fingerprint(identity()) == fingerprint(identity().to(torch.bfloat16))
+    assert fingerprints(identity()) == fingerprints(identity().to(torch.bfloat16))
     assert len({build(backbone_init_seed=seed).config.base_model_fingerprint for seed in (0, 1)}) == 1
 
 
