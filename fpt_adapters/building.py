@@ -35,7 +35,7 @@ from .placing import DeviceMap, checkpoint_of, load_placed
 from .precision import cast_frozen, take_fp32
 from .sharding import whole_in_each_process
 from .stored_weights import INITIALISING, read_weights
-from .untrusted import build_config, differing_integers, short
+from .untrusted import build_config, differing_integers, refusing_unfit, short
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 DROPOUT_FIELDS = (
@@ -151,7 +151,7 @@ def build_backbone(
     _refuse_undrivable(model_class, config)
     folder = None if init == "random" else _fetch_base(name_or_path, hub_kwargs)
     if init == "random":
-        with torch.device("meta"), NoLargerThan(MEMORY, "this machine's memory"):
+        with torch.device("meta"), NoLargerThan(MEMORY, "this machine's memory"), refusing_unfit(model_class):
             model_class(copy.deepcopy(config))
         whole = _random(model_class, config, seed, scheme)
     else:
@@ -242,7 +242,8 @@ def _pretrained(
 
     stored = sum(file.stat().st_size for file in folder.rglob("*.safetensors"))
     limit = NoLargerThan(BUILT_PER_STORED * stored + UNSTORED, "its weights can be")
-    backbone, info = read_weights(model_class, folder, config, "auto", limit, output_loading_info=True)
+    with refusing_unfit(model_class):
+        backbone, info = read_weights(model_class, folder, config, "auto", limit, output_loading_info=True)
     missing = sorted(key for key in info["missing_keys"] if not key.startswith("pooler."))
     if missing or info["mismatched_keys"]:
         what = missing or sorted(str(key) for key in info["mismatched_keys"])

@@ -416,9 +416,9 @@ RANDOM = {"backbone_init": "random", "backbone_init_scheme": None, "backbone_ini
 LAYERS_512 = {"n_layer": 512, "n_embd": 1024, "n_head": 1}
 TINY = COMMON | {"num_attention_heads": 1, "hidden_size": 8, "intermediate_size": 8}
 ABSURD = {  # fields of config.json (base_model_config: changes, or all of it where it has a model type), and words
-    "labels": ({"num_labels": HUGE, "id2label": None, "label2id": None}, ["num_labels", "1048576", str(HUGE)]),
-    "labels beside their names": ({"num_labels": HUGE}, ["num_labels", "1048576"]),
-    "labels per token": ({"labels_per_token": HUGE}, ["labels_per_token", "1048576"]),
+    "labels": ({"num_labels": HUGE, "id2label": None, "label2id": None}, ["num_labels", "131072", str(HUGE)]),
+    "labels beside their names": ({"num_labels": HUGE}, ["num_labels", "131072"]),
+    "labels per token": ({"labels_per_token": HUGE}, ["labels_per_token", "131072"]),
     "labels per token and label": (
         {"labels_per_token": 2**15, "num_labels": 2**10, "id2label": None, "label2id": None},
         ["labels_per_token * num_labels"],
@@ -454,12 +454,28 @@ ABSURD = {  # fields of config.json (base_model_config: changes, or all of it wh
         ["numbers per token"],
     ),
     "text": ({"base_model_fingerprint": "x" * 10**7}, ["base_model_fingerprint is a hash"]),
-    "groups": ({"trainable": ["norm"] * 10**5}, ["trainable names each group once"]),
+    "groups": ({"trainable": ["norm"] * 10**3}, ["trainable names each group once"]),
+    "many groups": (
+        {"trainable": ["norm"] * 10**5},
+        ["at most 8192 values", "100000 of them in config.json.trainable"],
+    ),
     "deep": ({"base_model_config": nested_dicts(100)}, ["nested more than 8 levels deep"]),
     "deep lists": ({"base_model_config": {"x": [[[[[[[[[[1]]]]]]]]]]}}, ["nested more than 8 levels deep"]),
+    "many settings": (
+        {"base_model_config": {"x": [[0] * 5000] * 2}},
+        ["at most 8192 values", "5000 of them in config.json.base_model_config.x"],
+    ),
+    "a base's labels": (
+        {"base_model_config": {"id2label": {str(number): "x" for number in range(2**17 + 1)}}},
+        ["at most 8192 values", "131073 of them in config.json.base_model_config.id2label"],
+    ),
+    "more labels than there may be": (
+        {"id2label": {str(number): "x" for number in range(2**17 + 1)}},
+        ["at most 8192 values", "131073 of them in config.json.id2label"],
+    ),
     "names of layers": (
-        {"base_model_config": TINY | {"model_type": "qwen3", "layer_types": ["full_attention"] * 10**5}},
-        ["must be equal to the number of", "100000"],
+        {"base_model_config": TINY | {"model_type": "qwen3", "layer_types": ["full_attention"] * 10**3}},
+        ["must be equal to the number of", "1000"],
     ),
 } | {
     f"{name} of {init} weights": (
