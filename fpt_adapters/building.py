@@ -33,7 +33,7 @@ from .placing import DeviceMap, checkpoint_of, load_placed
 from .precision import cast_frozen, take_fp32
 from .sharding import whole_in_each_process
 from .stored_weights import INITIALISING, read_weights
-from .untrusted import build_config, differing_integers, short
+from .untrusted import build_config, differing_integers, refusing_unfit, short
 
 DROPOUT_FIELDS = (
     "activation_dropout",
@@ -91,7 +91,7 @@ def build_backbone(
     config._attn_implementation = attn_implementation
     model_class = backbone_class(config)
     if init == "random":
-        with torch.device("meta"), most_of_random(config.hidden_size):
+        with torch.device("meta"), most_of_random(config.hidden_size), refusing_unfit(model_class):
             model_class(copy.deepcopy(config))
         whole = _random(model_class, config, seed, scheme)
     else:
@@ -175,7 +175,8 @@ def _pretrained(
 
     stored = sum(file.stat().st_size for file in folder.rglob("*.safetensors"))
     limit = NoLargerThan(BUILT_PER_STORED * stored + UNSTORED, "its weights can be")
-    backbone, info = read_weights(model_class, folder, config, "auto", limit, output_loading_info=True)
+    with refusing_unfit(model_class):
+        backbone, info = read_weights(model_class, folder, config, "auto", limit, output_loading_info=True)
     missing = sorted(key for key in info["missing_keys"] if not key.startswith("pooler."))
     if missing or info["mismatched_keys"]:
         what = missing or sorted(str(key) for key in info["mismatched_keys"])

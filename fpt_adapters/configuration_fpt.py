@@ -8,6 +8,7 @@ import dataclasses
 import difflib
 import hashlib
 import json
+import os
 import re
 from typing import Literal
 
@@ -23,13 +24,16 @@ from .depth import first_layers
 from .float_fields import FloatFields
 from .quantization import checked_settings as checked_quantization
 from .untrusted import (
+    MAX_DEPTH,
     MAX_LABELS,
     MAX_LAYERS,
     build_base_config,
     check_dtype,
+    check_extent,
     check_implementation,
     check_labels,
     is_implementation,
+    said_shortly,
     short,
 )
 
@@ -57,6 +61,7 @@ INPUT_FIELDS = {
 }
 OPTIONAL_INPUT_FIELDS = {"tokens": ("pad_token_id",)}
 HASHES = {"base_model_revision": "[0-9a-f]{7,64}", "base_model_fingerprint": "[a-z0-9-]{1,32}:[0-9a-f]{1,64}"}
+NO_FIELDS = "config.json of {} holds no fields by name, or is nested too deeply: fetch or save it again."
 PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_classification")
 
 # Names that transformers itself passes to a config or writes into config.json beyond its dataclass fields.
@@ -180,14 +185,27 @@ class FPTConfig(FloatFields, PreTrainedConfig):
         super().__setattr__(name, value)
 
     @classmethod
+    def get_config_dict(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs) -> tuple[dict, dict]:
+        """As for every configuration. Raises ValueError for a file that holds no fields by name, or too deep ones."""
+        try:
+            values, unused = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
+        except (AttributeError, RecursionError, TypeError) as error:  # transformers' own, of what it read
+            raise ValueError(NO_FIELDS.format(pretrained_model_name_or_path)) from error
+        if not isinstance(values, dict):
+            raise ValueError(NO_FIELDS.format(pretrained_model_name_or_path))
+        return values, unused
+
+    @classmethod
     def from_dict(cls, config_dict: dict, **kwargs):
         """As for every configuration. How a model runs is up to the caller, by `kwargs`, not to the file."""
+        check_extent(config_dict, "config.json", MAX_DEPTH + 1)
         for name, value in config_dict.items():
             check_implementation(name, value, "config.json")
         values = {name: value for name, value in config_dict.items() if not is_implementation(name)}
         values.pop("name_or_path", None)
         as_read = copy.deepcopy(config_dict) if "name_or_path" in kwargs else None  # given by the Auto classes alone
-        found = super().from_dict(values, **kwargs)
+        with said_shortly():
+            found = super().from_dict(values, **kwargs)
         config = found[0] if isinstance(found, tuple) else found
         config._as_read = as_read
         return found

@@ -38,7 +38,7 @@ CONFIG_TEXT_KEY = "fpt_config_json"  # metadata: that configuration itself
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)  # half precision: of a model that an earlier version saved
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 STALE = 600  # seconds after which a staging folder is one that a crash left
-MOST_HEADER, MOST_TENSORS = 2**25, 2**16  # bytes; far beyond any delta's
+MOST_TEXT, MOST_TENSORS = 2**24, 2**16  # bytes of JSON, in a file or a header; far beyond any delta's
 SETTLING = 100  # times that a save looks whether another one came between its two renames
 NAMES_SHOWN = 4
 
@@ -184,6 +184,8 @@ def _publish(staging: Path, directory: Path) -> None:
 
 def read_json(path: Path) -> dict[str, Any]:
     """The values of a JSON file. Raises DeltaError for what is none."""
+    if (size := path.stat().st_size) > MOST_TEXT:
+        raise DeltaError(f"{path} has {size} bytes, where at most {MOST_TEXT} are read.")
     return parse_json(path.read_text(encoding="utf-8", errors="replace"), path)
 
 
@@ -209,7 +211,7 @@ def _config_beside(path: Path) -> dict[str, Any]:
 def _read_header(file: BinaryIO) -> dict[str, Any]:
     """What the header of a safetensors file says. Raises SafetensorError for what is none."""
     length = int.from_bytes(file.read(8), "little")
-    if length > MOST_HEADER:
+    if length > MOST_TEXT:
         raise SafetensorError(f"its header would have {length} bytes")
     try:
         header = json.loads(file.read(length))
@@ -322,7 +324,9 @@ def whole_file(path: Path) -> Iterator[None]:
     try:
         yield
     except (SafetensorError, EOFError, KeyError) as error:  # KeyError: a dtype that torch does not know
-        raise DeltaError(f"{path} is truncated or no safetensors file ({error}). Fetch or save it again.") from error
+        raise DeltaError(
+            f"{path} is truncated or no safetensors file ({error!s:.200}). Fetch or save it again."
+        ) from error
 
 
 def check_delta(
@@ -354,7 +358,7 @@ def check_delta(
 
 def _listed(names: list[str]) -> str:
     more = f" and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""
-    return ", ".join(names[:NAMES_SHOWN]) + more
+    return ", ".join(f"{name:.200}" for name in names[:NAMES_SHOWN]) + more
 
 
 @torch.no_grad()

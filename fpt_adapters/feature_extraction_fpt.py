@@ -13,6 +13,7 @@ from transformers import BatchFeature, SequenceFeatureExtractor
 
 # What the base class and transformers add to preprocessor_config.json.
 HUB_KEYS = {"auto_map", "feature_extractor_type", "processor_class"}
+NO_FIELDS = "preprocessor_config.json of {} holds no fields by name, or is nested too deeply: fetch or save it again."
 FIXED = {"padding_side": "right", "return_attention_mask": True}  # what the models need
 
 
@@ -44,22 +45,24 @@ class FPTFeatureExtractor(SequenceFeatureExtractor):
     ):
         for name, value in kwargs.items():
             if name in FIXED and value != FIXED[name]:
-                raise ValueError(f"{name} is {FIXED[name]!r} for these models, got {value!r}: leave it out.")
-            if name not in FIXED and name not in HUB_KEYS and not name.startswith("_"):
+                raise ValueError(f"{name} is {FIXED[name]!r} for these models, got {value!r:.200}: leave it out.")
+            private = name.startswith("_") and not name.startswith("__")
+            if name not in FIXED and name not in HUB_KEYS and not private:
                 raise TypeError(
-                    f"FPTFeatureExtractor has no field {name!r}; its fields are feature_size, max_length, mean, std, "
-                    "patch_length, patch_stride, padding_value, sampling_rate."
+                    f"FPTFeatureExtractor has no field {name!r:.200}; its fields are feature_size, max_length, mean, "
+                    "std, patch_length, patch_stride, padding_value, sampling_rate."
                 )
         kwargs.pop("feature_extractor_type", None)
         if sampling_rate is not None:
             sampling_rate = _whole("sampling_rate", sampling_rate)
-        super().__init__(feature_size, sampling_rate, float(padding_value), **kwargs)
+        padding_value = _per_feature("padding_value", padding_value, 1)[0]
+        super().__init__(feature_size, sampling_rate, padding_value, **kwargs)
         self.feature_size = _whole("feature_size", feature_size)
         self.max_length = _whole("max_length", max_length)
         if (mean is None) != (std is None) or (patch_length is None) != (patch_stride is None):
             raise ValueError(
-                f"mean and std come together, and so do patch_length and patch_stride; got mean={mean}, std={std}, "
-                f"patch_length={patch_length}, patch_stride={patch_stride}."
+                f"mean and std come together, and so do patch_length and patch_stride; got mean={mean!s:.200}, "
+                f"std={std!s:.200}, patch_length={patch_length!s:.200}, patch_stride={patch_stride!s:.200}."
             )
         self.patch_length = None if patch_length is None else _whole("patch_length", patch_length)
         self.patch_stride = None if patch_stride is None else _whole("patch_stride", patch_stride)
@@ -71,6 +74,17 @@ class FPTFeatureExtractor(SequenceFeatureExtractor):
         self.std = None if std is None else _per_feature("std", std, feature_size)
         if self.std is not None and min(self.std) <= 0:
             raise ValueError(f"std lies above 0, got {min(self.std)}: drop a channel that never changes.")
+
+    @classmethod
+    def get_feature_extractor_dict(cls, pretrained_model_name_or_path: Any, **kwargs) -> tuple[dict, dict]:
+        """As for every extractor. Raises ValueError for a file that holds no fields by name, or too deep ones."""
+        try:
+            fields, unused = super().get_feature_extractor_dict(pretrained_model_name_or_path, **kwargs)
+        except (AttributeError, RecursionError, TypeError) as error:  # transformers' own, of what it read
+            raise ValueError(NO_FIELDS.format(pretrained_model_name_or_path)) from error
+        if not isinstance(fields, dict):
+            raise ValueError(NO_FIELDS.format(pretrained_model_name_or_path))
+        return fields, unused
 
     def __call__(
         self,
@@ -172,16 +186,21 @@ def _axes(values: Any) -> int:
 
 def _whole(name: str, value: int) -> int:
     if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
-        raise ValueError(f"{name} is a whole number of at least 1, got {value!r}.")
+        raise ValueError(f"{name} is a whole number of at least 1, got {value!r:.200}.")
     return int(value)
 
 
 def _per_feature(name: str, values: float | Sequence[float], feature_size: int) -> list[float]:
     """`values`, one number or one for each of a step's (also NumPy's and torch's), as plain numbers."""
     several = isinstance(values, (list, tuple))
-    numbers = np.asarray([_plain(value) for value in values] if several else _plain(values))
+    try:
+        numbers = np.asarray([_plain(value) for value in values] if several else _plain(values))
+    except ValueError:  # lists of several lengths
+        numbers = np.empty(0)
     if numbers.dtype.kind not in "iuf" or numbers.shape not in ((), (feature_size,)) or not np.isfinite(numbers).all():
-        raise ValueError(f"{name} is one number, or one for each of the {feature_size} of a step; got {values!r}.")
+        raise ValueError(
+            f"{name} is one number, or one for each of the {feature_size} of a step; got {values!r:.200}."
+        )
     return np.broadcast_to(numbers, feature_size).astype(float).tolist()
 
 

@@ -12,5 +12,8 @@ class FloatFields:
 
     def __setattr__(self, name: str, value: Any) -> None:
         if type(value) is int and any(field.name == name and float in get_args(field.type) for field in fields(self)):
-            value = float(value)
+            try:
+                value = float(value)
+            except OverflowError as error:
+                raise ValueError(f"{name} is a number that a float holds, got one of more than 10**308.") from error
         super().__setattr__(name, value)

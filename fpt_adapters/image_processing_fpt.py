@@ -3,7 +3,7 @@
 This file imports no other of this library: it can be copied into a Hub repository and loaded from there.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from numbers import Integral
 from typing import Any, TypedDict
 
@@ -18,6 +18,7 @@ SIXTEEN_BITS = ("I;16", "I;16B", "I;16L", "I;16N")
 WIDE_MODES = ("F", "I", *SIXTEEN_BITS)  # more than 8 bits a pixel
 MOST_PIXELS = 2**13  # of a side: a stranger may have written it, and each image takes that memory
 HUB_KEYS = {"auto_map", "image_processor_type", "processor_class"}  # what transformers adds to the file of fields
+NO_FIELDS = "preprocessor_config.json of {} holds no fields by name, or is nested too deeply: fetch or save it again."
 
 
 class ImageFields(TypedDict, total=False):
@@ -64,16 +65,16 @@ class FPTImageProcessor(BaseImageProcessor):
         **kwargs,
     ):
         for name in kwargs:
-            if name not in HUB_KEYS and not name.startswith("_"):
+            if name not in HUB_KEYS and (not name.startswith("_") or name.startswith("__")):
                 fields = ", ".join(ImageFields.__annotations__)
-                raise TypeError(f"FPTImageProcessor has no field {name!r}; its fields are {fields}.")
+                raise TypeError(f"FPTImageProcessor has no field {name!r:.200}; its fields are {fields}.")
         kwargs.pop("image_processor_type", None)
         super().__init__(**kwargs)
-        if num_channels not in MODES:
-            raise ValueError(f"num_channels is 1 (grey) or 3 (RGB), got {num_channels!r}.")
+        if num_channels not in list(MODES):
+            raise ValueError(f"num_channels is 1 (grey) or 3 (RGB), got {num_channels!r:.200}.")
         if resample not in list(Image.Resampling):
             choices = ", ".join(f"{filter.value} ({filter.name.lower()})" for filter in Image.Resampling)
-            raise ValueError(f"resample is one of Pillow's filters {choices}; got {resample!r}.")
+            raise ValueError(f"resample is one of Pillow's filters {choices}; got {resample!r:.200}.")
         self.size = _height_width(size)
         self.num_channels = int(num_channels)
         self.do_resize = do_resize
@@ -83,6 +84,25 @@ class FPTImageProcessor(BaseImageProcessor):
         self.do_normalize = do_normalize
         self.image_mean = _per_channel("image_mean", image_mean, num_channels)
         self.image_std = _above_zero("image_std", _per_channel("image_std", image_std, num_channels))
+        with np.errstate(all="ignore"):
+            scale, shift = self.scale_and_shift()
+            brightest = 255 * scale + shift
+        if not np.isfinite([scale, shift, brightest]).all():
+            raise ValueError(
+                f"rescale_factor, image_mean and image_std give numbers beyond float32: got {self.rescale_factor}, "
+                f"{self.image_mean} and {self.image_std}."
+            )
+
+    @classmethod
+    def get_image_processor_dict(cls, pretrained_model_name_or_path: Any, **kwargs) -> tuple[dict, dict]:
+        """As for every processor. Raises ValueError for a file that holds no fields by name, or too deep ones."""
+        try:
+            fields, unused = super().get_image_processor_dict(pretrained_model_name_or_path, **kwargs)
+        except (AttributeError, RecursionError, TypeError) as error:  # transformers' own, of what it read
+            raise ValueError(NO_FIELDS.format(pretrained_model_name_or_path)) from error
+        if not isinstance(fields, dict):
+            raise ValueError(NO_FIELDS.format(pretrained_model_name_or_path))
+        return fields, unused
 
     def preprocess(
         self,
@@ -237,23 +257,26 @@ def _height_width(size: int | Sequence[int] | dict[str, int]) -> dict[str, int]:
     if isinstance(size, dict):
         sides = [size.get("height"), size.get("width")] if set(size) == {"height", "width"} else []
     else:
-        sides = [size, size] if isinstance(size, Integral) else list(size)
+        sides = list(size) if isinstance(size, Iterable) else [size, size]
     if len(sides) != 2 or any(isinstance(side, bool) or not isinstance(side, Integral) or side < 1 for side in sides):
         raise ValueError(
             f"size is one number of pixels, (height, width) or {{'height': ..., 'width': ...}}, each at least 1; got "
-            f"{size!r}."
+            f"{size!r:.200}."
         )
     if max(sides) > MOST_PIXELS:
-        raise ValueError(f"size is at most {MOST_PIXELS} pixels a side, got {size!r}.")
+        raise ValueError(f"size is at most {MOST_PIXELS} pixels a side, got {size!r:.200}.")
     return dict(zip(("height", "width"), map(int, sides), strict=True))
 
 
 def _per_channel(name: str, values: float | Sequence[float], channels: int) -> list[float]:
     """`values`, one number or one for each channel (also NumPy's and torch's), as plain numbers."""
     several = isinstance(values, (list, tuple))
-    numbers = np.asarray([_plain(value) for value in values] if several else _plain(values))
+    try:
+        numbers = np.asarray([_plain(value) for value in values] if several else _plain(values))
+    except ValueError:  # lists of several lengths
+        numbers = np.empty(0)
     if numbers.dtype.kind not in "iuf" or numbers.shape not in ((), (channels,)) or not np.isfinite(numbers).all():
-        raise ValueError(f"{name} is one number, or one for each of the {channels} channels; got {values!r}.")
+        raise ValueError(f"{name} is one number, or one for each of the {channels} channels; got {values!r:.200}.")
     return np.broadcast_to(numbers, channels).astype(float).tolist()
 
 

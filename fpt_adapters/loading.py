@@ -36,7 +36,7 @@ OVERRIDE = "Give base_model_name_or_path the folder of the base that the delta w
 class Base:
     """A frozen backbone that a model is made on.
 
-    `config`: what was asked for, filled in with what was found: fingerprint, scheme, dtype, positions, pooling, adapter.
+    `config`: what was asked for, filled in with what was found, such as fingerprint, dtype, positions and adapter.
     `fingerprints`: of its weights as stored, by kind.
     """
 

@@ -4,18 +4,23 @@ The backbone's own configuration goes through them before transformers makes an 
 file or from the caller, so that what is saved comes back equal.
 """
 
+import contextlib
 from collections.abc import Iterator
 from dataclasses import fields
 from inspect import getattr_static
 from typing import Any
 
+from huggingface_hub.errors import StrictDataclassError
 from transformers import CONFIG_MAPPING, PreTrainedConfig
 
 DTYPES = ("float32", "bfloat16", "float16")
 SHOWN = 200  # characters of a value that a message repeats
+MOST_MESSAGE = 1000  # characters of a message of huggingface_hub's
+MOST_PLACE = 100  # characters of the path of a value
 MAX_DEPTH = 8  # dicts and lists inside each other; the configurations of transformers' own models go to 4
 MAX_LAYERS = 512  # of one kind: transformers makes lists of that length as it reads the number; deep models have 200
-MAX_LABELS = 2**20  # transformers makes a dict of that many entries as soon as it reads their number
+MAX_LABELS = 2**17  # transformers makes a dict of that many entries as it reads their number, and copies it often
+MAX_VALUES = 2**13  # in a configuration beside its labels; each is copied a dozen times while a model is built
 # All integers added up, because code loops over some of them and nothing tells which. Vocabularies and context lengths
 # are the largest, 10**7 at most; one family has a hashed vocabulary of 2 * 10**7.
 MAX_INTEGERS = 2**25
@@ -38,8 +43,21 @@ LOADS_MORE = (
     "use_pretrained_backbone",
     "use_timm_backbone",
 )
+UNFIT = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError)
+LABELS = ("id2label", "label2id")
 # What a backbone without a head does not read, or what the library fills in.
-BOOKKEEPING = ("auto_map", "custom_pipelines", "id2label", "label2id", "name_or_path", "num_labels", "problem_type")
+BOOKKEEPING = (
+    "auto_map",
+    "custom_pipelines",
+    "id2label",
+    "label2id",
+    "name_or_path",
+    "num_labels",
+    "output_attentions",
+    "output_hidden_states",
+    "problem_type",
+    "return_dict",
+)
 
 
 def build_base_config(given: dict | PreTrainedConfig) -> PreTrainedConfig:
@@ -62,22 +80,68 @@ def build_config(values: dict, config_class: type[PreTrainedConfig]) -> PreTrain
 
     Raises ValueError for what chooses code or files, and for sizes that no model has.
     """
+    check_extent(values, "base_model_config", MAX_DEPTH, BOOKKEEPING)
     cleaned = _clean(values, "base_model_config", config_class)
     integers = list(_integers(cleaned))
     if sum(abs(value) for _, value in integers) > MAX_INTEGERS:
         name, value = max(integers, key=lambda item: abs(item[1]))
         raise ValueError(
             f"base_model_config is of no real model: its integers add up to more than {MAX_INTEGERS}, the largest is "
-            f"{name}={short(value)}. Give the backbone's own configuration."
+            f"{name:.60}={short(value)}. Give the backbone's own configuration."
         )
-    return config_class(**{name: value for name, value in cleaned.items() if name != "model_type"})
+    with said_shortly(), refusing_unfit(config_class):
+        return config_class(**{name: value for name, value in cleaned.items() if name != "model_type"})
 
 
-def _clean(values: Any, place: str, config_class: type[PreTrainedConfig], depth: int = 0) -> Any:
-    if depth > MAX_DEPTH:
-        raise ValueError(f"{place} is nested more than {MAX_DEPTH} levels deep, as no model's configuration is.")
+def check_extent(values: dict, place: str, most_depth: int, uncounted: tuple[str, ...] = LABELS) -> None:
+    """Raise ValueError for more values, or deeper ones, than a configuration has.
+
+    Fields `uncounted` may have as many as there can be labels.
+    """
+    count, most, inside = 0, (0, place), [(0, place, values, True)]
+    while inside:
+        depth, place, one, counts = inside.pop()
+        if depth > most_depth:
+            raise ValueError(f"{place} is nested more than {MAX_DEPTH} levels deep, as no model's configuration is.")
+        if counts or len(one) > MAX_LABELS:
+            count, most = count + len(one), max(most, (len(one), place))
+        if count > MAX_VALUES:
+            raise ValueError(
+                f"A configuration has at most {MAX_VALUES} values beside its labels, but this one has more, {most[0]} "
+                f"of them in {most[1]}: leave out what is none of its fields."
+            )
+        named = one.items() if isinstance(one, dict) else ((None, value) for value in one)
+        for name, value in named:
+            if isinstance(value, (dict, list, tuple)):
+                where = place if name is None else f"{place[:MOST_PLACE]}.{name!s:.60}"
+                inside.append((depth + 1, where, value, name not in uncounted))
+
+
+@contextlib.contextmanager
+def said_shortly() -> Iterator[None]:
+    """Shorten what the checks of types raise: they repeat the value that came, whatever its size."""
+    try:
+        yield
+    except StrictDataclassError as error:
+        error.args = (f"{error!s:.{MOST_MESSAGE}}",)
+        raise error from None
+
+
+@contextlib.contextmanager
+def refusing_unfit(what: type) -> Iterator[None]:
+    """Raise ValueError for what goes wrong in transformers' own code as it makes a `what` of a stranger's settings."""
+    try:
+        yield
+    except UNFIT as error:
+        raise ValueError(
+            f"base_model_config makes no {what.__name__} ({type(error).__name__}: {error!s:.{SHOWN}}): give the "
+            "backbone's own configuration."
+        ) from error
+
+
+def _clean(values: Any, place: str, config_class: type[PreTrainedConfig]) -> Any:
     if isinstance(values, (list, tuple)):
-        return [_clean(value, place, config_class, depth + 1) for value in values]
+        return [_clean(value, place, config_class) for value in values]
     if not isinstance(values, dict):
         return values
     cleaned = {}
@@ -86,7 +150,7 @@ def _clean(values: Any, place: str, config_class: type[PreTrainedConfig], depth:
             _check(name, value, place)
             if not _is_setting(name, config_class):
                 continue
-        cleaned[name] = _clean(value, f"{place}.{name!s:.60}", PreTrainedConfig, depth + 1)
+        cleaned[name] = _clean(value, f"{place}.{name!s:.60}", PreTrainedConfig)
     return cleaned
 
 
@@ -102,7 +166,7 @@ def _check(name: str, value: Any, place: str) -> None:
     if name == "model_type" and (value == "fpt" or str(value).startswith("timm")):
         raise ValueError(f"{place} has model_type={short(value)}, which is no backbone: name another model's.")
     if ("layers" in name or name == "n_layer") and _is_integer(value) and value > MAX_LAYERS:
-        raise ValueError(f"{place} has {name}={short(value)}, but no backbone has more than {MAX_LAYERS} layers.")
+        raise ValueError(f"{place} has {name:.60}={short(value)}, but no backbone has more than {MAX_LAYERS} layers.")
 
 
 def _is_setting(name: str, config_class: type[PreTrainedConfig]) -> bool:
@@ -131,7 +195,8 @@ def check_implementation(name: str, value: Any, place: str) -> None:
 
 def check_dtype(name: str, value: Any) -> None:
     """Raise ValueError for a dtype that no backbone is kept in; transformers looks a name up in torch."""
-    if name in ("dtype", "torch_dtype") and value is not None and str(value).removeprefix("torch.") not in DTYPES:
+    written = value if isinstance(value, str) else str(value).removeprefix("torch.")
+    if name in ("dtype", "torch_dtype") and value is not None and written not in DTYPES:
         raise ValueError(f"{name} is one of {', '.join(DTYPES)}; got {short(value)}.")
 
 

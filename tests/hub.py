@@ -301,13 +301,19 @@ class Request:
 
 @dataclass
 class Fault:
-    """What goes wrong with the next `times` requests (None: all) whose path ends in `suffix`."""
+    """What goes wrong with the next `times` requests (None: all) whose path ends in `suffix`, or with every nth.
 
-    suffix: str
+    `seen` counts these requests, `struck` those that went wrong.
+    """
+
+    suffix: str | tuple[str, ...]
     kind: str
     times: int | None
     methods: tuple[str, ...]
+    every: int
     options: dict[str, Any]
+    seen: int = 0
+    struck: int = 0
 
 
 ROUTES: list[tuple[str, re.Pattern, str]] = []
@@ -421,18 +427,28 @@ class StandInHub:
             self.requests.clear()
 
     def fault(
-        self, suffix: str, kind: str, times: int | None = 1, *, methods: Iterable[str] = ("GET",), **options: Any
-    ) -> None:
-        """Let the next `times` requests (None: all) whose path ends in `suffix` go wrong.
+        self,
+        suffix: str | tuple[str, ...],
+        kind: str,
+        times: int | None = 1,
+        *,
+        methods: Iterable[str] = ("GET",),
+        every: int = 1,
+        **options: Any,
+    ) -> Fault:
+        """Let the next `times` requests (None: all) whose path ends in `suffix` go wrong, or every nth of them.
 
         Kinds: "cut" (the connection ends `after` bytes of the body, by default half of it), "status" (nothing happens
-        but the answer `code`, by default 503), "slow" (the body takes `seconds`, by default 1), "corrupt" (bytes in
-        the middle of the body are wrong, the headers right). Of several faults the first that is left strikes.
+        but the answer `code`, by default 503), "slow" (the body takes `seconds`, by default 1), "corrupt" (`count`
+        bytes from `at` of the body on, a share of it, by default 16 from the middle, are wrong in the bits of `mask`,
+        by default all, the headers right).
+        Of several faults the first that is left strikes. Returns the fault; with `times` 0 it rests.
         """
         if kind not in FAULTS:
             raise ValueError(f"{kind!r} is not one of {FAULTS}")
         with self.lock:
-            self._faults.append(Fault(suffix, kind, times, tuple(methods), options))
+            self._faults.append(Fault(suffix, kind, times, tuple(methods), every, options))
+            return self._faults[-1]
 
     def clear_faults(self) -> None:
         """Let everything go right again."""
@@ -444,8 +460,10 @@ class StandInHub:
         with self.lock:
             for fault in self._faults:
                 if fault.times != 0 and request.method in fault.methods and request.path.endswith(fault.suffix):
-                    fault.times = fault.times and fault.times - 1
-                    return fault
+                    fault.seen += 1
+                    if fault.seen % fault.every == 0:
+                        fault.times, fault.struck = fault.times and fault.times - 1, fault.struck + 1
+                        return fault
         return None
 
     def answer(self, request: Request, quoted_path: str) -> Answer:
@@ -835,8 +853,10 @@ class _Handler(BaseHTTPRequestHandler):
             return
         body, piece, seconds = answer.body, PIECE, 0.0
         if fault is not None and fault.kind == "corrupt":
-            middle = len(body) // 2
-            body = body[:middle] + bytes(255 - byte for byte in body[middle : middle + 16]) + body[middle + 16 :]
+            start = int(len(body) * fault.options.get("at", 0.5))
+            end = start + fault.options.get("count", 16)
+            mask = fault.options.get("mask", 255)
+            body = body[:start] + bytes(byte ^ mask for byte in body[start:end]) + body[end:]
         elif fault is not None and fault.kind == "cut":
             body = body[: fault.options.get("after", len(body) // 2)]
             self.close_connection = True

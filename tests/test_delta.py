@@ -6,7 +6,7 @@ import os
 import shutil
 import signal
 import socket
-import time
+from collections import Counter
 
 import huggingface_hub.constants
 import pytest
@@ -960,39 +960,53 @@ def versions(make_model, count):
         yield model
 
 
-def saving(models, folder, seconds):
-    """A child process that saves the models in turn; it ends with 1 if one could not be saved."""
+def saving(models, folder, rounds):
+    """A child process that saves the models in turn, in each round; it ends with 1 if one could not be saved."""
 
     def save():
-        start = time.monotonic()
-        while time.monotonic() < start + seconds:
+        for _ in rounds:
             for model in models:
                 model.save_pretrained(folder)
 
     return forked(save)
 
 
+def until(file):
+    """Rounds until there is a file."""
+    while not file.exists():
+        yield
+
+
 @needs_fork
 @pytest.mark.parametrize("loader", [FPTForSequenceClassification, AutoModelForSequenceClassification])
-def test_a_load_beside_a_writer_is_one_version_whole(make_model, tmp_path, loader):
-    models = list(versions(make_model, 4))
+@pytest.mark.parametrize("loads", [20, pytest.param(5000, marks=pytest.mark.slow)])
+def test_a_load_beside_a_writer_is_one_version_whole(make_model, tmp_path, loader, loads, record_property):
+    models, folder, stop = list(versions(make_model, 4)), tmp_path / "delta", tmp_path / "stop"
     expected = {model.config.id2label[0]: outputs(model, 8) for model in models}
-    models[0].save_pretrained(tmp_path)
-    child, seen, loads = saving(models, tmp_path, seconds=2), set(), 0
-    while os.waitpid(child, os.WNOHANG) == (0, 0):
-        loaded = loader.from_pretrained(tmp_path)
-        seen.add(loaded.config.id2label[0])
-        assert torch.equal(outputs(loaded, 8), expected[loaded.config.id2label[0]])
-        assert loaded.config.sequence_length == 8 + 2 * (int(loaded.config.id2label[0][0]) % 2)
-        loads += 1
-    assert len(seen) > 1 and loads > 10
+    models[0].save_pretrained(folder)
+    child, seen, mixed = saving(models, folder, until(stop)), Counter(), 0
+    try:
+        for _ in range(loads):
+            loaded = loader.from_pretrained(folder)
+            name = loaded.config.id2label[0]
+            whole = loaded.config.sequence_length == 8 + 2 * (int(name[0]) % 2)
+            mixed += not (whole and torch.equal(outputs(loaded, 8), expected[name]))
+            seen[name] += 1
+    finally:
+        stop.touch()
+        status = os.waitpid(child, 0)[1]
+    record_property("counts", f"{loads} loads through {loader.__name__}: {mixed} mixed; of each version {dict(seen)}")
+    assert (status, mixed) == (0, 0) and len(seen) > 1
 
 
 @needs_fork
-def test_several_processes_save_into_one_folder(make_model, tmp_path):
-    models = list(versions(make_model, 4))
-    children = [saving([model], tmp_path, seconds=1) for model in models]
-    assert [os.waitpid(child, 0)[1] for child in children] == [0] * 4
+@pytest.mark.parametrize("processes", [4, pytest.param(8, marks=pytest.mark.slow)])
+def test_several_processes_save_into_one_folder(make_model, tmp_path, processes, record_property):
+    models = list(versions(make_model, processes))
+    children = [saving([model], tmp_path, range(25)) for model in models]
+    ended_well = [os.waitpid(child, 0)[1] for child in children].count(0)
+    record_property("counts", f"{processes} processes x 25 saves: {25 * ended_well} of {25 * processes} succeed")
+    assert ended_well == processes
     assert sorted(os.listdir(tmp_path)) == FILES
     loaded = FPTForSequenceClassification.from_pretrained(tmp_path)
     (saved,) = [model for model in models if model.config.id2label == loaded.config.id2label]

@@ -282,6 +282,16 @@ def test_refuses_what_is_no_image(images, message):
         ({"rescale_factor": -1}, ValueError, "rescale_factor lies above 0, got -1"),
         ({"resample": 9}, ValueError, r"resample is one of Pillow's filters 0 \(nearest\), .*; got 9"),
         ({"image_men": 0.5}, TypeError, "has no field 'image_men'; its fields are size, .*, image_mean, image_std"),
+        ({"__class__": 1}, TypeError, "has no field '__class__'"),
+        ({"size": 0.5}, ValueError, r"size is one number of pixels, .* got 0\.5"),
+        ({"num_channels": {}}, ValueError, r"num_channels is 1 \(grey\) or 3 \(RGB\), got {}"),
+        ({"image_mean": [1, [2], 3]}, ValueError, "image_mean is one number, or one for each of the 3"),
+        ({"image_std": 1e-320}, ValueError, "rescale_factor, image_mean and image_std give numbers beyond float32"),
+        (
+            {"rescale_factor": 1e308},
+            ValueError,
+            "rescale_factor, image_mean and image_std give numbers beyond float32",
+        ),
     ],
 )
 def test_refuses_wrong_image_fields(fields, error, message):
@@ -532,11 +542,47 @@ def test_truncation_keeps_the_beginning():
         ({"mean": 0, "std": [1, 0]}, ValueError, "std lies above 0, got 0.0"),
         ({"padding_side": "left"}, ValueError, "padding_side is 'right' for these models, got 'left'"),
         ({"max_len": 3}, TypeError, "has no field 'max_len'; its fields are feature_size, max_length"),
+        ({"__class__": 1}, TypeError, "has no field '__class__'"),
+        ({"mean": [1, [2]], "std": 1}, ValueError, "mean is one number, or one for each of the 2"),
+        ({"padding_value": []}, ValueError, "padding_value is one number"),
+        ({"padding_value": "x"}, ValueError, "padding_value is one number"),
     ],
 )
 def test_refuses_wrong_sequence_fields(fields, error, message):
     with pytest.raises(error, match=message):
         FPTFeatureExtractor(**({"feature_size": 2, "max_length": 10} | fields))
+
+
+LONG = ["x" * 10**5, [0] * 10**5, {str(number): number for number in range(10**5)}]
+
+
+@pytest.mark.parametrize("name", ["size", "num_channels", "resample", "rescale_factor", "image_mean", "image_std"])
+@pytest.mark.parametrize("value", LONG, ids=lambda value: type(value).__name__)
+def test_a_long_image_field_is_not_repeated_whole(name, value):
+    with pytest.raises(ValueError, match=name) as caught:
+        FPTImageProcessor(**{"size": 8, "num_channels": 3, name: value})
+    assert len(str(caught.value)) < 2000
+
+
+@pytest.mark.parametrize(
+    "name", ["feature_size", "max_length", "mean", "patch_length", "padding_value", "padding_side"]
+)
+@pytest.mark.parametrize("value", LONG, ids=lambda value: type(value).__name__)
+def test_a_long_sequence_field_is_not_repeated_whole(name, value):
+    fields = {"feature_size": 2, "max_length": 8, "std": 1, "mean": 0, "patch_length": 2, "patch_stride": 1}
+    with pytest.raises(ValueError, match=name) as caught:
+        FPTFeatureExtractor(**fields | {name: value})
+    assert len(str(caught.value)) < 2000
+
+
+@pytest.mark.parametrize(
+    "text", ["[]", "3", '"x"', "null", "{", "[" * 10**5, '{"x":' * 10**5], ids=lambda text: text[:6]
+)
+@pytest.mark.parametrize("processor_class", [FPTImageProcessor, FPTFeatureExtractor])
+def test_a_file_without_fields_is_refused(processor_class, text, tmp_path):
+    (tmp_path / "preprocessor_config.json").write_text(text)
+    with pytest.raises((ValueError, OSError), match=r"nested too deeply|not a valid JSON|Can't load"):
+        processor_class.from_pretrained(tmp_path)
 
 
 def test_a_series_extractor_keeps_all_its_fields(tmp_path):
