@@ -7,8 +7,8 @@ N(0, 1), then dropout 0.1. A patch holds its pixels row by row with the channels
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from transformers import PreTrainedConfig
 
-from .configuration_fpt import FPTConfig
 from .dropout import Dropout
 
 ORTHOGONAL_GAIN = 1.41
@@ -19,7 +19,7 @@ class InputProjection(nn.Module):
 
     input_name = "input_values"
 
-    def __init__(self, config: FPTConfig, token_size: int, width: int):
+    def __init__(self, config: PreTrainedConfig, token_size: int, width: int):
         super().__init__()
         self.config = config
         self.projection = nn.Linear(token_size, width)
@@ -41,7 +41,7 @@ class InputProjection(nn.Module):
 class ValuesInput(InputProjection):
     """`input_values` (batch, tokens, input_size), for example bits."""
 
-    def __init__(self, config: FPTConfig, width: int):
+    def __init__(self, config: PreTrainedConfig, width: int):
         super().__init__(config, config.input_size, width)
 
     def to_tokens(self, inputs: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
@@ -54,7 +54,7 @@ class ImagesInput(InputProjection):
 
     input_name = "pixel_values"
 
-    def __init__(self, config: FPTConfig, width: int):
+    def __init__(self, config: PreTrainedConfig, width: int):
         super().__init__(config, config.num_channels * config.patch_size**2, width)
 
     def to_tokens(self, inputs: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
@@ -82,7 +82,7 @@ class SeriesInput(InputProjection):
     patch is real if it adds a real step to those of the patches before, so that padding a series adds none.
     """
 
-    def __init__(self, config: FPTConfig, width: int):
+    def __init__(self, config: PreTrainedConfig, width: int):
         super().__init__(config, config.num_channels * config.patch_length, width)
 
     def to_tokens(self, inputs: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
@@ -108,7 +108,7 @@ class TokensInput(nn.Module):
 
     input_name = "input_ids"
 
-    def __init__(self, config: FPTConfig, width: int):
+    def __init__(self, config: PreTrainedConfig, width: int):
         super().__init__()
         self.config = config
         self.embedding = nn.Embedding(config.vocab_size, width)
@@ -143,7 +143,7 @@ def _without_padding(inputs: Tensor, mask: Tensor | None) -> Tensor:
     return inputs if mask is None else inputs.masked_fill(mask[..., None] == 0, 0)
 
 
-def _check_length(tokens: int, config: FPTConfig) -> None:
+def _check_length(tokens: int, config: PreTrainedConfig) -> None:
     if tokens == 0:
         raise ValueError("The input has no tokens: give at least one.")
     if tokens > config.num_tokens:
@@ -156,6 +156,6 @@ def _check_length(tokens: int, config: FPTConfig) -> None:
 INPUTS = {"values": ValuesInput, "tokens": TokensInput, "images": ImagesInput, "series": SeriesInput}
 
 
-def build_input(config: FPTConfig, width: int) -> InputProjection | TokensInput:
+def build_input(config: PreTrainedConfig, width: int) -> InputProjection | TokensInput:
     """The input module that `config.input_type` names, for embeddings of `width`."""
     return INPUTS[config.input_type](config, width)
