@@ -63,7 +63,7 @@ test-transformers: install ## Run transformers' own tests of every model on ours
 			transformers==$$version && \
 		tar -xzf $$folder.tar.gz -C build transformers-$$version/tests; fi && \
 	PYTHONPATH=build/parameterized TRANSFORMERS_TESTS=$$folder HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 \
-		$(RUN) $(PYTEST) -o addopts= -W default -W ignore::pytest.PytestUnknownMarkWarning tests/test_transformers_common.py
+		$(RUN) $(PYTEST) -o addopts= -W default -W ignore::pytest.PytestUnknownMarkWarning tests/models/test_transformers_common.py
 
 lint: install ## Check style and formatting
 	$(RUN) -m ruff check .

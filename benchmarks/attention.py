@@ -2,9 +2,10 @@
 
     python benchmarks/attention.py --rounds 9
 
-`fpt_adapters.attention` takes plain products, in pieces, where there is dropout, and up to `LONGEST` tokens where
-there is none; this is where that is from. Each round times both in turn, 4,096 tokens in all, so that longer sequences
-make smaller batches. Printed are ratios of medians, sdpa over plain products: above 1, plain products are the faster.
+`fpt_adapters.backbones.cpu.attention` takes plain products, in pieces, where there is dropout, and up to `LONGEST`
+tokens where there is none; this is where that is from. Each round times both in turn, 4,096 tokens in all, so that
+longer sequences make smaller batches. Printed are ratios of medians, sdpa over plain products: above 1, plain products
+are the faster.
 """
 
 import argparse

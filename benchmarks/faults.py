@@ -17,14 +17,14 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 TESTS = {
     "runs killed at random moments, resumed by themselves": (
-        "test_trainer_users.py::test_killed_runs_go_on_to_the_same_weights"
+        "training/test_trainer_users.py::test_killed_runs_go_on_to_the_same_weights"
     ),
     "two processes pull one delta, a wrong bit in every 10th transfer": (
-        "test_hub_pull.py::test_two_processes_pull_while_every_tenth_transfer_has_a_wrong_bit"
+        "hub/test_hub_pull.py::test_two_processes_pull_while_every_tenth_transfer_has_a_wrong_bit"
     ),
-    "loads beside a writer": "test_delta.py::test_a_load_beside_a_writer_is_one_version_whole",
-    "several processes save into one folder": "test_delta.py::test_several_processes_save_into_one_folder",
-    "mutated deltas, configurations and processors": "test_mutations.py::test_no_mutation_gives_a_wrong_model",
+    "loads beside a writer": "deltas/test_delta.py::test_a_load_beside_a_writer_is_one_version_whole",
+    "several processes save into one folder": "deltas/test_delta.py::test_several_processes_save_into_one_folder",
+    "mutated deltas, configurations and processors": "rules/test_mutations.py::test_no_mutation_gives_a_wrong_model",
 }
 
 

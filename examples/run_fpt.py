@@ -37,10 +37,10 @@ from transformers import AutoConfig, PreTrainedConfig, set_seed
 from transformers.utils import CONFIG_NAME, logging
 
 from fpt_adapters import FPTConfig, FPTTrainer
-from fpt_adapters.disk import room_for
-from fpt_adapters.fetching import fetch, saying_whose
-from fpt_adapters.metrics import joined
+from fpt_adapters.deltas.disk import room_for
+from fpt_adapters.hub.download import fetch, saying_whose
 from fpt_adapters.tasks import FileArguments, Task, TaskData
+from fpt_adapters.tasks.metrics import joined
 
 logger = logging.get_logger(__name__)
 SETTLED_FLAGS = (  # what a saved delta says itself

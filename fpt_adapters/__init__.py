@@ -18,29 +18,29 @@ from transformers import (
 from transformers.models.auto.image_processing_auto import AutoImageProcessor  # 5.5's top name wants torchvision
 from transformers.models.auto.video_processing_auto import AutoVideoProcessor
 
-from .card import FPTCard
+from .backbones.baselines.configuration_identity import IdentityConfig
+from .backbones.baselines.configuration_lstm import LSTMConfig
+from .backbones.baselines.modeling_identity import IdentityModel
+from .backbones.baselines.modeling_lstm import LSTMModel
+from .backbones.policy import GroupCount, format_table
 from .configuration_fpt import PAPER_GROUPS, PARAMETER_GROUPS, FPTConfig
-from .configuration_identity import IdentityConfig
-from .configuration_lstm import LSTMConfig
-from .delta import DeltaError, update_config
-from .feature_extraction_fpt import FPTFeatureExtractor
-from .finding import DeltaSummary, find_deltas, format_deltas
-from .freezing import GroupCount, format_table
-from .image_processing_fpt import FPTImageProcessor
+from .deltas.file import DeltaError, update_config
+from .hub.card import FPTCard
+from .hub.finding import DeltaSummary, find_deltas, format_deltas
+from .inputs.feature_extraction_fpt import FPTFeatureExtractor
+from .inputs.image_processing_fpt import FPTImageProcessor
 from .modeling_fpt import (
     FPTForImageClassification,
     FPTForSequenceClassification,
     FPTForTokenClassification,
     FPTModel,
 )
-from .modeling_identity import IdentityModel
-from .modeling_lstm import LSTMModel
-from .pretrained import FPTPreTrainedModel
+from .models.pretrained import FPTPreTrainedModel
 from .version import __version__
 
 if TYPE_CHECKING:
-    from .guards import TrainingError
-    from .training import FPTTrainer
+    from .training.guards import TrainingError
+    from .training.trainer import FPTTrainer
 
 AutoConfig.register("fpt", FPTConfig, exist_ok=True)
 AutoModel.register(FPTConfig, FPTModel, exist_ok=True)
@@ -97,7 +97,7 @@ __all__ = [
     "update_config",
 ]
 
-_TRAINING = {"FPTTrainer": "training", "TrainingError": "guards"}
+_TRAINING = {"FPTTrainer": "training.trainer", "TrainingError": "training.guards"}
 
 
 def __getattr__(name: str) -> Any:

@@ -17,13 +17,10 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 from transformers import AutoConfig, PreTrainedConfig
 
-from .adapter_settings import checked_settings
-from .configuration_identity import IdentityConfig  # noqa: F401  registers itself with AutoConfig
-from .configuration_lstm import LSTMConfig  # noqa: F401
-from .depth import first_layers
-from .float_fields import FloatFields
-from .quantization import checked_settings as checked_quantization
-from .untrusted import (
+from .backbones.baselines.configuration_identity import IdentityConfig  # noqa: F401  registers itself with AutoConfig
+from .backbones.baselines.configuration_lstm import LSTMConfig  # noqa: F401
+from .rules.adapter_settings import checked_settings
+from .rules.config_rules import (
     MAX_DEPTH,
     MAX_LABELS,
     MAX_LAYERS,
@@ -36,6 +33,9 @@ from .untrusted import (
     said_shortly,
     short,
 )
+from .rules.depth import first_layers
+from .rules.float_fields import FloatFields
+from .rules.quantization import checked_settings as checked_quantization
 
 # `last_attention` is what of `attention` lies in the last layer; a model has the group where `trainable` names it.
 # `adapter` is what peft put beside frozen layers; it trains where there is one.

@@ -16,7 +16,7 @@ from transformers.modeling_outputs import (
     TokenClassifierOutput,
 )
 
-from .backbones import (
+from .backbones.structure import (
     HALF_PRECISION,
     cut_positions,
     embedding_scale,
@@ -28,11 +28,11 @@ from .backbones import (
     weights,
 )
 from .configuration_fpt import FPTConfig
-from .heads import TokenClassifier, classification_loss, pool
-from .inputs import build_input
-from .isolation import DefaultDtype
-from .loading import Base, build_base
-from .pretrained import FPTPreTrainedModel
+from .heads.heads import TokenClassifier, classification_loss, pool
+from .inputs.projections import build_input
+from .models.loading import Base, build_base
+from .models.pretrained import FPTPreTrainedModel
+from .torch_utils.isolation import DefaultDtype
 
 
 class FPTModel(FPTPreTrainedModel):

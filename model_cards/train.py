@@ -21,9 +21,9 @@ sys.path.append(str(ROOT / "examples"))
 
 import run_fpt  # noqa: E402
 
-from fpt_adapters.card_reading import read_summary  # noqa: E402
-from fpt_adapters.card_template import score  # noqa: E402
-from fpt_adapters.repository import repository_files  # noqa: E402
+from fpt_adapters.hub.card_reading import read_summary  # noqa: E402
+from fpt_adapters.hub.card_template import score  # noqa: E402
+from fpt_adapters.hub.repository import repository_files  # noqa: E402
 
 FOLDER = ROOT / "model_cards"
 INDEX_HEAD = """\

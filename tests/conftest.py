@@ -22,14 +22,14 @@ import pytest
 import safetensors.torch
 import torch
 import transformers
-from hub import StandInHub
+from hub_server import StandInHub
 from packaging.version import Version
 from transformers import AutoConfig, AutoModel, GPT2Config, PreTrainedConfig, TrainingArguments
 from transformers.utils import logging
 
 import fpt_adapters
 from fpt_adapters.configuration_fpt import config_digest
-from fpt_adapters.delta import CONFIG_KEY, CONFIG_TEXT_KEY, DIGESTS_KEY, tensor_digest
+from fpt_adapters.deltas.file import CONFIG_KEY, CONFIG_TEXT_KEY, DIGESTS_KEY, tensor_digest
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"

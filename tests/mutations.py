@@ -15,7 +15,7 @@ from conftest import signed
 
 from fpt_adapters import FPTConfig
 from fpt_adapters.configuration_fpt import TRANSFORMERS_KEYS
-from fpt_adapters.delta import CONFIG_KEY, CONFIG_TEXT_KEY, DIGESTS_KEY
+from fpt_adapters.deltas.file import CONFIG_KEY, CONFIG_TEXT_KEY, DIGESTS_KEY
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 Files = dict[str, bytes]

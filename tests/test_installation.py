@@ -17,7 +17,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
-from fpt_adapters.pictures import learning_curves
+from fpt_adapters.analysis.pictures import learning_curves
 from fpt_adapters.tasks import Digits
 
 if sys.version_info >= (3, 11):
@@ -96,7 +96,7 @@ def test_the_oldest_versions_are_the_declared_ones():
 TRIAL = """
 import importlib.util, sys
 import numpy, torch
-import fpt_adapters, fpt_adapters.pictures, fpt_adapters.tasks
+import fpt_adapters, fpt_adapters.analysis.pictures, fpt_adapters.tasks
 from transformers import AutoModelForSequenceClassification, GPT2Config, TrainingArguments
 from fpt_adapters import FPTForSequenceClassification, FPTTrainer
 

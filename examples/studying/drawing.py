@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fpt_adapters.extras import extra
+from fpt_adapters.analysis.extras import extra
 
 with extra("examples", "A study's pictures are drawn with matplotlib"):
     import matplotlib

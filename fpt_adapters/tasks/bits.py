@@ -13,11 +13,11 @@ import torch
 from torch.utils.data import Dataset
 from transformers import EvalPrediction
 
-from ..feature_extraction_fpt import FPTFeatureExtractor
-from ..heads import IGNORED_LABEL
-from ..metrics import accuracy, joined
+from ..heads.heads import IGNORED_LABEL
+from ..inputs.feature_extraction_fpt import FPTFeatureExtractor
 from ..modeling_fpt import FPTForTokenClassification
 from .draws import check_at_least, random_stream, random_words, split_sizes
+from .metrics import accuracy, joined
 from .task import Task, TaskData
 
 EXAMPLES_PER_DRAW = 256  # of a pass over a whole split

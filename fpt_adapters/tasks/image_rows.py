@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..streams import Place
+from ..data.streams import Place
 from .augmentation import Augmentation
 from .labels import LabelNames
 from .pixels import PixelFormat

@@ -15,15 +15,15 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from ..extras import extra
-from ..image_processing_fpt import FPTImageProcessor
-from ..metrics import majority_floor
+from ..analysis.extras import extra
+from ..data.streams import ExampleStream
+from ..inputs.image_processing_fpt import FPTImageProcessor
 from ..modeling_fpt import FPTForImageClassification
-from ..streams import ExampleStream
 from .augmentation import Augmentation
 from .draws import split_sizes
 from .files import FIXED_SEED, SAMPLES, FileArguments, Part, draw_order, find_column, label_fields, split_labels
 from .image_rows import ImageReader
+from .metrics import majority_floor
 from .pixels import PixelFormat
 from .streaming import open_stream
 from .task import SPLITS, Task, TaskData
@@ -70,7 +70,7 @@ class ImageSplit(Dataset):
         """Draw the augmentation of another epoch (from 0), in all workers of this process.
 
         The stock Trainer's data loader calls this in most cases, but not with several processes, nor after a resume
-        within an epoch, nor through a `Subset`: there, `fpt_adapters.training.SetEpoch` does, which FPTTrainer adds.
+        within an epoch, nor through a `Subset`: there, FPTTrainer's `SetEpoch` does.
         """
         self._epoch.fill_(epoch)
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 
-from ..image_processing_fpt import MODES, WIDE_MODES, is_scaled, too_many_bits
+from ..inputs.image_processing_fpt import MODES, WIDE_MODES, is_scaled, too_many_bits
 from .files import Source
 
 

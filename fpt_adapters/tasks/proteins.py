@@ -13,12 +13,12 @@ from tokenizers import Regex, decoders, normalizers, pre_tokenizers
 from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerFast
 
-from ..metrics import majority_floor
+from ..data.streams import ExampleStream, Place
 from ..modeling_fpt import FPTForSequenceClassification
-from ..streams import ExampleStream, Place
 from .draws import check_at_least
 from .files import FileArguments, Part, Source, find_column, label_fields, split_labels
 from .labels import LabelNames
+from .metrics import majority_floor
 from .streaming import open_stream
 from .task import SPLITS, Task, TaskData
 from .vocabulary import fixed_tokenizer

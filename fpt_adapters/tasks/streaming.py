@@ -15,7 +15,7 @@ import datasets
 import numpy as np
 from datasets.exceptions import DatasetsError
 
-from ..streams import NOTHING, HeldOut, shard_rows
+from ..data.streams import NOTHING, HeldOut, shard_rows
 from .draws import split_sizes
 from .files import (
     LABEL_COLUMNS,

@@ -9,8 +9,8 @@ import torch
 from torch.utils.data import Dataset
 from transformers import BaseImageProcessor, EvalPrediction, PreTrainedTokenizerFast, SequenceFeatureExtractor
 
-from ..metrics import accuracy
-from ..pretrained import FPTPreTrainedModel
+from ..models.pretrained import FPTPreTrainedModel
+from .metrics import accuracy
 
 SPLITS = ("train", "validation", "test")
 

@@ -17,8 +17,8 @@ from accelerate.utils import DistributedType
 from transformers import GPT2Config, TrainingArguments, set_seed
 
 from fpt_adapters import FPTForImageClassification, FPTTrainer
-from fpt_adapters.sharding import is_sharded
 from fpt_adapters.tasks import TASKS
+from fpt_adapters.torch_utils.sharding import is_sharded
 
 CONFIG = {"n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 64, "vocab_size": 100}
 

@@ -18,7 +18,7 @@ from packaging.version import Version
 from transformers import GPT2Config, TrainingArguments
 
 from fpt_adapters import FPTForSequenceClassification, FPTTrainer
-from fpt_adapters.streams import ExampleStream
+from fpt_adapters.data.streams import ExampleStream
 
 RESUMES = Version(transformers.__version__) >= Version("5.18")  # before, not several processes on a CPU
 STREAMS = {  # rows of each shard, and workers: shards to share out, one that both processes read, and workers

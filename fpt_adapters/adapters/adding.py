@@ -1,0 +1,248 @@
+"""peft adapters on the frozen layers: LoRA and its kin inside the backbone, trained and saved with the rest.
+
+peft wraps the linear layers, draws the adapter's weights and computes; this module tells it where, and finds what it
+made. It is imported where there is an adapter alone, because importing peft takes long.
+"""
+
+import copy
+import dataclasses
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from ..backbones.fingerprints import fingerprint_of
+from ..backbones.quantized_layers import parameter_size
+from ..rules.adapter_settings import METHODS, NAME, checked_settings
+from ..rules.config_rules import short
+from ..torch_utils.isolation import DefaultDtype, DrawsFrom
+from ..torch_utils.plain_names import named_buffers, named_modules, plain_state
+from .peft_api import (
+    PEFT_TYPE_TO_CONFIG_MAPPING,
+    BaseTunerLayer,
+    ModulesToSaveWrapper,
+    PeftConfig,
+    get_peft_model_state_dict,
+    inject_adapter_in_model,
+)
+
+BASE_LAYER = "base_layer"  # where peft keeps what it wraps
+PLAIN_STARTS = (True, False, "gaussian", "orthogonal")  # of `init_lora_weights`: they leave the base's weights alone
+NUMBERS = {int: (int,), float: (int, float)}  # by the type of a setting's default, the types that it takes
+# What peft itself writes into a configuration, or what choosing the layers leaves behind.
+RESOLVED = (
+    "auto_mapping",
+    "base_model_name_or_path",
+    "exclude_modules",
+    "fan_in_fan_out",
+    "inference_mode",
+    "layers_pattern",
+    "layers_to_transform",
+    "peft_type",
+    "peft_version",
+    "revision",
+    "runtime_config",
+    "task_type",
+)
+
+
+def peft_config_of(given: PeftConfig | dict[str, Any] | str) -> PeftConfig:
+    """A peft configuration of one, of its settings as adapter_config.json or a delta has them, or of a method's name.
+
+    Raises ValueError for a method that is none of `METHODS`, and for a setting that it does not have.
+    """
+    if isinstance(given, PeftConfig):
+        given = given.to_dict()
+    values = {"peft_type": given} if isinstance(given, str) else dict(given)
+    method = values.pop("peft_type", None)
+    method = str(getattr(method, "value", method)).lower()
+    if method not in METHODS:
+        checked_settings({"peft_type": method})  # which says what can be written
+    config_class = PEFT_TYPE_TO_CONFIG_MAPPING[method.upper()]
+    known = {field.name: field for field in dataclasses.fields(config_class) if field.init}
+    for name, value in values.items():
+        if name not in known:
+            raise ValueError(f"peft's {method} has no setting {name!s:.60}; it has {', '.join(sorted(known))}.")
+        kinds = NUMBERS.get(type(_default(known[name])))
+        if kinds is not None and type(value) not in kinds:
+            raise ValueError(
+                f"peft's {method} takes a number for {name}, whole if its default is; got {short(value)}."
+            )
+    try:
+        return config_class(**values)
+    except (AttributeError, TypeError) as error:  # of a value of a kind that peft does not expect
+        raise ValueError(f"peft's {method} does not take {short(values)}: {error}") from error
+
+
+def add_adapter(backbone: PreTrainedModel, config: PeftConfig | dict[str, Any] | str) -> dict[str, Any]:
+    """Wrap the layers of `backbone` that `config` names. Returns the settings that wrap the same layers again.
+
+    Where no layers are named, peft's own for the family are taken. What is drawn follows from torch's random state,
+    which is left as it is, so that what is drawn afterwards is what the same seed gives without an adapter.
+
+    Raises ValueError, with the backbone as it was, for layers that are not there or are no linear ones of peft's, for
+    an adapter that is larger than the backbone, and for a method that changes the base's own weights.
+    """
+    config = peft_config_of(config)
+    if getattr(config, "init_lora_weights", True) not in PLAIN_STARTS:
+        raise ValueError(_changes_base(config))
+    if hasattr(config, "fan_in_fan_out"):
+        config.fan_in_fan_out = on_conv1d(backbone)
+    stored = list(backbone.named_parameters())
+    digest, limit = fingerprint_of(stored), sum(parameter_size(parameter) for _, parameter in stored)
+    seed = _seed_of_random_state()
+    try:
+        with torch.device("meta"):  # takes no memory, whatever the settings ask for
+            _inject(config, backbone, seed)
+        size = sum(parameter.numel() for parameter in adapter_parameters(backbone))
+        if size > limit:
+            raise ValueError(
+                f"The adapter {short(settings_of(config))} has {size:,} parameters, more than the {limit:,} of the "
+                "backbone: lower its rank, or name fewer layers."
+            )
+        strip(backbone)
+        _inject(config, backbone, seed)
+        if fingerprint_of(stored) != digest:
+            raise ValueError(_changes_base(config))
+        return _resolved_settings(config, backbone)
+    except ValueError:
+        strip(backbone)
+        raise
+
+
+def _inject(config: PeftConfig, backbone: PreTrainedModel, seed: int) -> None:
+    try:
+        with DrawsFrom(seed), DefaultDtype(torch.float32):
+            inject_adapter_in_model(config, backbone, NAME)
+    except (ValueError, TypeError, AttributeError, RuntimeError) as error:
+        linear = sorted(
+            {name.rpartition(".")[2] for name, module in named_modules(backbone).items() if _is_linear(module)}
+        )
+        raise ValueError(
+            f"peft cannot put {config.peft_type.value.lower()} on this {backbone.config.model_type}: {error} Its "
+            f"linear layers are {', '.join(linear) or 'none'}; name some in target_modules."
+        ) from error
+
+
+def _seed_of_random_state() -> int:
+    """A seed that follows from torch's random state, which stays as it is: not the numbers that are drawn next."""
+    present = torch.Generator()
+    present.set_state(torch.get_rng_state())
+    return int(torch.randint(2**62, (), generator=present))
+
+
+def _changes_base(config: PeftConfig) -> str:
+    return (
+        f"The adapter's settings change the base's own weights, which a delta does not hold: "
+        f"{short(settings_of(config))}. Take a start that leaves them alone, such as init_lora_weights=True."
+    )
+
+
+def _resolved_settings(config: PeftConfig, backbone: PreTrainedModel) -> dict[str, Any]:
+    layers = {name: one for name, one in named_modules(backbone).items() if isinstance(one, BaseTunerLayer)}
+    outside = [name for name in layers if not _in_repeated_layers(name, backbone)]
+    if outside:
+        raise ValueError(
+            f"An adapter goes on layers of attention or feed-forward; {outside[0]} is none: leave it out."
+        )
+    settings = settings_of(config) | {"target_modules": sorted(layers)}
+    if getattr(config, "feedforward_modules", None):
+        settings["feedforward_modules"] = sorted(name for name, layer in layers.items() if layer.is_feedforward)
+    return checked_settings(settings)
+
+
+def on_conv1d(model: nn.Module) -> bool:
+    """Whether a model's linear layers are GPT-2's, whose weights lie transposed."""
+    return any(isinstance(module, Conv1D) for module in model.modules())
+
+
+def _in_repeated_layers(name: str, backbone: nn.Module) -> bool:
+    lists = [path for path, module in named_modules(backbone).items() if isinstance(module, nn.ModuleList)]
+    return any(name.startswith(path + ".") for path in lists)
+
+
+def _is_linear(module: nn.Module) -> bool:
+    return isinstance(module, (nn.Linear, Conv1D))
+
+
+def settings_of(config: PeftConfig) -> dict[str, Any]:
+    """A method and what differs from peft's defaults."""
+    differing = {
+        field.name: getattr(config, field.name)
+        for field in dataclasses.fields(config)
+        if field.name not in RESOLVED and getattr(config, field.name) != _default(field)
+    }
+    return {"peft_type": config.peft_type.value.lower()} | differing
+
+
+def _default(field: dataclasses.Field) -> Any:
+    return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+
+
+def adapter_parameters(backbone: nn.Module) -> list[nn.Parameter]:
+    """The weights that peft put beside those of the layers it wraps."""
+    return [
+        parameter
+        for layer in backbone.modules()
+        if isinstance(layer, BaseTunerLayer)
+        for name, parameter in layer.named_parameters()
+        if not name.startswith(BASE_LAYER + ".")
+    ]
+
+
+def adapter_buffers(backbone: nn.Module) -> dict[str, Tensor]:
+    """What peft saves beside the weights, and makes again of its settings and the base's weights."""
+    layers = [name for name, module in named_modules(backbone).items() if isinstance(module, BaseTunerLayer)]
+    inside = tuple(f"{name}." for name in layers)
+    own = [name for name in named_buffers(backbone) if name.startswith(inside) and f".{BASE_LAYER}." not in name]
+    stored = plain_state(backbone.state_dict()) if own else {}
+    return {name: stored[name] for name in own if name in stored}
+
+
+def merged_state(backbone: nn.Module) -> dict[str, Tensor]:
+    """The state dict that a backbone would have with its adapter merged; the backbone stays as it is."""
+    layers = {name: one for name, one in named_modules(backbone).items() if isinstance(one, BaseTunerLayer)}
+    inside = tuple(f"{name}." for name in layers)
+    state = plain_state(backbone.state_dict())
+    tensors = {name: tensor for name, tensor in state.items() if not name.startswith(inside)}
+    for path, layer in layers.items():
+        merged = copy.deepcopy(layer)
+        merged.merge()
+        tensors |= {f"{path}.{name}": tensor for name, tensor in merged.get_base_layer().state_dict().items()}
+    return tensors
+
+
+def enable(backbone: nn.Module, enabled: bool) -> None:
+    """Have the layers compute with their adapter, or without."""
+    for layer in backbone.modules():
+        if isinstance(layer, BaseTunerLayer):
+            layer.enable_adapters(enabled)
+
+
+def adapter_state_dict(model: PreTrainedModel, state_dict: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
+    """The adapter's tensors of a state dict of `model`, under the names that peft saves."""
+    return get_peft_model_state_dict(model, state_dict, adapter_name=NAME, save_embedding_layers=False)
+
+
+def strip(model: nn.Module) -> None:
+    """Take all adapters off, and the copies of modules; what they wrapped is put back."""
+    done: list[str] = []
+    for path, module in list(model.named_modules(remove_duplicate=False)):
+        if path.startswith(tuple(done)):
+            continue
+        if isinstance(module, ModulesToSaveWrapper):
+            put(model, path, module.original_module)
+        elif isinstance(module, BaseTunerLayer):
+            put(model, path, module.get_base_layer())
+        else:
+            continue
+        done.append(path + ".")
+    vars(model).pop("peft_config", None)  # which peft sets on a backbone
+
+
+def put(model: nn.Module, path: str, module: nn.Module) -> None:
+    """Replace the module at a path."""
+    parent, _, name = path.rpartition(".")
+    setattr(model.get_submodule(parent), name, module)

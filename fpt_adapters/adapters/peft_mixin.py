@@ -1,0 +1,206 @@
+"""What peft, and transformers' methods for it, find on an FPT model. peft is imported when used: that takes long."""
+
+import os
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor, nn
+
+from ..hub.download import HUB_KEYS
+from ..rules.adapter_settings import NAME
+
+if TYPE_CHECKING:
+    from .peft_api import PeftConfig
+
+
+class PeftMixin:
+    """Adapters that a delta holds, peft's own around a model, and FPT in peft's form."""
+
+    base_changed = False  # whether an adapter was merged into the base's weights
+    _wrapping = None  # a `Wrapping` while peft is around this model
+
+    # An adapter inside the backbone
+
+    def add_adapter(
+        self, adapter_config: "PeftConfig | dict[str, Any] | str", adapter_name: str | None = None
+    ) -> None:
+        """Put an adapter on frozen layers of attention or feed-forward, trained and saved beside the groups.
+
+        `adapter_config`: as `peft_config` of `from_backbone`. Raises ValueError for a second adapter, another name
+        than "fpt_delta", and what `from_backbone` refuses.
+        """
+        from .adding import add_adapter
+
+        self._refuse_wrapped()
+        if self.config.peft_config is not None or adapter_name not in (None, NAME):
+            raise ValueError(
+                f"A delta has one adapter, {NAME!r}; got {adapter_name or 'a second'!r}: leave the name out, and call "
+                "delete_adapter() before another is added."
+            )
+        try:
+            self.config.peft_config = add_adapter(self.fpt_model.backbone, adapter_config)
+            self.config.check()
+        finally:
+            self.apply_policy()  # peft has frozen all, even where it then refused
+
+    def delete_adapter(self, adapter_names: list[str] | str = NAME) -> None:
+        """Take the adapter inside the backbone off, unmerged. Raises ValueError where there is none of that name."""
+        from .adding import strip
+
+        self._refuse_other_adapter(adapter_names)
+        strip(self.fpt_model.backbone)
+        self.config.peft_config = None
+        self.config.trainable = [group for group in self.config.trainable if group != "adapter"]
+        self.apply_policy()
+
+    def disable_adapters(self) -> None:
+        """Compute without the adapter inside the backbone, which a delta holds all the same, until `enable_adapters`.
+
+        Raises ValueError where there is none.
+        """
+        from .adding import enable
+
+        self._refuse_other_adapter()
+        enable(self.fpt_model.backbone, False)
+
+    def enable_adapters(self) -> None:
+        """Compute with the adapter inside the backbone again, and train it. Raises ValueError where there is none."""
+        from .adding import enable
+
+        self._refuse_other_adapter()
+        enable(self.fpt_model.backbone, True)
+        self.apply_policy()
+
+    def active_adapters(self) -> list[str]:
+        """["fpt_delta"], also while disabled. Raises ValueError where there is no adapter inside the backbone."""
+        self._refuse_other_adapter()
+        return [NAME]
+
+    def set_adapter(self, adapter_name: list[str] | str) -> None:
+        """Nothing: the one adapter of a delta is the active one. Raises ValueError for any other name."""
+        self._refuse_other_adapter(adapter_name)
+
+    def get_adapter_state_dict(
+        self, adapter_name: str | None = None, state_dict: dict[str, Tensor] | None = None
+    ) -> dict[str, Tensor]:
+        """The adapter's tensors, under peft's names, of `state_dict` or else of this model.
+
+        Raises ValueError where there is no adapter inside the backbone, and for another name than "fpt_delta".
+        """
+        from .adding import adapter_state_dict
+
+        self._refuse_other_adapter(NAME if adapter_name is None else adapter_name)
+        return adapter_state_dict(self, state_dict)
+
+    def enable_peft_hotswap(self, *args: Any, **kwargs: Any) -> None:
+        """Raises ValueError: `load_adapter` puts values into the adapter that is there, and needs no such step."""
+        raise ValueError(
+            "load_adapter() puts an adapter's values into the one that the model has, of the same settings: leave "
+            "enable_peft_hotswap() out."
+        )
+
+    def _refuse_other_adapter(self, names: list[str] | str = NAME) -> None:
+        """Raise ValueError where the backbone has no adapter, or has it under another name."""
+        if self._wrapping is not None:
+            raise ValueError(
+                "peft is around this model and has its adapters: call the PeftModel's own methods, or unload it first."
+            )
+        if self.config.peft_config is None:
+            raise ValueError("This model has no adapter in its delta: call add_adapter() or load_adapter() first.")
+        if names not in (NAME, [NAME]):
+            raise ValueError(f"The adapter in this model's delta is called {NAME!r}; got {names!r}.")
+
+    def _adapter_parameters(self) -> list[nn.Parameter]:
+        if self.config.peft_config is None:
+            return []
+        from .adding import adapter_parameters
+
+        return adapter_parameters(self.fpt_model.backbone)
+
+    # FPT in peft's form
+
+    def to_peft_config(self) -> "PeftConfig":
+        """The peft configuration under which `get_peft_model(model, ...)` trains exactly what the policy trains.
+
+        LN tuning of the norms, `modules_to_save` for the rest; with an adapter in the backbone, its own configuration,
+        for a model built without one. Raises ValueError for what peft cannot train or would not save: a part of a
+        module, new modules that stay frozen.
+        """
+        from .peft_format import to_peft_config
+
+        return to_peft_config(self)
+
+    def save_peft_adapter(self, save_directory: str | os.PathLike) -> None:
+        """Write what the delta holds as a peft adapter, which `PeftModel.from_pretrained` and `load_adapter` read.
+
+        `save_directory`, new or empty, gets `adapter_config.json`, `adapter_model.safetensors` and FPT's
+        `config.json`, of which `from_backbone(base, config=...)` builds the model that peft wraps. Raises ValueError
+        as `to_peft_config`, and for a folder that holds something.
+        """
+        from .peft_format import write_adapter
+
+        write_adapter(self, save_directory)
+
+    def load_adapter(
+        self, peft_model_id: str | os.PathLike, adapter_name: str | None = None, **hub_kwargs: Any
+    ) -> None:
+        """Take the values of a peft adapter folder or repo that has all that this model's delta would have.
+
+        `hub_kwargs`: `revision`, `token`, `cache_dir` and the like. An adapter for frozen layers that comes with it is
+        added first, as "fpt_delta". Raises DeltaError for tensors that are missing, too many or of another shape, and
+        for other settings than the model's; ValueError for another name; TypeError for an unknown keyword; OSError
+        where a file cannot be found.
+        """
+        from .peft_format import read_adapter
+
+        self._refuse_wrapped()
+        unknown = sorted(hub_kwargs.keys() - HUB_KEYS)
+        if unknown:
+            raise TypeError(
+                f"load_adapter() takes {', '.join(HUB_KEYS)}; got {', '.join(unknown)}. What it loads becomes this "
+                "model's delta, trained as its policy says."
+            )
+        if adapter_name not in (None, NAME):
+            raise ValueError(f"A delta has one adapter, {NAME!r}; got {adapter_name!r}: leave the name out.")
+        before = self.config.peft_config
+        try:
+            tensors = read_adapter(self, peft_model_id, **hub_kwargs)
+            self._load_delta(tensors, peft_model_id)
+        except (ValueError, OSError):
+            if before is None and self.config.peft_config is not None:
+                self.delete_adapter()
+            raise
+
+    # peft's own adapters around the model
+
+    @property
+    def peft_config(self) -> "dict[str, PeftConfig]":
+        """Configurations of peft's by adapter name, around this model or in it; AttributeError if there is none."""
+        if self._wrapping is not None:
+            return self._wrapping.configs
+        if self.config.peft_config is None:
+            raise AttributeError("This model has no adapter of peft's.")
+        return self.fpt_model.backbone.peft_config
+
+    @peft_config.setter
+    def peft_config(self, configs: "dict[str, PeftConfig]") -> None:  # the last thing peft does when it wraps a model
+        from .peft_wrapping import Wrapping
+
+        self._wrapping = Wrapping(self, configs)
+
+    @peft_config.deleter
+    def peft_config(self) -> None:  # the last thing it does when it unloads or merges
+        wrapping, self._wrapping = self._wrapping, None
+        wrapping.end(self)
+
+    def _refuse_wrapped(self) -> None:
+        if self._wrapping is not None:
+            raise ValueError(
+                "peft is around this model, and has what trains: save the PeftModel, whose folder load_adapter() "
+                "reads, or unload it first."
+            )
+        if self.base_changed:
+            raise ValueError(
+                "An adapter was merged into the base, whose weights a delta does not hold: save_backbone() writes "
+                "them as a base of its own; to keep the adapter in the delta, save the PeftModel before merging and "
+                "load_adapter() its folder."
+            )

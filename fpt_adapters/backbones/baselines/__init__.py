@@ -1,0 +1,1 @@
+"""What a frozen transformer is compared with: an LSTM, and no backbone at all."""

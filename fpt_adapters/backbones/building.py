@@ -1,0 +1,245 @@
+"""Building a backbone: pretrained, random or statistics-only weights."""
+
+import copy
+import inspect
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import (
+    MODEL_FOR_TEXT_ENCODING_MAPPING,
+    MODEL_MAPPING,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
+from transformers import __version__ as VERSION
+from transformers.utils import CONFIG_NAME
+
+from ..rules.config_rules import build_config, differing_integers, refusing_unfit, short
+from ..rules.depth import first_layers
+from ..rules.limits import NoLargerThan, most_of_random
+from ..torch_utils.isolation import DefaultDtype, DrawsFrom
+from ..torch_utils.sharding import whole_in_each_process
+from .baselines.modeling_identity import IdentityModel  # noqa: F401  registers itself with AutoModel
+from .baselines.modeling_lstm import LSTMModel  # noqa: F401
+from .cpu.activations import replace_gelu
+from .cpu.attention import choose_attention
+from .cpu.dropout import replace_dropout
+from .device_maps import DeviceMap, checkpoint_of, load_placed
+from .fingerprints import fingerprints
+from .images import IMAGE_FAMILIES, ImageEncoder
+from .precision import cast_frozen, take_fp32
+from .stored_weights import INITIALISING, read_weights
+from .structure import embedding_width, frozen_dtype
+
+DROPOUT_FIELDS = (
+    "activation_dropout",
+    "attention_dropout",
+    "attention_probs_dropout_prob",
+    "attn_pdrop",
+    "dropout",
+    "dropout_rate",
+    "embd_pdrop",
+    "embedding_dropout",
+    "hidden_dropout",
+    "hidden_dropout_prob",
+    "mlp_dropout",
+    "resid_pdrop",
+)
+BUILT_PER_STORED = 4  # tied weights are stored once and built twice, and half precision may be asked for as fp32
+UNSTORED = 2**28  # bytes beside that: a pooler, masks and rotary tables
+
+
+@whole_in_each_process()
+def build_backbone(
+    base_config: PreTrainedConfig,
+    folder: Path | None,
+    *,
+    init: str,
+    seed: int,
+    scheme: str | None,
+    layers: int | None = None,
+    dropout: float | None,
+    dtype: torch.dtype | None,
+    attn_implementation: str | None,
+    quantization: dict[str, Any] | None = None,
+    device_map: DeviceMap | None = None,
+    source: str | None = None,
+) -> tuple[PreTrainedModel, dict[str, str]]:
+    """Build a backbone, frozen and in eval mode; returns it with its fingerprints, by kind.
+
+    `folder` has the checkpoint that is read for `init` "pretrained" and "statistics", and `source` is what messages
+    call it; `seed` and `scheme` are for "random" and "statistics". `layers`: build only the first ones (None: all);
+    of a checkpoint, only their weights are read. `dtype` is the dtype to keep the frozen weights in (None: as
+    stored); norms and positions keep their stored values, in fp32, as autocast wants them. `quantization` (settings as
+    `checked_settings` returns them) and `device_map`: weights go to their devices, and are quantised, as they are
+    loaded. The fingerprints are those of the weights as stored, so that one serves them all: their files are mapped
+    into memory, and taking them reads a page or two of each tensor.
+
+    Raises ValueError for a backbone that cannot serve, or whose weights are incomplete.
+    """
+    config = copy.deepcopy(base_config) if layers is None else first_layers(base_config, layers)
+    if "use_cache" in config:
+        config.use_cache = False
+    if dropout is not None:
+        for field in DROPOUT_FIELDS:
+            if field in config:
+                setattr(config, field, dropout)
+    config._attn_implementation = attn_implementation
+    model_class = backbone_class(config)
+    if init == "random":
+        with torch.device("meta"), most_of_random(config.hidden_size), refusing_unfit(model_class):
+            model_class(copy.deepcopy(config))
+        whole = _random(model_class, config, seed, scheme)
+    else:
+        whole = _pretrained(model_class, base_config, config, folder, source or os.fspath(folder))
+        if init == "statistics":
+            _draw_from_statistics(whole, seed)
+    stored = backbone = _without_unused(whole)
+    _refuse_undrivable(type(backbone), backbone.config)
+    embedding_width(backbone)
+    found = fingerprints(backbone)
+    if quantization is None and device_map is None:
+        cast_frozen(backbone, dtype)
+    else:
+        with checkpoint_of(folder if init == "pretrained" else whole) as checkpoint:
+            dtype = dtype or frozen_dtype(stored)
+            whole = load_placed(model_class, checkpoint, config, dtype, quantization, device_map)
+        backbone = _without_unused(whole)
+    take_fp32(backbone, stored)
+    if attn_implementation is None:
+        choose_attention(backbone)
+    replace_dropout(backbone)
+    replace_gelu(backbone)
+    return backbone.requires_grad_(False).eval(), found
+
+
+def backbone_class(config: PreTrainedConfig) -> type[PreTrainedModel]:
+    """The class that AutoModel chooses for `config`; of a T5-like model, the encoder's own.
+
+    Raises ValueError for one that cannot be a backbone.
+    """
+    mapping = MODEL_MAPPING
+    if config.is_encoder_decoder and type(config) in MODEL_FOR_TEXT_ENCODING_MAPPING:
+        mapping = MODEL_FOR_TEXT_ENCODING_MAPPING
+    if type(config) not in mapping:
+        raise ValueError(f"A backbone is a transformers AutoModel; model_type {config.model_type!r} has none.")
+    found = mapping[type(config)]
+    model_class = found[0] if isinstance(found, tuple) else found
+    _refuse_undrivable(model_class, config)
+    return model_class
+
+
+def _random(
+    model_class: type[PreTrainedModel], config: PreTrainedConfig, seed: int, scheme: str | None
+) -> PreTrainedModel:
+    scheme, config = scheme or default_init_scheme(config, "random"), copy.deepcopy(config)
+    config.dtype = torch.float32
+    with torch.device("cpu"), DrawsFrom(seed), DefaultDtype(torch.float32), INITIALISING:  # whose numbers others get
+        backbone = model_class(config)
+        if scheme in ("gpt2-scaled-residual", "gpt2-flat"):  # not left to transformers, whose versions differ
+            std = config.initializer_range
+            if scheme == "gpt2-scaled-residual":
+                std /= math.sqrt(2 * config.n_layer)
+            for block in backbone.h:
+                for projection in (block.attn.c_proj, block.mlp.c_proj):
+                    nn.init.normal_(projection.weight, std=std)
+    return backbone
+
+
+def default_init_scheme(config: PreTrainedConfig, init: str) -> str | None:
+    """The name of the random initialisation that `config`'s model class draws from; None for pretrained weights.
+
+    GPT-2's is "gpt2-scaled-residual": residual projections with std 0.02/sqrt(2 layers). The paper's runs predate
+    it: "gpt2-flat" has 0.02 everywhere. Other families: "transformers".
+    """
+    if init != "random":
+        return None
+    return "gpt2-scaled-residual" if config.model_type == "gpt2" else "transformers"
+
+
+def _pretrained(
+    model_class: type[PreTrainedModel],
+    base_config: PreTrainedConfig,
+    config: PreTrainedConfig,
+    folder: Path,
+    source: str,
+) -> PreTrainedModel:
+    """`base_config` is the whole base's, `config` that of what is built of it; `source`: for messages."""
+    own, _ = PreTrainedConfig.get_config_dict(folder / CONFIG_NAME)
+    own = build_config(own.get(config.base_config_key, own), type(config))
+    check_same_architecture(base_config, own, source)
+
+    stored = sum(file.stat().st_size for file in folder.rglob("*.safetensors"))
+    limit = NoLargerThan(BUILT_PER_STORED * stored + UNSTORED, "its weights can be")
+    with refusing_unfit(model_class):
+        backbone, info = read_weights(model_class, folder, config, "auto", limit, output_loading_info=True)
+    missing = sorted(key for key in info["missing_keys"] if not key.startswith("pooler."))
+    if missing or info["mismatched_keys"]:
+        what = missing or sorted(str(key) for key in info["mismatched_keys"])
+        raise ValueError(
+            f"The weights of {source!r} cannot fill a {type(backbone).__name__}: {len(what)} tensors missing "
+            f"or misshapen, the first is {what[0]}. Give the checkpoint that base_model_config belongs to."
+        )
+    return backbone
+
+
+def check_same_architecture(nested: PreTrainedConfig, own: PreTrainedConfig, source: str) -> None:
+    """Raise ValueError where an integer of `nested` is not that of `own`, the configuration beside the base's weights.
+
+    Sizes are integers, and so are numbers of heads, which change what the same weights compute.
+    """
+    for name, one, other in differing_integers(nested.to_dict(), own.to_dict()):
+        raise ValueError(
+            f"base_model_config has {name}={short(one)}, but the {CONFIG_NAME} of the base {source!r} has "
+            f"{short(other)}: it belongs to another base, or was altered. "
+            "Give the base of the delta, which base_model in its config.json names if it was on the Hub; or, to build "
+            "on this one, leave base_model_config out."
+        )
+
+
+@torch.no_grad()
+def _draw_from_statistics(backbone: nn.Module, seed: int) -> None:
+    """Replace every tensor by normal draws with its own mean and standard deviation (the paper's statistics-only)."""
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in backbone.parameters():
+        values = parameter.cpu().float()  # another device sums in another order
+        mean, std = values.mean().item(), values.std(unbiased=False).item()
+        drawn = torch.empty(values.shape, dtype=torch.float32, device="cpu").normal_(mean, std, generator=generator)
+        parameter.copy_(drawn)
+
+
+def _without_unused(backbone: PreTrainedModel) -> PreTrainedModel:
+    """Keep what turns embeddings into hidden states: an encoder-decoder's encoder, an image model's, no pooler."""
+    if backbone.config.model_type in IMAGE_FAMILIES:
+        return ImageEncoder(backbone)
+    if backbone.config.is_encoder_decoder and "decoder_input_ids" in inspect.signature(backbone.forward).parameters:
+        backbone = backbone.get_encoder()
+    if isinstance(getattr(backbone, "pooler", None), nn.Module):
+        backbone.pooler = None
+    return backbone
+
+
+def _refuse_undrivable(model_class: type, config: PreTrainedConfig) -> None:
+    accepted = inspect.signature(model_class.forward).parameters
+    if config.model_type in IMAGE_FAMILIES:
+        if "attention_mask" not in accepted:
+            raise ValueError(
+                f"{model_class.__name__} ({config.model_type}) cannot be a backbone with transformers {VERSION}: its "
+                "layers take no mask for padding before 5.9 (DINOv2: 5.18). Upgrade transformers."
+            )
+    elif "inputs_embeds" not in accepted:
+        raise ValueError(
+            f"{model_class.__name__} ({config.model_type}) cannot be a backbone: its forward takes no inputs_embeds, "
+            "so projected inputs cannot enter it. Choose a text model such as GPT-2 or BERT, or of image models "
+            f"{', '.join(IMAGE_FAMILIES)}."
+        )
+    if not isinstance(getattr(config, "hidden_size", None), int):
+        raise ValueError(
+            f"{model_class.__name__} ({config.model_type}) cannot be a backbone: its configuration has no hidden_size "
+            "of its own, as where several models are in one. Save its text model (AutoModel.from_pretrained(...)"
+            ".language_model.save_pretrained(folder)), and give that folder."
+        )

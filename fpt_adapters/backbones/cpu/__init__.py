@@ -1,0 +1,1 @@
+"""What runs faster on a CPU: attention, dropout and GELU."""

@@ -1,0 +1,154 @@
+"""The freezing policy: every parameter belongs to one group, and a list of groups trains.
+
+Attention and feed-forward are told apart by structure: inside the repeated layers (the elements of a `ModuleList`),
+what lies under a module whose class is an attention is attention, what lies in a recurrent one (LSTM gates) is
+recurrent, the rest is feed-forward. What lies outside the layers (token embeddings and the like), or is reached by no
+input, is `other` and never trains.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from ..torch_utils.plain_names import named_modules, named_parameters
+from ..torch_utils.sharding import whole_shape
+from .quantized_layers import is_quantized, parameter_size
+from .structure import norm_parameters, position_parameters, unused_parameters
+
+FROZEN_GROUP = "other"
+
+
+@dataclass(frozen=True)
+class GroupCount:
+    """One row of the parameter table."""
+
+    group: str
+    tensors: int
+    parameters: int
+    percent: float  # of all parameters of the model
+    trained: bool
+
+
+def backbone_groups(
+    backbone: PreTrainedModel,
+    own_positions: bool,
+    qk_norms: bool,
+    last_attention: bool = False,
+    adapter: Iterable[nn.Parameter] = (),
+) -> dict[str, str]:
+    """Group of each of the backbone's parameters, by name; a parameter with several names appears once.
+
+    `own_positions`: whether the backbone's learned positions are the model's `position` group (or `other`);
+    `qk_norms`: whether norms of queries and keys are `norm` (or `attention`); `last_attention`: whether the last
+    layer's attention is a group of its own; `adapter`: the parameters that peft added. Where layers share their
+    weights (ALBERT), the last layer's are those of all of them.
+    """
+    added = {id(parameter) for parameter in adapter}
+    norms = {id(parameter) for parameter in norm_parameters(backbone, qk_norms)}
+    positions = {id(parameter) for parameter in position_parameters(backbone)}
+    unused = {id(parameter) for parameter in unused_parameters(backbone)}
+    modules = named_modules(backbone).items()
+    lists = tuple(name + "." for name, module in modules if isinstance(module, nn.ModuleList))
+    attentions = tuple(
+        name + "." for name, module in modules if "Attention" in type(module).__name__ and name.startswith(lists)
+    )
+    recurrent = tuple(name + "." for name, module in modules if isinstance(module, nn.RNNBase))
+
+    def group(name: str, parameter: nn.Parameter) -> str:
+        if id(parameter) in added:
+            return "adapter"
+        if id(parameter) in norms:
+            return "norm"
+        if id(parameter) in positions:
+            return "position" if own_positions else FROZEN_GROUP
+        if id(parameter) in unused:
+            return FROZEN_GROUP
+        if name.startswith(recurrent):
+            return "recurrent"
+        if name.startswith(attentions):
+            return "attention"
+        return "feedforward" if name.startswith(lists) else FROZEN_GROUP
+
+    groups = {name: group(name, parameter) for name, parameter in named_parameters(backbone).items()}
+    return _with_last_attention(groups, lists) if last_attention else groups
+
+
+def _with_last_attention(groups: dict[str, str], lists: tuple[str, ...]) -> dict[str, str]:
+    """`groups`, with the attention of the last layer that has any as `last_attention`."""
+
+    def layer(name: str) -> int:
+        outermost = min((prefix for prefix in lists if name.startswith(prefix)), key=len)
+        return int(name.removeprefix(outermost).partition(".")[0])
+
+    layers = {name: layer(name) for name, group in groups.items() if group == "attention"}
+    last = max(layers.values(), default=None)
+    return {name: "last_attention" if layers.get(name, -1) == last else group for name, group in groups.items()}
+
+
+def apply_policy(
+    parameters: Mapping[str, nn.Parameter], groups: Mapping[str, str], trainable: Iterable[str], whose: str
+) -> None:
+    """Set `requires_grad` of every parameter; what trains becomes fp32 (bf16 cannot hold small steps).
+
+    `groups` maps each name of `parameters` to its group; `whose` they are goes into the message. Raises ValueError for
+    a group of `trainable` that there is no parameter of, or whose weights are quantised.
+    """
+    trainable = list(trainable)
+    quantized = {groups[name] for name, parameter in parameters.items() if is_quantized(parameter)}
+    present = set(groups.values())
+    for group in trainable:
+        if group in quantized:
+            raise ValueError(
+                f"trainable has {group!r}, whose weights are quantised here and cannot train: leave {group!r} out, or "
+                "leave quantization_config out."
+            )
+        if group not in present:
+            raise ValueError(
+                f"trainable has {group!r}, but {whose} has no {group} parameters: leave {group!r} out, "
+                "or choose another backbone."
+            )
+    for name, parameter in parameters.items():
+        parameter.requires_grad_(groups[name] in trainable)
+        if parameter.requires_grad and parameter.dtype != torch.float32:
+            parameter.data = parameter.data.float()
+
+
+def count_by_group(model: nn.Module, groups: dict[str, str]) -> list[GroupCount]:
+    """Tensors and parameters of each group, in the order of first appearance."""
+    parameters = named_parameters(model)
+    sizes = {name: _size(parameter) for name, parameter in parameters.items()}
+    total = sum(sizes.values())
+    rows = []
+    for group in dict.fromkeys(groups.values()):
+        members = [name for name, its_group in groups.items() if its_group == group]
+        count = sum(sizes[name] for name in members)
+        trained = any(parameters[name].requires_grad for name in members)
+        rows.append(GroupCount(group, len(members), count, 100 * count / total, trained))
+    return rows
+
+
+def _size(parameter: nn.Parameter) -> int:
+    """Weights that a parameter stands for, packed in fewer numbers or spread over processes as it may be."""
+    return parameter_size(parameter) if is_quantized(parameter) else whole_shape(parameter).numel()
+
+
+def trained_sum(rows: Iterable[GroupCount]) -> GroupCount:
+    """The sum of the groups that train, as a row of the parameter table."""
+    rows = [row for row in rows if row.trained]
+    tensors, parameters = sum(row.tensors for row in rows), sum(row.parameters for row in rows)
+    return GroupCount("all trained", tensors, parameters, sum(row.percent for row in rows), True)
+
+
+def format_table(rows: Iterable[GroupCount]) -> str:
+    """The parameter table as text, trained groups first, with their sum."""
+    rows = sorted(rows, key=lambda row: not row.trained)
+    lines = [f"{'group':<14} {'tensors':>8} {'parameters':>14} {'% of all':>9}  trained"]
+    for row in rows:
+        mark = "yes" if row.trained else "no"
+        lines.append(f"{row.group:<14} {row.tensors:>8,} {row.parameters:>14,} {row.percent:>9.3f}  {mark}")
+    total = trained_sum(rows)
+    lines.append(f"{total.group:<14} {total.tensors:>8,} {total.parameters:>14,} {total.percent:>9.3f}")
+    return "\n".join(lines)

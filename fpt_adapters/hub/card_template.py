@@ -1,0 +1,339 @@
+"""The model card's text: a Jinja template, and how numbers, plain text and a configuration are worded in it.
+
+The template is a Python string, because only .py files travel with a model's code.
+"""
+
+import re
+from collections.abc import Sequence
+from enum import Enum
+from typing import Any
+
+from ..configuration_fpt import FPTConfig
+from .card_metrics import FIRST, is_share
+from .local_paths import is_path, last_part, without_paths
+
+LABELS_SHOWN = 20
+MANY_EXAMPLES = 10_000  # from so many on, a second decimal of a percentage says something
+MARKDOWN = re.compile(r"([\\`*\[\]<>|~&$]|(?<![^\W_])_|_(?![^\W_]))")  # what plain text must not be read as
+LINE_START = re.compile(r"^(\d*)([#+=.)-])(?=[#+=-]*(?:\s|$))")  # nor where it begins a line: headings and lists
+
+TEMPLATE = """\
+---
+{{ card_data }}
+---
+{{ marker }}
+
+# {{ repo_id }}
+
+{{ headline }}
+
+## Load it
+
+```
+pip install fpt_adapters
+```
+
+```python
+import fpt_adapters  # without this line transformers "does not recognize this architecture"
+import torch
+from transformers import {{ auto_class }}
+
+model = {{ auto_class }}.from_pretrained("{{ repo_id }}"{{ base_argument }})
+inputs = {{ example }}
+with torch.no_grad():
+    print(model({{ input_name }}=inputs).{{ output_name }}.shape)  # {{ output_shape }}
+```
+{%- if with_processor and pipeline_tag == "image-classification" and image_mode %}
+
+From a picture to labels:
+
+```python
+import fpt_adapters
+from PIL import Image
+from transformers import pipeline
+
+classify = pipeline("image-classification", model="{{ repo_id }}"{{ pipeline_arguments }})
+image = Image.new("{{ image_mode }}", {{ image_size }})  # yours: Image.open("picture.png")
+print(classify(image))
+```
+{%- elif with_processor and pipeline_tag in ("text-classification", "token-classification") %}
+
+From text to labels:
+
+```python
+import fpt_adapters
+from transformers import pipeline
+
+classify = pipeline("{{ pipeline_tag }}", model="{{ repo_id }}"{{ pipeline_arguments }})
+print(classify({{ text }}))
+```
+{%- elif with_processor and values_shape %}
+
+From numbers as they come to answers:
+
+```python
+import fpt_adapters
+import numpy as np
+import torch
+from transformers import AutoFeatureExtractor, {{ auto_class }}
+
+model = {{ auto_class }}.from_pretrained("{{ repo_id }}"{{ base_argument }})
+extractor = AutoFeatureExtractor.from_pretrained("{{ repo_id }}")
+values = np.zeros({{ values_shape }})  # yours: {{ values_axes }}
+with torch.no_grad():
+    print(model(**extractor(values, return_tensors="pt")).{{ output_name }})
+```
+{%- endif %}
+{%- if with_code %}
+
+Or without installing: `trust_remote_code=True` runs the Python files of this repository; read them first.
+
+```python
+from transformers import {{ auto_class }}
+
+model = {{ auto_class }}.from_pretrained("{{ repo_id }}", trust_remote_code=True{{ base_argument }})
+```
+{%- endif %}
+
+## What it is
+{% for line in description %}
+- {{ line }}
+{%- endfor %}
+
+| group | tensors | parameters | % of all | trained |
+|---|---:|---:|---:|---|
+{%- for row in parameter_rows %}
+| {{ row.group }} | {{ thousands(row.tensors) }} | {{ thousands(row.parameters) }} | {{ share(row.percent) }} |{#-
+#} {{ "yes" if row.trained else "no" }} |
+{%- endfor %}
+| all trained | {{ thousands(trained.tensors) }} | {{ thousands(trained.parameters) }} |{#-
+#} {{ share(trained.percent) }} | yes |
+{%- if result_rows %}
+
+## Results
+
+| split | examples |{% for name in columns %} {{ name }} |{% endfor %}{% if seed is not none %} seed |{% endif %}
+|---|---:|{% for name in columns %}---:|{% endfor %}{% if seed is not none %}---:|{% endif %}
+{%- for row in result_rows %}
+| {{ row.split }} | {{ thousands(row.examples) }} |{% for cell in row.cells %} {{ cell }} |{% endfor %}{#-
+#}{% if seed is not none %} {{ seed }} |{% endif %}
+{%- endfor %}
+{%- if floor_note %}
+
+{{ floor_note }}
+{%- endif %}
+{%- endif %}
+{%- for picture in pictures %}
+
+![{{ picture.title }}]({{ picture.file }})
+{%- endfor %}
+{%- if training or recipe or command or versions %}
+
+## Training
+{%- if training %}
+{% for line in training %}
+- {{ line }}
+{%- endfor %}
+{%- endif %}
+{%- if recipe %}
+
+| setting | value |
+|---|---|
+{%- for name, value in recipe %}
+| {{ name }} | {{ value }} |
+{%- endfor %}
+{%- endif %}
+{%- if command %}
+
+{{ command }}
+{%- endif %}
+{%- if versions %}
+
+Versions: {{ versions }}.
+{%- endif %}
+{%- endif %}
+{%- if data %}
+
+## Licence and data
+{% for line in data %}
+- {{ line }}
+{%- endfor %}
+{%- endif %}
+
+## Limits
+{% for line in limits %}
+- {{ line }}
+{%- endfor %}
+
+Made with fpt_adapters, after [Pretrained Transformers as Universal Computation Engines](https://arxiv.org/abs/2103.05247).
+"""
+
+
+# Numbers
+
+
+def thousands(number: int) -> str:
+    """12345 -> 12,345."""
+    return f"{number:,}"
+
+
+def counted(number: int, thing: str, things: str | None = None) -> str:
+    """1 patch, 64 patches."""
+    return f"{thousands(number)} {thing if number == 1 else things or thing + 's'}"
+
+
+def percent(fraction: float, examples: int = 0) -> str:
+    """0.9633 -> 96.3 %; with two decimals where the fraction is of at least 10,000 examples."""
+    return f"{100 * fraction:.{2 if examples >= MANY_EXAMPLES else 1}f} %"
+
+
+def score(name: str, value: float | None, examples: int = 0) -> str:
+    """The metric `name` in a text: a share as a percentage, other numbers as they are, nothing where there is none."""
+    if value is None:
+        return ""
+    return percent(value, examples) if is_share(name, [value]) else f"{value:.4g}"
+
+
+def share(percentage: float) -> str:
+    """A percentage that is often small: 0.0983 -> 0.098."""
+    return f"{percentage:.3f}"
+
+
+def byte_size(number: int) -> str:
+    """65568 -> 65.6 kB (of 1,000 bytes)."""
+    if number < 1000:
+        return counted(number, "byte")
+    for size, unit in ((1e9, "GB"), (1e6, "MB")):
+        if number >= 0.99995 * size:  # what rounds to 1.0 of it
+            return f"{number / size:.1f} {unit}"
+    return f"{number / 1e3:.1f} kB"
+
+
+def duration(seconds: float) -> str:
+    """25.3 -> 25 s, 150 -> 2 min 30 s, 5400 -> 1 h 30 min."""
+    whole = round(seconds)
+    if whole < 10:
+        return f"{seconds:.1f} s"
+    if whole < 120:
+        return f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s" if rest else f"{minutes} min"
+    hours, minutes = divmod(round(whole / 60), 60)
+    return f"{hours} h {minutes} min" if minutes else f"{hours} h"
+
+
+# Text that others wrote
+
+
+def one_line(text: Any) -> str | None:
+    """Text on one line, without control characters; None for nothing."""
+    text = "" if text is None else str(text)
+    line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    return line or None
+
+
+def plain(text: Any) -> str:
+    """Text that Markdown shows as it is, also in a table."""
+    return LINE_START.sub(r"\1\\\2", MARKDOWN.sub(r"\\\1", one_line(text) or ""))
+
+
+def readable(name: str) -> str:
+    """masked_accuracy -> masked accuracy."""
+    return plain(name.replace("_", " "))
+
+
+def code(text: str) -> str:
+    """Text as code in a line of Markdown."""
+    line = (one_line(text) or "").replace("`", "'")
+    return f"`{line}`"
+
+
+def fenced(text: str) -> str:
+    """Lines as a block of code that nothing in them can close."""
+    lines = ["".join(c for c in line if c.isprintable()).rstrip() for line in text.strip().splitlines()]
+    fence = "`" * max([3, *(len(run) + 1 for run in re.findall("`+", text))])
+    return "\n".join([fence, *lines, fence])
+
+
+def setting(value: Any) -> str:
+    """A training argument in a table; of an absolute path only its last part."""
+    value = value.value if isinstance(value, Enum) else value
+    if isinstance(value, float):
+        return f"{value:g}"
+    if isinstance(value, (list, tuple)):
+        return ", ".join(setting(item) for item in value)
+    text = str(value)
+    return plain(last_part(text) if is_path(text) else without_paths(text))
+
+
+def describe_floors(metrics: Sequence[str]) -> str:
+    """What the floors in a table are, where there are some: those of `metrics`."""
+    if not metrics:
+        return ""
+    if list(metrics) == [FIRST]:
+        return "The floor is the accuracy that needs no learning."
+    return "A floor is the score that needs no learning, such as that of always answering the mean."
+
+
+# A configuration in words
+
+INNER_GROUPS = ("attention", "last_attention", "feedforward", "recurrent")  # which the paper freezes
+
+
+def describe_base(config: FPTConfig) -> str:
+    """Which frozen weights: whose, at which commit, and whether they are pretrained at all."""
+    kind = plain(config.base_model_config.model_type)
+    name = f"a {kind} without a Hub id"
+    if config.base_model is not None:
+        name = f"[{plain(config.base_model)}](https://huggingface.co/{config.base_model}) ({kind})"
+    facts = {"commit": config.base_model_revision, "fingerprint": config.base_model_fingerprint}
+    name = ", ".join([name, *(f"{fact} {code(value)}" for fact, value in facts.items() if value)])
+    if config.backbone_layers is not None:
+        name += f", the first {config.backbone_layers} layers alone"
+    if config.base_quantization is not None:
+        name += f", quantised to {'8' if 'load_in_8bit' in config.base_quantization else '4'} bits by bitsandbytes"
+    if config.peft_config is not None:
+        name += f", with an adapter ({plain(config.peft_config['peft_type'])}) on frozen layers"
+    trained = [group for group in INNER_GROUPS if group in config.trainable]
+    frozen = f"trained: {', '.join(trained)}" if trained else "frozen"
+    if config.backbone_init == "pretrained":
+        return f"{name}; its pretrained weights, {frozen}."
+    source, drawn = "with each tensor's mean and spread from", f"drawn from seed {config.backbone_init_seed}"
+    if config.backbone_init == "random":
+        source = "in the shape of"
+        drawn += f" by the scheme {plain(config.backbone_init_scheme)}" if config.backbone_init_scheme else ""
+    return f"**random weights, not pretrained**, {source} {name}; {drawn}, {frozen}."
+
+
+def describe_input(config: FPTConfig) -> str:
+    """The input that the configuration declares."""
+    if config.input_type == "images":
+        height, width = config.image_height_width
+        return (
+            f"images of {height} x {width} pixels and {counted(config.num_channels, 'channel')}, as "
+            f"{counted(config.num_tokens, 'patch', 'patches')} of {config.patch_size} x {config.patch_size}."
+        )
+    if config.input_type == "tokens":
+        return f"up to {counted(config.num_tokens, 'token id')} out of {thousands(config.vocab_size)}."
+    if config.input_type == "series":
+        patches = counted(config.num_tokens, "patch", "patches")
+        return (
+            f"series of up to {counted(config.series_length, 'step')} and {counted(config.num_channels, 'channel')}, "
+            f"as up to {patches} of {counted(config.patch_length, 'step')}, {thousands(config.patch_stride)} apart."
+        )
+    return f"up to {counted(config.num_tokens, 'token')} of {counted(config.input_size, 'number')} each."
+
+
+def describe_answers(config: FPTConfig) -> str:
+    """How many labels, for what, and those names that somebody gave."""
+    if config.problem_type == "regression":
+        return f"{counted(config.num_labels, 'number')} (regression)."
+    each = f"{config.labels_per_token} for each token, each " if config.labels_per_token > 1 else ""
+    several = "any of" if config.problem_type == "multi_label_classification" else "one of"
+    text = f"{each}{several} {counted(config.num_labels, 'label')}"
+    names = [str(config.id2label[index]) for index in range(config.num_labels)]
+    if names == [f"LABEL_{index}" for index in range(config.num_labels)]:
+        return f"{text}."
+    more = f" and {thousands(len(names) - LABELS_SHOWN)} more" if len(names) > LABELS_SHOWN else ""
+    return f"{text}: {', '.join(plain(name) for name in names[:LABELS_SHOWN])}{more}."

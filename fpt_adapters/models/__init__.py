@@ -1,0 +1,1 @@
+"""What all models share: building on a base, loading, saving and pushing."""

@@ -1,0 +1,1 @@
+"""Torch's wrappers, shards and modes: names without wrappers, whole tensors, what one thread alone changes."""

@@ -1,0 +1,1 @@
+"""FPTTrainer, its checks and guards, where its batches come from, and several processes."""

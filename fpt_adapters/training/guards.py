@@ -1,0 +1,69 @@
+"""What a training must do to the weights: leave the frozen ones as they are, and keep the trained ones finite."""
+
+import torch
+from transformers.utils import logging
+
+from ..deltas.file import tensor_digest
+from ..models.pretrained import FPTPreTrainedModel
+from ..torch_utils.plain_names import named_parameters
+from .distributing import gather
+
+logger = logging.get_logger(__name__)
+
+INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes of an element
+
+
+class TrainingError(RuntimeError):
+    """Training went wrong in a way that its numbers alone would hide."""
+
+
+class WeightGuard:
+    """What the weights were before a training. All processes build and ask it, where the model is sharded.
+
+    `frozen`: dtype and sum over the bits of every frozen parameter, taken on its device, by name; enough to see that
+    none was trained. `may_round`: whether a frozen weight may come into another dtype (DeepSpeed rounds those).
+    """
+
+    def __init__(self, model: FPTPreTrainedModel, may_round: bool = False):
+        self.model, self.may_round = model, may_round
+        self.frozen, self.trained = self._checksums(), self._digests()
+
+    def check(self, steps: int, resumed: bool) -> None:
+        """Raise TrainingError for a frozen weight that changed or a trained one that is not finite.
+
+        A trained one that stayed as it was is warned of, unless the training was `resumed` or made no steps.
+        """
+        after = self._checksums()
+        if self.may_round:
+            after = {name: after[name] if after[name][0] == old[0] else old for name, old in self.frozen.items()}
+        changed = [name for name, value in after.items() if self.frozen.get(name) != value]
+        if changed:
+            raise TrainingError(f"The frozen weight {changed[0]} changed in training ({len(changed)} tensors in all).")
+        refuse_divergence(self.model, "after training")
+        unmoved = [name for name, digest in self._digests().items() if self.trained[name] == digest]
+        if unmoved and steps and not resumed:
+            logger.warning(
+                f"{len(unmoved)} of {len(self.trained)} trained tensors did not change in {steps} steps, the first "
+                f"is {unmoved[0]}: no gradient reaches them, or the learning rate is too small for fp32."
+            )
+
+    def _checksums(self) -> dict[str, tuple[torch.dtype, int]]:
+        frozen = ((name, gather(p)) for name, p in named_parameters(self.model).items() if not p.requires_grad)
+        return {n: (t.dtype, t.view(INTEGERS[t.element_size()]).sum(dtype=torch.int64).item()) for n, t in frozen}
+
+    def _digests(self) -> dict[str, str]:
+        trained = {name: p for name, p in named_parameters(self.model).items() if p.requires_grad}
+        return {name: tensor_digest(gather(p)) for name, p in trained.items()}
+
+
+def refuse_divergence(model: FPTPreTrainedModel, when: str) -> None:
+    """Raise TrainingError for trained weights that are not finite; a loss alone may be so for one bad step."""
+    trained = {name: gather(p) for name, p in named_parameters(model).items() if p.requires_grad}
+    finite = [torch.isfinite(tensor).all() for tensor in trained.values()]
+    device = next(iter(finite)).device
+    if not torch.stack([one.to(device, non_blocking=True) for one in finite]).all():  # the one wait for the device
+        name = next(name for name, one in zip(trained, finite, strict=True) if not one)
+        raise TrainingError(
+            f"{name} is not finite {when}: training diverged. Lower learning_rate, or look for inputs and targets far "
+            "out of scale; the checkpoints written before are whole."
+        )

@@ -1,0 +1,122 @@
+"""What a checkpoint must hold so that a resumed training is the one that was stopped."""
+
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback, TrainerState
+from transformers.trainer import SCHEDULER_NAME, TRAINER_STATE_NAME
+from transformers.trainer_callback import ExportableState
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_NAME, logging
+
+from ..deltas.file import DeltaError, check_delta, read_delta, read_json, running_statistics
+from ..models.pretrained import FPTPreTrainedModel
+
+logger = logging.get_logger(__name__)
+
+OPTIMIZER_STATE = "state of the optimizer and the schedule"
+OPTIMIZER, DEEPSPEED = "optimizer", "global_step"  # what the files or folders of an optimizer's state begin with
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """The newest checkpoint in `folder` that was written to its end; a warning names those that are passed over.
+
+    None where there are only such: the training begins anew. Raises ValueError where there is no checkpoint at all, or
+    none but those of `save_only_model`.
+    """
+    found = [path for path in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*") if path.is_dir()]
+    found = [path for path in found if path.name.removeprefix(f"{PREFIX_CHECKPOINT_DIR}-").isdecimal()]
+    if not found:
+        raise ValueError(f"No checkpoint to resume from in {os.fspath(folder)!r}.")
+    for path in sorted(found, key=lambda path: int(path.name.rpartition("-")[2]), reverse=True):
+        lacking = _lacking(path)
+        if lacking is None:
+            return path
+        logger.warning(f"{path} is passed over: it has no {lacking}, so that its save was cut off.")
+    if all(_lacking(path) == OPTIMIZER_STATE for path in found):
+        raise ValueError(_without_state(folder))
+    logger.warning(f"No checkpoint in {os.fspath(folder)!r} is whole: the training begins anew.")
+    return None
+
+
+def _lacking(folder: Path) -> str | None:
+    """What a checkpoint lacks of what Trainer writes, the last file of which is `trainer_state.json`."""
+    for name in (CONFIG_NAME, SAFE_WEIGHTS_NAME, TRAINER_STATE_NAME):
+        if not (folder / name).is_file():
+            return name
+    try:
+        json.loads((folder / TRAINER_STATE_NAME).read_text(encoding="utf-8"))
+    except ValueError:
+        return f"whole {TRAINER_STATE_NAME}"
+    files = " ".join(sorted(os.listdir(folder)))
+    return None if DEEPSPEED in files or (OPTIMIZER in files and SCHEDULER_NAME in files) else OPTIMIZER_STATE
+
+
+def _without_state(folder: Path) -> str:
+    return (
+        f"{folder} holds the model alone, as save_only_model=True leaves it: resumed, the optimizer and the "
+        "learning rate would start anew in the middle of the training. To train on from its weights in a new "
+        "training, load them with from_pretrained, and leave resume_from_checkpoint out."
+    )
+
+
+def check_checkpoint(folder: Path, model: FPTPreTrainedModel) -> None:
+    """Raise DeltaError for a checkpoint that is not exactly that of a training of `model`, naming what differs.
+
+    ValueError for one that `save_only_model` left, whose optimizer would start anew.
+    """
+    lacking = _lacking(folder)
+    if lacking == OPTIMIZER_STATE:
+        raise ValueError(_without_state(folder))
+    if lacking is not None:
+        raise DeltaError(f"{folder} is no checkpoint of this model: it has no {lacking}.")
+    read_json(folder / CONFIG_NAME)  # which Trainer reads too
+    tensors, saved = read_delta(folder / SAFE_WEIGHTS_NAME, folder / CONFIG_NAME)
+    _check_config(folder, saved, model)
+    check_delta(tensors, model.delta_tensors(), running_statistics(model), folder)
+
+
+def _check_config(folder: Path, saved: dict[str, Any], model: FPTPreTrainedModel) -> None:
+    config = model.config
+    base = saved.get("base_model_fingerprint")
+    if base not in model.fpt_model.base_fingerprints.values():
+        raise DeltaError(
+            f"{folder} was trained on another base: its fingerprint is {base}, this model's is "
+            f"{config.base_model_fingerprint}."
+        )
+    quantization = saved.get("base_quantization")
+    if quantization != config.base_quantization:
+        raise DeltaError(
+            f"{folder} was trained on a base quantised by {quantization}, this model's by {config.base_quantization}."
+        )
+    if saved.get("trainable") != config.trainable:
+        raise DeltaError(f"{folder} trains {saved.get('trainable')}, this model {config.trainable}.")
+
+
+def warn_of_random_numbers(folder: Path, process_index: int, num_processes: int) -> None:
+    """Say where the random numbers of a process cannot go on: it was stopped with another number of processes."""
+    name = "rng_state.pth" if num_processes == 1 else f"rng_state_{process_index}.pth"  # as Trainer calls them
+    if not (folder / name).is_file():
+        logger.warning(
+            f"{folder} has no {name}: dropout and the order of the examples will not be those of the training that "
+            "was stopped. Resume with as many processes as it had."
+        )
+
+
+def warn_of_callbacks(folder: Path, callbacks: Iterable[TrainerCallback]) -> None:
+    """Say which callbacks (early stopping) start anew, because Trainer is not told to restore them."""
+    stored = TrainerState.load_from_json(os.fspath(folder / TRAINER_STATE_NAME)).stateful_callbacks
+    for callback in callbacks:
+        if not isinstance(callback, ExportableState):
+            continue
+        name, now = type(callback).__name__, callback.state()["attributes"]
+        kept = stored.get(name)
+        then = (kept[0] if isinstance(kept, list) and kept else kept or {}).get("attributes", now)
+        if then != now:
+            logger.warning(
+                f"{name} starts anew with {now}, where the training was stopped with {then}: to go on as it would "
+                "have, write TrainingArguments(restore_callback_states_from_checkpoint=True)."
+            )

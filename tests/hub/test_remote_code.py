@@ -1,0 +1,513 @@
+"""Deltas for machines with transformers alone: the library's code travels with them where that is asked for."""
+
+import ast
+import json
+import os
+import re
+import shutil
+import site
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+import transformers
+from client import Client
+from packaging.version import Version
+from transformers.dynamic_module_utils import check_imports, get_relative_imports
+
+import fpt_adapters
+from fpt_adapters.hub.code_export import code_files
+
+OLD_TRANSFORMERS = Version(transformers.__version__) < Version("5.6")
+FOLDERS = "of code in a folder, old versions of transformers copy only what the first file imports itself"
+LIBRARY = Path(fpt_adapters.__file__).parent
+MAY_IMPORT = {"PIL", "huggingface_hub", "jinja2", "numpy", "safetensors", "torch", "transformers"}
+PROCESSORS = {"image_processing_fpt.py", "feature_extraction_fpt.py"}
+MODELS = {"owner/image": "AutoModelForImageClassification", "owner/text": "AutoModelForSequenceClassification"}
+MODELS |= {"owner/values": "AutoModelForTokenClassification", "owner/adapter": "AutoModelForImageClassification"}
+
+SETUP = """
+import json, sys
+import torch
+import transformers
+from transformers import AutoConfig, AutoModel, AutoModelForImageClassification, AutoModelForSequenceClassification
+from transformers import AutoModelForTokenClassification, AutoFeatureExtractor, AutoTokenizer, PreTrainedTokenizerFast
+from transformers import GPT2Config, TrainingArguments, pipeline
+from transformers.models.auto.image_processing_auto import AutoImageProcessor  # transformers hides it in old versions
+
+INPUTS = {
+    "owner/image": {"pixel_values": torch.linspace(-1, 1, 128).view(2, 1, 8, 8)},
+    "owner/text": {"input_ids": torch.arange(1, 17).view(2, 8)},
+    "owner/values": {"input_values": torch.linspace(-1, 1, 60).view(2, 10, 3)},
+}
+INPUTS["owner/adapter"] = INPUTS["owner/image"]
+
+@torch.no_grad()
+def logits(model, repo_id):
+    return model(**INPUTS[repo_id]).logits.flatten().tolist()
+"""
+
+PUSHING = """
+from fpt_adapters import *
+
+def text_tokenizer():
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    words = ["<pad>", "<unk>", "one", "two", "three", *map(str, range(20))]
+    words = {word: number for number, word in enumerate(words)}
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", unk_token="<unk>")
+
+def make(repo_id):
+    torch.manual_seed(0)
+    if repo_id in ("owner/image", "owner/adapter"):
+        fields = {"input_type": "images", "image_size": 8, "num_channels": 1, "patch_size": 2, "num_labels": 3}
+        if repo_id == "owner/adapter":
+            fields["peft_config"] = {"peft_type": "lora", "r": 2, "init_lora_weights": False}
+        model = FPTForImageClassification.from_backbone("owner/base", **fields)
+        model.processor = FPTImageProcessor(8, 1, image_mean=0.5, image_std=0.25)
+    elif repo_id == "owner/text":
+        fields = {"input_type": "tokens", "vocab_size": 25, "sequence_length": 8, "num_labels": 2, "pad_token_id": 0}
+        model = FPTForSequenceClassification.from_backbone("owner/base", **fields)
+        model.processor = text_tokenizer()
+    else:
+        fields = {"input_type": "values", "input_size": 3, "sequence_length": 10, "num_labels": 2}
+        model = FPTForTokenClassification.from_backbone("owner/base", **fields)
+        model.processor = FPTFeatureExtractor(feature_size=3, max_length=10, mean=1.0, std=2.0)
+    return model.eval()
+"""
+
+
+@pytest.fixture(scope="module")
+def library(hub, home):
+    """A process that has the library."""
+    with Client(
+        hub.environment(home / "library", token="hf_owner", OMP_NUM_THREADS=1), setup=SETUP, cwd=home
+    ) as client:
+        yield client
+
+
+def installed_without(home, *names):
+    """A folder of all that is installed here, but for the packages whose names begin with `names`."""
+    folder = home / f"without-{'-'.join(names)}"
+    folder.mkdir()
+    for place in site.getsitepackages():
+        for path in Path(place).iterdir():
+            if not path.name.startswith((*names, "__editable__")) and path.suffix != ".pth":
+                (folder / path.name).symlink_to(path)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def packages(home):
+    """All that is installed here, but for this library."""
+    return installed_without(home, "fpt_adapters")
+
+
+def clean_client(hub, home, packages, name):
+    environment = hub.environment(home / name, token="hf_owner", OMP_NUM_THREADS=1, PYTHONPATH=packages)
+    return Client(environment, modules=("transformers",), python=(sys.executable, "-S"), setup=SETUP, cwd=home)
+
+
+@pytest.fixture(scope="module")
+def clean(hub, home, packages):
+    """A process that has transformers, and not the library."""
+    with clean_client(hub, home, packages, "clean") as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def other_clean(hub, home, packages):
+    """Another of these, on another machine."""
+    with clean_client(hub, home, packages, "other-clean") as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def with_code(library):
+    """Logits by repo, all of which hold the code."""
+    code = """
+    result = {}
+    for repo_id in INPUTS:
+        model = make(repo_id)
+        model.push_to_hub(repo_id, with_code=True)
+        result[repo_id] = logits(model, repo_id)
+    """
+    return library.run(PUSHING + textwrap.dedent(code))
+
+
+@pytest.fixture(scope="module")
+def without_code(library):
+    """The image classifier's logits; it is pushed without code to owner/plain."""
+    code = """
+    model = make("owner/image")
+    model.push_to_hub("owner/plain")
+    result = logits(model, "owner/image")
+    """
+    return library.run(PUSHING + textwrap.dedent(code))
+
+
+@pytest.fixture(params=MODELS)
+def repo_id(request):
+    return request.param
+
+
+def code_in(names):
+    return {name for name in names if name.endswith(".py")}
+
+
+def json_of(files, name):
+    return json.loads(files[name])
+
+
+# Where the library is imported, nobody is asked
+
+ASKED_FOR = {  # by the kind of model: what is loaded from its folder
+    "image": [
+        ("pipeline", "image-classification"),
+        ("pipeline", "image-feature-extraction"),
+        *(("AutoImageProcessor", None), ("AutoVideoProcessor", "takes no videos"), ("AutoProcessor", None)),
+        *(("AutoConfig", None), ("AutoModel", None), ("AutoModelForImageClassification", None)),
+    ],
+    "text": [
+        ("pipeline", "text-classification"),
+        ("pipeline", "feature-extraction"),
+        *(("AutoTokenizer", None), ("AutoProcessor", None), ("AutoModelForSequenceClassification", None)),
+    ],
+    "values": [
+        *(("AutoFeatureExtractor", None), ("AutoProcessor", None), ("AutoModelForTokenClassification", None)),
+    ],
+}
+LOADING = """
+import builtins, json, os, sys
+import fpt_adapters, transformers
+from transformers.models.auto.image_processing_auto import AutoImageProcessor
+from transformers.models.auto.video_processing_auto import AutoVideoProcessor
+asked_for, base = json.loads(sys.argv[1]), {"base_model_name_or_path": sys.argv[2]}
+builtins.input = lambda prompt: print(prompt, loader, wanted) or os._exit(3)
+for folder, loaders in asked_for.items():
+    for loader, wanted in loaders:
+        try:
+            if loader == "pipeline":
+                transformers.pipeline(wanted, model=folder, model_kwargs=base)
+            else:
+                cls = globals().get(loader) or getattr(transformers, loader)
+                cls.from_pretrained(folder, **(base if "Model" in loader else {}))
+        except ValueError as error:
+            assert wanted and wanted in str(error), (loader, error)
+print("done")
+"""
+
+
+def test_a_local_folder_with_code_loads_without_a_question(saved_base, tmp_path):
+    scope = {}
+    exec(textwrap.dedent(SETUP + PUSHING).replace('"owner/base"', repr(str(saved_base))), scope)
+    for kind in ASKED_FOR:
+        model = scope["make"](f"owner/{kind}")
+        model.with_code = True
+        model.processor.save_pretrained(tmp_path / kind)
+        model.save_pretrained(tmp_path / kind)
+        assert (tmp_path / kind / "modeling_fpt.py").is_file()
+    asked_for = json.dumps({str(tmp_path / kind): loaders for kind, loaders in ASKED_FOR.items()})
+    command = [sys.executable, "-c", LOADING, asked_for, str(saved_base)]
+    environment = os.environ | {"PYTHONPATH": str(LIBRARY.parent), "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path, timeout=100)
+    assert (done.returncode, done.stdout) == (0, "done\n"), done.stdout + done.stderr
+
+
+# What travels
+
+
+def imported_names(text):
+    """What a module imports: pairs of a module's name and the level of its relative import (0: absolute)."""
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, 0) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module, node.level
+
+
+def closure(names):
+    """The travelling files that those of `names` need, themselves included."""
+    found, waiting = set(), set(names)
+    while waiting:
+        name = waiting.pop()
+        found.add(name)
+        needed = {f"{module}.py" for module, level in imported_names(code_files()[name]) if level}
+        waiting |= needed - found
+    return found
+
+
+def test_what_travels_is_what_the_models_and_processors_need():
+    assert code_files().keys() == closure({"modeling_fpt.py", *PROCESSORS})
+    for name in ("configuration_fpt.py", "modeling_fpt.py", *PROCESSORS):  # what the Auto classes name
+        assert name in code_files()
+
+
+def test_but_for_its_imports_a_travelling_file_is_the_librarys():
+    own = {path.read_text(encoding="utf-8") for path in LIBRARY.rglob("*.py")}
+
+    def without_names(text):
+        return re.sub(r"from [\w.]+ import", "from ... import", text)
+
+    assert {without_names(text) for text in code_files().values()} <= {without_names(text) for text in own}
+
+
+def test_the_trainer_and_the_tasks_stay_home():
+    rooms = {name.partition("_")[0] for name in code_files()}
+    assert not rooms & {"analysis", "data", "training", "tasks"} and "hub_finding.py" not in code_files()
+
+
+@pytest.mark.parametrize("name", code_files())
+def test_a_travelling_file_needs_nothing_uncommon(name, tmp_path):
+    file = tmp_path / name
+    file.write_text(code_files()[name], encoding="utf-8")
+    for module, level in imported_names(code_files()[name]):
+        assert level in (0, 1) and module is not None, f"from . import, or from .. import: {module}"
+        if level == 1:
+            assert "." not in module and module in get_relative_imports(file)
+        else:
+            optional = {"peft"} if name.endswith("peft_api.py") else set()
+            assert module.partition(".")[0] in MAY_IMPORT | optional | sys.stdlib_module_names, module
+    check_imports(file)  # raises ImportError for what is missing, as a clean machine would
+
+
+def test_code_travels_when_asked(repo_id, with_code, hub):
+    files = hub.files(repo_id)
+    assert code_in(files) == set(code_files())
+    for name, text in code_files().items():
+        assert files[name].decode() == text
+    auto_map = json_of(files, "config.json")["auto_map"]
+    assert auto_map["AutoConfig"] == "configuration_fpt.FPTConfig"
+    assert auto_map[MODELS[repo_id]].startswith("modeling_fpt.FPTFor")
+    assert "trust_remote_code=True" in files["README.md"].decode()
+    assert not [name for name in files if "/" in name or name.endswith((".pyc", ".bin"))]
+
+
+def test_what_an_auto_map_names_is_there(repo_id, with_code, hub):
+    files = hub.files(repo_id)
+    maps = [json_of(files, name).get("auto_map", {}) for name in files if name.endswith(".json")]
+    for place in [place for auto_map in maps for place in auto_map.values()]:
+        module, _, name = place.partition(".")
+        assert f"class {name}(" in files[f"{module}.py"].decode()
+
+
+def test_no_code_travels_unless_asked(without_code, hub):
+    files = hub.files("owner/plain")
+    assert not code_in(files)
+    assert b"auto_map" not in b"".join(data for name, data in files.items() if name.endswith(".json"))
+    assert "trust_remote_code" not in files["README.md"].decode()
+
+
+def test_the_cards_first_lines_say_what_to_install(with_code, without_code, hub):
+    for repo_id in (*MODELS, "owner/plain"):
+        body = hub.files(repo_id)["README.md"].decode().split("---", 2)[2]
+        assert "pip install fpt_adapters" in [line for line in body.splitlines() if line.strip()][:8]
+
+
+# Without the library
+
+
+def test_a_clean_machine_has_no_library(clean, other_clean):
+    for client in (clean, other_clean):
+        assert "ModuleNotFoundError" in client.fails("import fpt_adapters").kinds
+
+
+def test_a_repo_with_code_loads_without_the_library(repo_id, with_code, clean):
+    code = """
+    model = getattr(transformers, auto_class).from_pretrained(repo_id, trust_remote_code=True)
+    result = [logits(model, repo_id), type(model).__module__.partition(".")[0], "fpt_adapters" in sys.modules]
+    """
+    got = clean.run(code, repo_id=repo_id, auto_class=MODELS[repo_id])
+    assert got == [with_code[repo_id], "transformers_modules", False]
+
+
+def test_an_adapter_without_peft_says_so(with_code, hub, home):
+    code = """
+    model = AutoModelForImageClassification.from_pretrained(repo_id, trust_remote_code=True)
+    result = logits(model, repo_id)
+    """
+    packages = installed_without(home, "fpt_adapters", "peft")
+    with clean_client(hub, home, packages, "no-peft") as client:
+        error = client.fails(code, repo_id="owner/adapter")
+        assert "ImportError" in error.kinds and "pip install peft" in str(error)
+        assert client.run(code, repo_id="owner/image") == with_code["owner/image"]
+
+
+def test_the_headless_model_loads_without_the_library(with_code, clean, library):
+    code = """
+    model = AutoModel.from_pretrained("owner/image", **trusted)
+    with torch.no_grad():
+        result = model(**INPUTS["owner/image"]).last_hidden_state.flatten().tolist()
+    """
+    expected = library.run(code, trusted={})
+    assert clean.run(code, trusted={"trust_remote_code": True}) == expected
+
+
+PROCESSED = {
+    "owner/image": 'AutoImageProcessor.from_pretrained(repo_id, **trusted)(pixels, return_tensors="pt")',
+    "owner/text": 'AutoTokenizer.from_pretrained(repo_id, **trusted)("one two 7", return_tensors="pt")',
+    "owner/values": 'AutoFeatureExtractor.from_pretrained(repo_id, **trusted)(steps, return_tensors="pt")',
+}
+PROCESSED["owner/adapter"] = PROCESSED["owner/image"]
+
+
+def test_a_processor_loads_without_the_library(repo_id, with_code, clean, library):
+    code = f"""
+    pixels = torch.arange(64, dtype=torch.uint8).view(8, 8)
+    steps = torch.linspace(0, 1, 30).view(10, 3).numpy()
+    found = {PROCESSED[repo_id]}
+    result = {{name: value.tolist() for name, value in found.items()}}
+    """
+    expected = library.run(code, repo_id=repo_id, trusted={})
+    assert expected and clean.run(code, repo_id=repo_id, trusted={"trust_remote_code": True}) == expected
+
+
+def test_a_pipeline_runs_without_the_library(with_code, clean, library):
+    code = """
+    from PIL import Image
+    classify = pipeline("image-classification", model="owner/image", **trusted)
+    result = classify(Image.linear_gradient("L").resize((8, 8)))
+    """
+    expected = library.run(code, trusted={})
+    assert len(expected) == 3 and clean.run(code, trusted={"trust_remote_code": True}) == expected
+
+
+def test_nothing_is_executed_without_trust(with_code, other_clean, home):
+    modules = home / "other-clean" / "modules"
+    code = """
+    transformers.dynamic_module_utils.TIME_OUT_REMOTE_CODE = 1  # seconds that transformers waits for a yes
+    globals()[auto_class].from_pretrained(repo_id, **trusted)
+    """
+    asked = [(repo_id, auto_class, {"trust_remote_code": False}) for repo_id, auto_class in MODELS.items()]
+    asked += [("owner/image", "AutoConfig", {}), ("owner/image", "AutoImageProcessor", {"trust_remote_code": False})]
+    for repo_id, auto_class, trusted in asked:
+        error = other_clean.fails(code, repo_id=repo_id, auto_class=auto_class, trusted=trusted)
+        assert "ValueError" in error.kinds
+        assert "trust_remote_code=True" in str(error) and "custom code" in str(error)
+    assert not list(modules.rglob("*fpt*.py"))
+    assert other_clean.run('result = [name for name in sys.modules if "fpt" in name]') == []
+
+
+def test_a_repo_without_code_is_not_known_without_the_library(without_code, clean):
+    for trusted in ({}, {"trust_remote_code": True}):
+        code = 'AutoModelForImageClassification.from_pretrained("owner/plain", **trusted)'
+        assert "does not recognize this architecture" in str(clean.fails(code, trusted=trusted))
+
+
+# Saved again
+
+
+@pytest.fixture(scope="module")
+def saved_again(with_code, clean, home):
+    """Folders that a clean machine saved into, by repo; each was also pushed, to a repo with "-again"."""
+    folders = {repo_id: str(home / repo_id.replace("/", "-")) for repo_id in MODELS}
+    code = """
+    for repo_id, auto_class in models.items():
+        model = getattr(transformers, auto_class).from_pretrained(repo_id, trust_remote_code=True)
+        model.save_pretrained(folders[repo_id])
+        model.push_to_hub(repo_id + "-again")
+    """
+    clean.run(code, models=MODELS, folders=folders)
+    return folders
+
+
+def test_saved_again_it_keeps_its_code(repo_id, saved_again, hub):
+    travelling = set(code_files())
+    assert closure({"modeling_fpt.py"}) <= code_in(os.listdir(saved_again[repo_id])) <= travelling
+    old, new = hub.files(repo_id), hub.files(f"{repo_id}-again")
+    assert new.keys() == old.keys() and code_in(new) == travelling
+    for name in new.keys() - {"README.md", "config.json", "model.safetensors"}:
+        assert new[name] == old[name], name
+    assert json_of(new, "config.json") == json_of(old, "config.json")
+    assert new["README.md"].decode() == old["README.md"].decode().replace(repo_id, f"{repo_id}-again")
+
+
+@pytest.mark.parametrize("place", ["folder", "repo"])
+def test_saved_again_it_loads_on_a_third_machine(place, repo_id, saved_again, with_code, other_clean, library):
+    if place == "folder" and OLD_TRANSFORMERS:
+        pytest.skip(FOLDERS)
+    source = saved_again[repo_id] if place == "folder" else f"{repo_id}-again"
+    code = """
+    model = getattr(transformers, auto_class).from_pretrained(source, **trusted)
+    result = [logits(model, repo_id), type(model).__module__.partition(".")[0]]
+    """
+    values = {"source": source, "repo_id": repo_id, "auto_class": MODELS[repo_id]}
+    trusted = other_clean.run(code, trusted={"trust_remote_code": True}, **values)
+    assert trusted == [with_code[repo_id], "transformers_modules"]
+    assert library.run(code, trusted={}, **values) == [with_code[repo_id], "fpt_adapters"]
+
+
+def test_the_library_drops_the_code_again(repo_id, with_code, library, hub, tmp_path):
+    code = """
+    model = getattr(transformers, auto_class).from_pretrained(repo_id)
+    model.save_pretrained(folder)
+    model.push_to_hub(repo_id + "-plain")
+    result = logits(getattr(transformers, auto_class).from_pretrained(folder), repo_id)
+    """
+    values = {"folder": str(tmp_path), "repo_id": repo_id, "auto_class": MODELS[repo_id]}
+    assert library.run(code, **values) == with_code[repo_id]
+    saved = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    for files in (saved, hub.files(f"{repo_id}-plain")):
+        assert not code_in(files)
+        assert b"auto_map" not in b"".join(data for name, data in files.items() if name.endswith(".json"))
+    assert "trust_remote_code" not in hub.files(f"{repo_id}-plain")["README.md"].decode()
+
+
+def test_saving_without_code_over_a_folder_with_code_leaves_nothing_stale(with_code, library, tmp_path):
+    code = """
+    model = AutoModelForImageClassification.from_pretrained("owner/image")
+    model.save_pretrained(folder, with_code=True)
+    before = sorted(os.listdir(folder))
+    model.save_pretrained(folder, with_code=False)
+    result = [before, "auto_map" in json.load(open(folder + "/config.json")), sorted(os.listdir(folder))]
+    """
+    before, mapped, _ = library.run("import os\n" + textwrap.dedent(code), folder=str(tmp_path))
+    assert "modeling_fpt.py" in before and not mapped
+
+
+@pytest.mark.skipif(OLD_TRANSFORMERS, reason=FOLDERS)
+def test_code_in_a_folder_runs_without_the_library(with_code, library, other_clean, tmp_path):
+    code = 'AutoModelForImageClassification.from_pretrained("owner/image").save_pretrained(folder, with_code=True)'
+    library.run(code, folder=str(tmp_path / "saved"))
+    moved = shutil.move(tmp_path / "saved", tmp_path / "moved")
+    code = """
+    model = AutoModelForImageClassification.from_pretrained(folder, trust_remote_code=True)
+    result = logits(model, "owner/image")
+    """
+    assert other_clean.run(code, folder=str(moved)) == with_code["owner/image"]
+
+
+def test_no_code_names_a_local_path(repo_id, with_code, saved_again, hub, home):
+    for name in (repo_id, f"{repo_id}-again"):
+        for file, data in hub.files(name).items():
+            assert str(home).encode() not in data and b"site-packages" not in data, file
+
+
+def test_the_trainer_pushes_code_when_asked(library, clean, hub, home):
+    code = """
+    model = make("owner/image")
+    model.with_code = True
+    rows = [{"pixel_values": pixels, "labels": 1} for pixels in INPUTS["owner/image"]["pixel_values"]]
+    arguments = TrainingArguments(
+        "trained", use_cpu=True, disable_tqdm=True, report_to="none", max_steps=2, save_steps=1, push_to_hub=True,
+        hub_model_id="owner/trained", hub_strategy="checkpoint", hub_always_push=True,
+    )
+    trainer = FPTTrainer(model, arguments, train_dataset=rows, processing_class=model.processor)
+    trainer.train()
+    trainer.push_to_hub()
+    result = logits(trainer.model.eval(), "owner/image")
+    """
+    expected = library.run(PUSHING + textwrap.dedent(code))
+    files = hub.files("owner/trained")
+    travelling = set(code_files())
+    assert {name for name in code_in(files) if "/" not in name} == travelling
+    assert "auto_map" in json_of(files, "config.json") and "auto_map" in json_of(files, "preprocessor_config.json")
+    code = """
+    model = AutoModelForImageClassification.from_pretrained("owner/trained", trust_remote_code=True)
+    AutoImageProcessor.from_pretrained("owner/trained", trust_remote_code=True)
+    result = logits(model, "owner/image")
+    """
+    assert clean.run(code) == expected
