@@ -1,4 +1,4 @@
-"""The stand-in of the Hub (`hub.py`), used by the Hub's own clients, each in a fresh process."""
+"""The stand-in of the Hub (`hub_server.py`), used by the Hub's own clients, each in a fresh process."""
 
 import base64
 import hashlib

@@ -23,7 +23,7 @@ from transformers.image_utils import load_image
 from transformers.models.auto import image_processing_auto
 from transformers.models.auto.image_processing_auto import AutoImageProcessor  # 5.5's top name wants torchvision
 
-from fpt_adapters import FPTFeatureExtractor, FPTImageProcessor
+from fpt_adapters import FPTFeatureExtractor, FPTForImageClassification, FPTImageProcessor
 from fpt_adapters.tasks import BitMemory, BitXor, Cifar10, Cifar10Lra, Digits, ListOps, Mnist, RemoteHomology
 from fpt_adapters.tasks.listops import TOKENS
 
@@ -329,7 +329,7 @@ def test_preprocessor_config_alone_is_enough_and_may_be_overridden(tmp_path, tra
 def test_image_classification_pipeline_loads_from_the_folder_alone(make_model, tmp_path, transformers_log):
     task, images, split = image_task(Digits, tmp_path)
     config = task.load().config
-    model = saved_model(make_model, tmp_path, fpt_adapters.FPTForImageClassification, config, task.processor())
+    model = saved_model(make_model, tmp_path, FPTForImageClassification, config, task.processor())
     assert type(AutoProcessor.from_pretrained(tmp_path)) is FPTImageProcessor
     classify = pipeline("image-classification", model=str(tmp_path), top_k=10)
     assert type(classify.image_processor) is FPTImageProcessor
