@@ -112,7 +112,8 @@ def build_from_config(
     if config.positions == "auto":
         config.positions = "backbone" if position_parameters(backbone) else "new"
     if config.pooling == "auto":
-        config.pooling = "last" if is_causal(backbone) else "mean"
+        with DefaultDtype(torch.float32):  # in which frozen weights and new ones may meet
+            config.pooling = "last" if is_causal(backbone) else "mean"
     return backbone
 
 
