@@ -154,9 +154,7 @@ class FPTConfig(FloatFields, PreTrainedConfig):
     trainable: list[str] | tuple[str, ...] = PAPER_GROUPS  # parameter groups with requires_grad
     train_qk_norms: bool = False  # whether norms of queries and keys (Qwen3, OLMo2) count as `norm`
     positions: Literal["auto", "backbone", "new", "none"] = "auto"  # auto: the backbone's table, else a new one
-    peft_config: dict | None = (
-        None  # settings of the peft adapter on frozen layers (rules/adapter_settings.py); None: none
-    )
+    peft_config: dict | None = None  # settings of the peft adapter on frozen layers; None: none
 
     # The head.
     pooling: Literal["auto", "last", "mean", "first"] = "auto"  # auto: last for a causal backbone, else mean

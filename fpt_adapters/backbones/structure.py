@@ -240,7 +240,7 @@ def _autocast_for(backbone: PreTrainedModel, device_type: str) -> contextlib.Abs
 def is_causal(backbone: PreTrainedModel) -> bool:
     """Whether a token sees those before it and none after it: measured, by changing the ends of four tokens."""
     generator = torch.Generator().manual_seed(0)
-    embeds = torch.randn(1, 4, embedding_width(backbone), generator=generator, dtype=torch.float32, device="cpu")
+    embeds = torch.randn(1, 4, embedding_width(backbone), generator=generator, device="cpu")
     embeds = embeds.repeat(3, 1, 1)  # (3, 4, width)
     embeds[1, 3], embeds[2, 0] = -embeds[1, 3], -embeds[2, 0]
     hidden = run_backbone(backbone, embeds.to(device_of(backbone))).last_hidden_state.float()

@@ -22,6 +22,7 @@ from ..configuration_fpt import FPTConfig
 from ..deltas.file import DeltaError
 from ..hub.download import fetch_base, saying_whose
 from ..rules.limits import MEMORY
+from ..torch_utils.isolation import DefaultDtype
 
 if TYPE_CHECKING:
     from ..adapters.peft_api import PeftConfig
@@ -103,7 +104,8 @@ def build_base(
     if config.positions == "auto":
         config.positions = "backbone" if position_parameters(backbone) else "new"
     if config.pooling == "auto":
-        config.pooling = "last" if is_causal(backbone) else "mean"
+        with DefaultDtype(torch.float32):  # in which frozen weights and new ones may meet
+            config.pooling = "last" if is_causal(backbone) else "mean"
     return Base(backbone, config, fingerprints)
 
 

@@ -92,13 +92,15 @@ def test_a_model_made_in_half_precision_trains_in_fp32(model_type, way, dtype):
     assert all(p.grad.isfinite().all() for p in model.parameters() if p.requires_grad)
 
 
-@pytest.mark.parametrize("model_type", ["gpt2", *IMAGES])
-def test_a_backbone_keeps_its_stored_dtype_whatever_the_default(base_of, model_type):
+@pytest.mark.parametrize(
+    ("model_type", "peft_config"), [("gpt2", None), ("bert", "fourierft"), *((name, None) for name in IMAGES)]
+)
+def test_a_backbone_keeps_its_stored_dtype_whatever_the_default(base_of, model_type, peft_config):
     base = base_of(model_type)
     torch.set_default_dtype(torch.bfloat16)
     try:
         model = build(base)
-        drawn = build(tiny_config(model_type), backbone_init="random")
+        drawn = build(tiny_config(model_type), backbone_init="random", peft_config=peft_config)
     finally:
         torch.set_default_dtype(torch.float32)
     assert {parameter.dtype for parameter in [*model.parameters(), *drawn.parameters()]} == {torch.float32}

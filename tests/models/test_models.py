@@ -166,6 +166,9 @@ def test_the_vocabulary_can_be_resized(make_model, tmp_path, trainable):
     model.save_pretrained(tmp_path)
     loaded = FPTForSequenceClassification.from_pretrained(tmp_path)
     assert torch.equal(loaded(input_ids=ids + 3).logits, model(input_ids=ids + 3).logits)
+    loaded.set_input_embeddings(nn.Embedding(5, WIDTH))
+    loaded.save_pretrained(tmp_path)
+    assert FPTForSequenceClassification.from_pretrained(tmp_path).config.vocab_size == 5
     with pytest.raises(TypeError, match="Embedding"):
         make_model("bert").resize_token_embeddings(12)
 
