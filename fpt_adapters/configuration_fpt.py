@@ -226,12 +226,14 @@ class FPTConfig(FloatFields, PreTrainedConfig):
     def to_dict(self) -> dict:
         """As for every configuration, without what only this object remembers."""
         values = super().to_dict()
-        values.pop("_as_read", None)
-        return {name: value for name, value in values.items() if name not in self.unknown_attributes()}
+        for name in ("_as_read", *self.unknown_attributes()):
+            values.pop(name, None)
+        return values
 
     def unknown_attributes(self) -> list[str]:
         """What somebody set on this object that is no field: it is not saved, since no load would accept it."""
-        return sorted(name for name in vars(self) if not name.startswith("_") and name not in self._known())
+        known = self._known()
+        return sorted(name for name in vars(self) if not name.startswith("_") and name not in known)
 
     def check(self) -> None:
         """Hold every rule between fields; called at construction and again before a model is built or saved.

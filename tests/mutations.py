@@ -36,7 +36,13 @@ VALUES = (
     *("none", "new", "mean", "first", "random", "pretrained", "statistics", "images", "tokens", "series", "values"),
     *("float64", "bfloat16", "torch.float16", "gpt2", "bert", "vit", "llama", "lora", "ia3", "eager", "regression"),
     *([], {}, [[]], [None], [{}], {"": None}, {"a": 1}, {"0": "a"}, {"a": 0}, ["norm"], ["input", "output"], [1, 2]),
-    *([0] * 30_000, ["x"] * 30_000, list(range(30_000)), [[1]] * 30_000, {str(n): n for n in range(30_000)}),
+    *(
+        [0] * 30_000,
+        ["x"] * 30_000,
+        list(range(30_000)),
+        [[n] for n in range(30_000)],
+        {str(n): n for n in range(30_000)},
+    ),
     *({str(n): str(n) for n in range(30_000)}, {str(n): n % 2 for n in range(5)}, {f"a{n}": n for n in range(30_000)}),
     *(
         Raw("[" * 9 + "1" + "]" * 9),

@@ -549,6 +549,12 @@ def test_faults_can_be_undone_and_strike_what_they_name(hub):
     assert (status, headers["ETag"].strip('"'), len(body)) == (200, hashlib.sha256(right).hexdigest(), len(right))
     assert body != right
     assert ask(hub, "GET", path)[2] == right
+    fault = hub.fault(("a.bin", "c.bin"), "corrupt", None, every=3, at=0, count=1, mask=1)
+    bodies = [ask(hub, "GET", path)[2] for _ in range(7)]
+    wrong = bytes([right[0] ^ 1]) + right[1:]
+    assert bodies == [right, right, wrong] * 2 + [right] and (fault.seen, fault.struck) == (7, 2)
+    fault.times = 0
+    assert ask(hub, "GET", path)[2] == right and fault.seen == 7
     hub.fault("b.bin", "cut")
     assert ask(hub, "GET", path)[2] == right
     with pytest.raises(http.client.IncompleteRead):
