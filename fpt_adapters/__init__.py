@@ -22,7 +22,7 @@ from .backbones.baselines.configuration_identity import IdentityConfig
 from .backbones.baselines.configuration_lstm import LSTMConfig
 from .backbones.baselines.modeling_identity import IdentityModel
 from .backbones.baselines.modeling_lstm import LSTMModel
-from .backbones.policy import GroupCount, format_table
+from .backbones.counting import GroupCount, format_table
 from .configuration_fpt import PAPER_GROUPS, PARAMETER_GROUPS, FPTConfig
 from .deltas.file import DeltaError, update_config
 from .hub.card import FPTCard

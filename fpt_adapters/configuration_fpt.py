@@ -19,23 +19,19 @@ from transformers import AutoConfig, PreTrainedConfig
 
 from .backbones.baselines.configuration_identity import IdentityConfig  # noqa: F401  registers itself with AutoConfig
 from .backbones.baselines.configuration_lstm import LSTMConfig  # noqa: F401
-from .rules.adapter_settings import checked_settings
 from .rules.config_rules import (
-    MAX_DEPTH,
-    MAX_LABELS,
     MAX_LAYERS,
     build_base_config,
     check_dtype,
-    check_extent,
     check_implementation,
     check_labels,
     is_implementation,
     said_shortly,
     short,
 )
-from .rules.depth import first_layers
 from .rules.float_fields import FloatFields
-from .rules.quantization import checked_settings as checked_quantization
+from .rules.limits import MAX_DEPTH, MAX_LABELS, check_extent
+from .rules.travelling import TRAVELS
 
 # `last_attention` is what of `attention` lies in the last layer; a model has the group where `trainable` names it.
 # `adapter` is what peft put beside frozen layers; it trains where there is one.
@@ -198,7 +194,8 @@ class FPTConfig(FloatFields, PreTrainedConfig):
     @classmethod
     def from_dict(cls, config_dict: dict, **kwargs):
         """As for every configuration. How a model runs is up to the caller, by `kwargs`, not to the file."""
-        check_extent(config_dict, "config.json", MAX_DEPTH + 1)
+        if not TRAVELS:
+            check_extent(config_dict, "config.json", MAX_DEPTH + 1)
         for name, value in config_dict.items():
             check_implementation(name, value, "config.json")
         values = {name: value for name, value in config_dict.items() if not is_implementation(name)}
@@ -310,6 +307,8 @@ class FPTConfig(FloatFields, PreTrainedConfig):
                 "leave one out."
             )
         if self.peft_config is not None:
+            from .rules.adapter_settings import checked_settings
+
             self.peft_config = checked_settings(self.peft_config)
         elif "adapter" in self.trainable:
             raise ValueError(
@@ -339,11 +338,15 @@ class FPTConfig(FloatFields, PreTrainedConfig):
             if value is not None and not re.fullmatch(form, value):
                 raise ValueError(f"{name} is a hash, of the form {form}; got {short(value)}.")
         if self.base_quantization is not None:
+            from .rules.quantization import checked_quantization
+
             self.base_quantization = checked_quantization(self.base_quantization)
         _check_within("backbone_init_seed", self.backbone_init_seed, 0, MAX_SEED)
         if self.backbone_layers is not None:
             _check_within("backbone_layers", self.backbone_layers, 1, MAX_LAYERS)
             if self.base_model_config is not None:
+                from .rules.depth import first_layers
+
                 first_layers(self.base_model_config, self.backbone_layers)
         if self.backbone_dropout is not None:
             _check_probability("backbone_dropout", self.backbone_dropout)

@@ -195,7 +195,11 @@ class _FPTWithHead(FPTPreTrainedModel):
             output, mask = self.fpt.encode(*raw, with_states, with_attentions)
             head_inputs = self._pooled(output.last_hidden_state, mask)
         else:
-            self._check_head_inputs(head_inputs, raw, with_states or with_attentions)
+            from .heads.given_inputs import check_head_inputs
+
+            width = output_width(self.config.base_model_config)
+            shape = ("batch", "tokens", width) if self.per_token else ("batch", width)
+            check_head_inputs(head_inputs, shape, raw, with_states or with_attentions)
             output = BaseModelOutput()
         logits = self.head(head_inputs.to(next(weights(self.head)).dtype))  # some backbones end in half precision
         loss = None
@@ -208,19 +212,6 @@ class _FPTWithHead(FPTPreTrainedModel):
 
     def _pooled(self, hidden: Tensor, mask: Tensor | None) -> Tensor:
         return hidden if self.per_token else pool(hidden, mask, self.config.pooling)
-
-    def _check_head_inputs(self, head_inputs: Tensor, raw: tuple[Tensor | None, ...], with_states: bool) -> None:
-        if any(given is not None for given in raw):
-            raise ValueError("head_inputs stand in place of the raw inputs and their mask: give one or the other.")
-        if with_states:
-            raise ValueError("head_inputs skip the backbone: it has no hidden states or attentions to return.")
-        width = output_width(self.config.base_model_config)
-        expected = ("batch", "tokens", width) if self.per_token else ("batch", width)
-        if head_inputs.ndim != len(expected) or head_inputs.shape[-1] != width:
-            raise ValueError(
-                f"head_inputs has shape ({', '.join(map(str, expected))}), got {tuple(head_inputs.shape)}: give what "
-                "this model's head_inputs() returns."
-            )
 
 
 class FPTForSequenceClassification(_FPTWithHead):

@@ -80,7 +80,7 @@ def attention_mass(attention: np.ndarray, targets: np.ndarray) -> np.ndarray:
 def uniform_attention(num_tokens: int, causal: bool) -> np.ndarray:
     """Attention that prefers no token: (tokens, tokens), equal shares of all tokens, or of those up to its own.
 
-    `causal`: whether a token sees only itself and those before it (`structure.is_causal` measures it).
+    `causal`: whether a token sees only itself and those before it (`causality.is_causal` measures it).
     """
     visible = np.tri(num_tokens) if causal else np.ones((num_tokens, num_tokens))
     return visible / visible.sum(axis=1, keepdims=True)

@@ -18,7 +18,7 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 from transformers.utils import logging
 
-from ..backbones.policy import GroupCount, trained_sum
+from ..backbones.counting import GroupCount, trained_sum
 from ..configuration_fpt import FPTConfig
 from ..inputs.image_processing_fpt import MODES
 from .card_metrics import FIRST, FLOOR, main_metric, metric_name
@@ -42,12 +42,12 @@ from .card_template import (
     thousands,
 )
 from .local_paths import command_without_paths
+from .sharing import TAGS
 
 logger = logging.get_logger(__name__)
 
 MARKER = "<!-- made by fpt_adapters: delete this line to keep your own text on the next push -->"
 CARD_NAME = "README.md"
-TAGS = ("fpt", "frozen-pretrained-transformer")  # every card has them
 REPO_KEY, TASK_KEY, BYTES_KEY = "fpt_repo_id", "fpt_task", "fpt_delta_bytes"  # our own keys of the metadata
 PROCESSOR_NAMES = ("preprocessor_config.json", "tokenizer_config.json")
 PICTURE_TITLES = {"learning_curve.png": "Learning curve", "confusion_matrix.png": "Confusion matrix"}

@@ -17,11 +17,12 @@ from transformers.utils import find_adapter_config_file
 from ..backbones.building import backbone_class, build_backbone, default_init_scheme
 from ..backbones.device_maps import DeviceMap, refuse_meta
 from ..backbones.fingerprints import BY_LAYER
-from ..backbones.structure import embedding_width, frozen_dtype, is_causal, position_parameters
+from ..backbones.structure import embedding_width, frozen_dtype, position_parameters
 from ..configuration_fpt import FPTConfig
 from ..deltas.file import DeltaError
 from ..hub.download import fetch_base, saying_whose
 from ..rules.limits import MEMORY
+from ..rules.travelling import TRAVELS
 from ..torch_utils.isolation import DefaultDtype
 
 if TYPE_CHECKING:
@@ -98,15 +99,22 @@ def build_base(
     config.base_model_fingerprint = fingerprints[BY_LAYER]
     config._attn_implementation = backbone.config._attn_implementation
     config.dtype = frozen_dtype(backbone) if config.base_quantization is None else backbone.config.dtype
-    new = config.token_size + config.num_tokens + config.labels_per_token * (config.num_labels or 1)
-    if 4 * new * embedding_width(backbone) > MEMORY:
-        raise ValueError("The new modules are larger than this machine's memory: write smaller sizes or fewer labels.")
+    if not TRAVELS:
+        _check_new_modules(config, embedding_width(backbone))
     if config.positions == "auto":
         config.positions = "backbone" if position_parameters(backbone) else "new"
     if config.pooling == "auto":
+        from ..backbones.causality import is_causal
+
         with DefaultDtype(torch.float32):  # in which frozen weights and new ones may meet
             config.pooling = "last" if is_causal(backbone) else "mean"
     return Base(backbone, config, fingerprints)
+
+
+def _check_new_modules(config: FPTConfig, width: int) -> None:
+    new = config.token_size + config.num_tokens + config.labels_per_token * (config.num_labels or 1)
+    if 4 * new * width > MEMORY:
+        raise ValueError("The new modules are larger than this machine's memory: write smaller sizes or fewer labels.")
 
 
 def _fetch(name_or_path: str, hub_kwargs: dict[str, Any]) -> Path:

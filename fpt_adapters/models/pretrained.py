@@ -5,23 +5,19 @@ What the models share; the networks themselves are in modeling_fpt.py.
 
 import copy
 import os
-import tempfile
 from collections.abc import Collection, Mapping
-from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from huggingface_hub import CommitInfo
 from torch import Tensor, nn
-from transformers import AutoConfig, BitsAndBytesConfig, PreTrainedConfig, PreTrainedModel
+from transformers import BitsAndBytesConfig, PreTrainedConfig, PreTrainedModel
 from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_NAME
 
 from ..adapters.peft_mixin import PeftMixin
-from ..backbones.activation_checkpointing import check_checkpointable, trains
 from ..backbones.device_maps import DeviceMap
-from ..backbones.policy import GroupCount, apply_policy, backbone_groups, count_by_group, format_table
-from ..backbones.quantized_layers import settle_biases
+from ..backbones.policy import apply_policy, backbone_groups
 from ..backbones.structure import device_of, frozen_dtype
 from ..configuration_fpt import FPTConfig
 from ..deltas.file import (
@@ -36,11 +32,9 @@ from ..deltas.file import (
     warn_of_edits,
     write_delta,
 )
-from ..hub.card import FPTCard
-from ..hub.code_export import AUTO_MAP, runs_from_repo, write_code
+from ..hub.auto_map import AUTO_MAP
 from ..hub.download import HUB_KEYS, commit_of, fetch, saying_whose
-from ..hub.repository import Origin, check_shareable, repository_files, upload, write_repository
-from ..rules.quantization import settings_of
+from ..hub.sharing import TAGS, Origin, check_shareable, write_code
 from ..rules.stock_arguments import (
     IGNORED_LOADING,
     IGNORED_SAVING,
@@ -48,15 +42,15 @@ from ..rules.stock_arguments import (
     REFUSED_SAVING,
     take_stock_arguments,
 )
+from ..rules.travelling import TRAVELS
 from ..torch_utils.plain_names import keep_plain_states, named_parameters, plain_module, plain_state
 from ..torch_utils.sharding import refuse_sharded, written_class
-from .loading import DTYPES, build_base, load_base
-from .saved_backbone import write_backbone
+from .loading import DTYPES, load_base
 
 if TYPE_CHECKING:
     from ..adapters.peft_api import PeftConfig
+    from ..backbones.counting import GroupCount
 
-BASE_PLACE = "Give from_backbone the base's folder, or its Hub id, such as 'openai-community/gpt2'."
 DELTA_PLACE = "Give from_pretrained the delta's folder, or its Hub id."
 
 
@@ -70,7 +64,7 @@ class FPTPreTrainedModel(PeftMixin, PreTrainedModel):
     accepts_loss_kwargs = True  # the loss divides by Trainer's num_items_in_batch
     headless = False  # whether this is the model without a head
     processor: Any = None  # what makes this model's inputs of raw data; travels with it
-    card: FPTCard | None = None  # what the model card says beyond what the model itself knows
+    card: Any = None  # an `FPTCard`: what the model card says beyond what the model itself knows
     origin: Origin | None = None  # where the delta was loaded from
     trained_groups: dict[str, str]  # of each parameter that the policy trains, by name
     _with_code: bool | None = None
@@ -88,6 +82,8 @@ class FPTPreTrainedModel(PeftMixin, PreTrainedModel):
         self.main_input_name = self.fpt_model.input_projection.input_name
         trainable = [group for group in self.config.trainable if not (self.headless and group == "output")]
         if self.config.base_quantization is not None:
+            from ..backbones.quantized_layers import settle_biases
+
             settle_biases(self.fpt_model.backbone)
         parameters = named_parameters(self)
         whose = f"the backbone {type(self.fpt_model.backbone).__name__}"
@@ -119,7 +115,7 @@ class FPTPreTrainedModel(PeftMixin, PreTrainedModel):
     @property
     def with_code(self) -> bool:
         """Whether the library's code is saved beside the delta, for machines that have transformers alone."""
-        return self._with_code if self._with_code is not None else runs_from_repo(written_class(self))
+        return TRAVELS if self._with_code is None else self._with_code
 
     @with_code.setter
     def with_code(self, value: bool) -> None:
@@ -163,12 +159,16 @@ class FPTPreTrainedModel(PeftMixin, PreTrainedModel):
                 groups[name] = "output"
         return groups
 
-    def count_parameters(self) -> list[GroupCount]:
+    def count_parameters(self) -> "list[GroupCount]":
         """Tensors, parameters and share of the whole for each group, and whether it trains."""
+        from ..backbones.counting import count_by_group
+
         return count_by_group(self, self.parameter_groups())
 
     def print_trainable_parameters(self) -> None:
         """Print the table of parameters by group."""
+        from ..backbones.counting import format_table
+
         print(format_table(self.count_parameters()))
 
     # Activation checkpointing
@@ -176,6 +176,8 @@ class FPTPreTrainedModel(PeftMixin, PreTrainedModel):
     def _set_gradient_checkpointing(self, enable: bool = True, **kwargs: Any) -> None:
         """What transformers calls to turn it on or off (no public hook is in all its versions): check it first."""
         if enable:
+            from ..backbones.activation_checkpointing import check_checkpointable, trains
+
             backbone, projection = self.fpt_model.backbone, self.get_input_embeddings()
             check_checkpointable(backbone)
             if trains(backbone) and not trains(projection):
@@ -234,43 +236,23 @@ class FPTPreTrainedModel(PeftMixin, PreTrainedModel):
         field, OSError where the backbone cannot be found, ImportError to quantise without bitsandbytes, RuntimeError
         under `torch.device("meta")` or accelerate's `init_empty_weights`.
         """
-        fields = take_stock_arguments(fields, IGNORED_LOADING, {})
-        if config is not None and fields:
-            raise TypeError(f"Give from_backbone either a config or fields; got a config and {sorted(fields)}.")
-        hub_kwargs: dict[str, Any] = {"token": token, "cache_dir": cache_dir, "local_files_only": local_files_only}
-        commit = None
-        if isinstance(name_or_path, PreTrainedConfig):
-            base_config, source = name_or_path, None
-        else:
-            source = os.fspath(name_or_path)
-            with saying_whose(source, f"the base {source!r}", BASE_PLACE):
-                if not os.path.isdir(source):
-                    commit = commit_of(fetch(source, CONFIG_NAME, revision=revision, **hub_kwargs))
-                    base_model, hub_kwargs["revision"] = base_model or source, commit
-                config_file = fetch(source, CONFIG_NAME, **hub_kwargs)
-                base_config = AutoConfig.from_pretrained(config_file.parent, trust_remote_code=False)
-            if isinstance(base_config, FPTConfig):
-                raise ValueError(f"{source!r} holds a delta, no base: load it with from_pretrained.")
-        if config is None:
-            fields.setdefault("base_model_config", base_config)
-            config = FPTConfig(**fields)
-        else:
-            config = copy.deepcopy(config)
-            config.base_model_config = config.base_model_config or copy.deepcopy(base_config)
-        if quantization_config is not None:
-            config.base_quantization = settings_of(quantization_config)
-        config.base_model, config.base_model_revision = base_model, commit
-        config.base_model_config.name_or_path = base_model or ""  # and never a local path
-        config.base_model_fingerprint = None
-        config.check()
-        if source is None and config.backbone_init != "random":
-            raise ValueError(
-                f"A configuration holds no weights for backbone_init={config.backbone_init!r}: give from_backbone a "
-                "Hub id or a folder, or write backbone_init='random'."
-            )
-        build = (config, source, dtype, attn_implementation, hub_kwargs, device_map, peft_config)
-        with nullcontext() if source is None else saying_whose(source, f"the base {source!r}", BASE_PLACE):
-            base = build_base(*build)
+        from .untrained import untrained_base
+
+        base = untrained_base(
+            name_or_path,
+            config,
+            fields,
+            base_model=base_model,
+            revision=revision,
+            token=token,
+            cache_dir=cache_dir,
+            local_files_only=local_files_only,
+            dtype=dtype,
+            attn_implementation=attn_implementation,
+            quantization_config=quantization_config,
+            device_map=device_map,
+            peft_config=peft_config,
+        )
         model = cls(base.config, base)
         model._join_devices()
         return model
@@ -328,7 +310,11 @@ class FPTPreTrainedModel(PeftMixin, PreTrainedModel):
             raise TypeError(f"from_pretrained does not know {', '.join(sorted(kwargs))}.")
         config = copy.deepcopy(config)
         if quantization_config is not None:
-            config.base_quantization = settings_of(quantization_config) if quantization_config else None
+            config.base_quantization = None
+        if quantization_config:
+            from ..rules.quantization import settings_of
+
+            config.base_quantization = settings_of(quantization_config)
         config.check()
         base = load_base(config, base_model_name_or_path, dtype, attn_implementation, hub_kwargs, device_map)
         with torch.device("meta"):  # nothing is drawn for the new modules: the delta fills them all
@@ -440,7 +426,7 @@ class FPTPreTrainedModel(PeftMixin, PreTrainedModel):
                 self.config.auto_map = dict(AUTO_MAP)
             write_delta(save_directory, self.config, tensors)
             if self.with_code:
-                write_code(save_directory)
+                write_code(save_directory, self.config)
         if push_to_hub:
             repo_id = push_kwargs.pop("repo_id", Path(save_directory).name)
             self.push_to_hub(repo_id, token=token, **push_kwargs)
@@ -464,6 +450,8 @@ class FPTPreTrainedModel(PeftMixin, PreTrainedModel):
         Raises ValueError for a folder that holds something, weights that are empty (sharded, and not gathered) or not
         finite, and a backbone that is a part of a model (an image model's layers, BART's encoder).
         """
+        from .saved_backbone import write_backbone
+
         if is_main_process:
             write_backbone(plain_module(self.fpt_model.backbone), self.config, save_directory)
 
@@ -490,15 +478,18 @@ class FPTPreTrainedModel(PeftMixin, PreTrainedModel):
         Raises ValueError, before anything is sent, for a base that has no Hub id; the Hub client's errors.
         """
         check_shareable(self.config)
-        with tempfile.TemporaryDirectory() as folder:
-            write_repository(self, folder, repo_id, with_code, tags)
-            return upload(
-                repository_files(folder, self.with_code),
-                repo_id,
-                commit_message=commit_message,
-                commit_description=commit_description,
-                private=private,
-                token=token,
-                revision=revision,
-                create_pr=create_pr,
-            )
+        if with_code is not None:
+            self.with_code = with_code
+        commit = {
+            "commit_message": commit_message,
+            "commit_description": commit_description,
+            "private": private,
+            "token": token,
+            "revision": revision,
+            "create_pr": create_pr,
+        }
+        if TRAVELS:
+            return super().push_to_hub(repo_id, tags=[*TAGS, *(tags or ())], **commit)
+        from ..hub.repository import push
+
+        return push(self, repo_id, tags, **commit)

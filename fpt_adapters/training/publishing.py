@@ -22,8 +22,8 @@ from ..analysis.pictures import confusion_matrix, learning_curves
 from ..hub.card import CARD_NAME, FPTCard, auto_class
 from ..hub.card_metrics import main_metric, metric_name
 from ..hub.card_numbers import delta_size, numbers_of
-from ..hub.code_export import name_code
-from ..hub.repository import PICTURES, check_shareable, repository_files, upload
+from ..hub.repository import PICTURES, repository_files, upload
+from ..hub.sharing import check_shareable
 from ..models.pretrained import FPTPreTrainedModel
 from ..version import __version__
 from .recording import RecordingTrainer
@@ -229,11 +229,9 @@ class PublishingTrainer(RecordingTrainer):
         if not self.is_world_process_zero():
             return None
         self._finish_current_push()
-        folder = Path(self.args.output_dir)
-        name_code(folder, model.with_code)
         job = self._uploads.run_as_future(
             upload,
-            repository_files(folder, model.with_code),
+            repository_files(self.args.output_dir, model),
             self.hub_model_id,
             commit_message=commit_message,
             token=token,
@@ -252,8 +250,7 @@ class PublishingTrainer(RecordingTrainer):
         self.callback_handler.on_push_begin(self.args, self.state, self.control)
         folder, model = Path(checkpoint_folder), self.accelerator.unwrap_model(self.model)
         self._write_card(delta_size(folder))
-        name_code(folder, model.with_code)
-        files = repository_files(self.args.output_dir) | repository_files(folder, model.with_code)
+        files = repository_files(folder, model, card_folder=self.args.output_dir)
         if self.args.hub_strategy in (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS):
             last = self.args.hub_strategy == HubStrategy.CHECKPOINT
             place = "last-checkpoint" if last else folder.name

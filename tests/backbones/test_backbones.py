@@ -43,8 +43,8 @@ from fpt_adapters import (
 from fpt_adapters.backbones.baselines.modeling_identity import IdentityConfig
 from fpt_adapters.backbones.baselines.modeling_lstm import LSTMConfig
 from fpt_adapters.backbones.building import build_backbone
+from fpt_adapters.backbones.causality import is_causal
 from fpt_adapters.backbones.fingerprints import BY_LAYER, BY_NAME, fingerprints
-from fpt_adapters.backbones.structure import is_causal
 
 FAMILIES = sorted(TINY_BACKBONES)
 TEXT_FAMILIES = [name for name in FAMILIES if name not in IMAGE_BACKBONES]  # test_image_backbones.py has the others'
