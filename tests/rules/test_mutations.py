@@ -168,7 +168,8 @@ FILLED = ("auto", None)  # in the configuration until a model is built
 
 def judge_honest(truth, files, values, model):
     """What is wrong with a model of files that somebody signed: another weight, or another value, than they say."""
-    stored = load_tensors(files[WEIGHTS])
+    names = {place: name for name, place in model.tensor_places().items()}
+    stored = {names[place]: tensor for place, tensor in load_tensors(files[WEIGHTS]).items() if place in names}
     for name, tensor in all_tensors(model).items():
         if name in stored:
             expected = stored[name]
