@@ -24,7 +24,8 @@ from .backbones.baselines.modeling_identity import IdentityModel
 from .backbones.baselines.modeling_lstm import LSTMModel
 from .backbones.counting import GroupCount, format_table
 from .configuration_fpt import PAPER_GROUPS, PARAMETER_GROUPS, FPTConfig
-from .deltas.file import DeltaError, update_config
+from .deltas.errors import DeltaError
+from .deltas.writing import update_config
 from .hub.card import FPTCard
 from .hub.finding import DeltaSummary, find_deltas, format_deltas
 from .inputs.feature_extraction_fpt import FPTFeatureExtractor

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
+from ..deltas.file import Delta
 from ..hub.download import HUB_KEYS
 from ..rules.adapter_settings import NAME
 
@@ -158,7 +159,7 @@ class PeftMixin:
         before = self.config.peft_config
         try:
             tensors = read_adapter(self, peft_model_id, **hub_kwargs)
-            self._load_delta(tensors, peft_model_id)
+            self._load_delta(Delta(tensors, {}, format=0), peft_model_id)
         except (ValueError, OSError):
             if before is None and self.config.peft_config is not None:
                 self.delete_adapter()

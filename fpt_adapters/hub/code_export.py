@@ -87,7 +87,7 @@ def _flattened(travelling: frozenset[str], classes: tuple[str, ...]) -> dict[str
 
 
 def _flat_name(path: Path) -> str:
-    return path.stem if path.stem in ENTRIES else f"fpt_{path.relative_to(PACKAGE).parts[0]}"
+    return path.stem if path.stem in ENTRIES else f"fpt_{path.relative_to(PACKAGE).with_suffix('').parts[0]}"
 
 
 def write_exported(folder: Path, config: FPTConfig) -> None:

@@ -19,7 +19,7 @@ from ..backbones.device_maps import DeviceMap, refuse_meta
 from ..backbones.fingerprints import BY_LAYER
 from ..backbones.structure import embedding_width, frozen_dtype, position_parameters
 from ..configuration_fpt import FPTConfig
-from ..deltas.file import DeltaError
+from ..deltas.errors import DeltaError
 from ..hub.download import fetch_base, saying_whose
 from ..rules.limits import MEMORY
 from ..rules.travelling import TRAVELS

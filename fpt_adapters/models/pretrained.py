@@ -17,21 +17,14 @@ from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_NAME
 
 from ..adapters.peft_mixin import PeftMixin
 from ..backbones.device_maps import DeviceMap
+from ..backbones.places import backbone_places, own_place
 from ..backbones.policy import apply_policy, backbone_groups
 from ..backbones.structure import device_of, frozen_dtype
 from ..configuration_fpt import FPTConfig
-from ..deltas.file import (
-    DeltaError,
-    check_delta,
-    overlay,
-    persistent_buffers,
-    read_delta,
-    read_json,
-    running_statistics,
-    tensor_digest,
-    warn_of_edits,
-    write_delta,
-)
+from ..deltas.errors import DeltaError
+from ..deltas.file import Delta, read_delta, read_json, warn_of_edits
+from ..deltas.tensors import check_delta, overlay, persistent_buffers, running_statistics, tensor_digest
+from ..deltas.writing import write_delta
 from ..hub.auto_map import AUTO_MAP
 from ..hub.download import HUB_KEYS, commit_of, fetch, saying_whose
 from ..hub.sharing import TAGS, Origin, check_shareable, write_code
@@ -43,7 +36,14 @@ from ..rules.stock_arguments import (
     take_stock_arguments,
 )
 from ..rules.travelling import TRAVELS
-from ..torch_utils.plain_names import keep_plain_states, named_parameters, plain_module, plain_state
+from ..torch_utils.plain_names import (
+    keep_plain_states,
+    named_buffers,
+    named_parameters,
+    plain_module,
+    plain_name,
+    plain_state,
+)
 from ..torch_utils.sharding import refuse_sharded, written_class
 from .loading import DTYPES, load_base
 
@@ -75,6 +75,7 @@ class FPTPreTrainedModel(PeftMixin, PreTrainedModel):
 
     def __init__(self, config: FPTConfig):
         super().__init__(config)
+        self.register_load_state_dict_pre_hook(_name_places)
         keep_plain_states(self)
 
     def apply_policy(self) -> None:
@@ -300,12 +301,12 @@ class FPTPreTrainedModel(PeftMixin, PreTrainedModel):
             raise DeltaError(
                 f"{source!r} holds no delta, but a model of type {kind!r:.60}: from_backbone builds on it."
             )
-        tensors, values = read_delta(delta_file, config_file)  # before the base, which is large
+        delta = read_delta(delta_file, config_file)  # before the base, which is large
         if config is None:
-            config, kwargs = FPTConfig.from_dict(values, return_unused_kwargs=True, **kwargs)
+            config, kwargs = FPTConfig.from_dict(delta.values, return_unused_kwargs=True, **kwargs)
         elif config.name_or_path == source:
-            config = config.carried_over(values)
-        warn_of_edits(config_file, delta_file, values)
+            config = config.carried_over(delta.values)
+        warn_of_edits(config_file, delta_file, delta.values)
         if kwargs:
             raise TypeError(f"from_pretrained does not know {', '.join(sorted(kwargs))}.")
         config = copy.deepcopy(config)
@@ -319,7 +320,7 @@ class FPTPreTrainedModel(PeftMixin, PreTrainedModel):
         base = load_base(config, base_model_name_or_path, dtype, attn_implementation, hub_kwargs, device_map)
         with torch.device("meta"):  # nothing is drawn for the new modules: the delta fills them all
             model = cls(base.config, base)
-        model._load_delta(tensors, delta_file)
+        model._load_delta(delta, delta_file)
         model._join_devices()
         model.name_or_path = model.config.name_or_path = source
         model.origin = Origin(source, hub_kwargs)
@@ -338,12 +339,13 @@ class FPTPreTrainedModel(PeftMixin, PreTrainedModel):
         if len({parameter.device for parameter in parameters.values()}) > 1:
             self.hf_device_map = {name: parameter.device for name, parameter in parameters.items()}
 
-    def _load_delta(self, tensors: dict[str, Tensor], file: str | os.PathLike) -> None:
-        prefix = self.base_model_prefix + "."
-        if self.headless and any(name.startswith(prefix) for name in tensors):
-            tensors = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
-        elif not self.headless and not any(name.startswith(prefix) for name in tensors):
+    def _load_delta(self, delta: Delta, file: str | os.PathLike) -> None:
+        headless = delta.without_head()
+        if self.headless:
+            delta = headless
+        elif delta.tensors.keys() == headless.tensors.keys():
             raise DeltaError(f"{file} holds an FPTModel without a head: load it with AutoModel.")
+        tensors = delta.by_name(self.tensor_places(), file)
         parameters, buffers = named_parameters(self), running_statistics(self)
         check_delta(tensors, self._delta_parameters(parameters), buffers, file)
         overlay(self, tensors)
@@ -378,6 +380,15 @@ class FPTPreTrainedModel(PeftMixin, PreTrainedModel):
             dtypes = {name: torch.promote_types(t.dtype, state_dict[name].dtype) for name, t in tensors.items()}
             tensors = {name: state_dict[name].to(dtype) for name, dtype in dtypes.items()}
         return tensors
+
+    def tensor_places(self) -> dict[str, str]:
+        """What each parameter, and each buffer that training changes, is called in a delta's file, by name."""
+        prefix, groups = self.backbone_prefix, self.parameter_groups()
+        groups |= dict.fromkeys(running_statistics(self), "statistics")
+        own = {name: own_place(name.removeprefix(self._prefix)) for name in groups if not name.startswith(prefix)}
+        within = {name.removeprefix(prefix): group for name, group in groups.items() if name.startswith(prefix)}
+        places = backbone_places(self.fpt_model.backbone, within)
+        return own | {prefix + name: place for name, place in places.items()}
 
     def save_pretrained(
         self,
@@ -424,7 +435,8 @@ class FPTPreTrainedModel(PeftMixin, PreTrainedModel):
             vars(self.config).pop("auto_map", None)
             if self.with_code:
                 self.config.auto_map = dict(AUTO_MAP)
-            write_delta(save_directory, self.config, tensors)
+            places = self.tensor_places()
+            write_delta(save_directory, self.config, {places[name]: tensor for name, tensor in tensors.items()})
             if self.with_code:
                 write_code(save_directory, self.config)
         if push_to_hub:
@@ -493,3 +505,15 @@ class FPTPreTrainedModel(PeftMixin, PreTrainedModel):
         from ..hub.repository import push
 
         return push(self, repo_id, tags, **commit)
+
+
+def _name_places(model: FPTPreTrainedModel, state_dict: dict[str, Tensor], prefix: str, *_) -> None:
+    """Before `load_state_dict`: give the tensors of a delta's file, as Trainer reads one, their names in the model."""
+    known = {*named_parameters(model, remove_duplicate=False), *named_buffers(model)}
+    others = [
+        key for key in state_dict if key.startswith(prefix) and plain_name(key.removeprefix(prefix)) not in known
+    ]
+    names = {place: name for name, place in model.tensor_places().items()} if others else {}
+    for key in others:
+        place = key.removeprefix(prefix)
+        state_dict[prefix + names.get(place, place)] = state_dict.pop(key)

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 from transformers import Trainer
 from transformers.utils import logging
 
-from ..deltas.file import running_statistics
+from ..deltas.tensors import running_statistics
 from ..models.pretrained import FPTPreTrainedModel
 from ..torch_utils.plain_names import named_parameters, plain_module, plain_name
 from ..torch_utils.sharding import ZERO3_ID, is_sharded

@@ -3,7 +3,7 @@
 import torch
 from transformers.utils import logging
 
-from ..deltas.file import tensor_digest
+from ..deltas.tensors import tensor_digest
 from ..models.pretrained import FPTPreTrainedModel
 from ..torch_utils.plain_names import named_parameters
 from .distributing import gather

@@ -15,7 +15,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from ..configuration_fpt import PARAMETER_GROUPS
 from ..deltas.disk import refuse_full_disk, room_for, size_of
-from ..deltas.file import refuse_foreign
+from ..deltas.writing import refuse_foreign
 from ..hub.repository import repository_files
 from ..models.pretrained import FPTPreTrainedModel
 from ..torch_utils.plain_names import named_parameters
