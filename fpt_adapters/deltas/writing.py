@@ -6,7 +6,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -63,15 +63,7 @@ def _write(directory: Path, config: FPTConfig, tensors: dict[str, Tensor], forma
     try:
         config.save_pretrained(staging)
         values = read_json(staging / CONFIG_NAME)
-        metadata = {
-            "format": "pt",
-            DIGESTS_KEY: ",".join(tensor_digest(tensor) for tensor in tensors.values()),
-            CONFIG_KEY: config_digest(values),
-            CONFIG_TEXT_KEY: json.dumps(values),
-            VERSION_KEY: __version__,
-        }
-        if format:
-            metadata[FORMAT_KEY] = str(format)
+        metadata = metadata_of(values, map(tensor_digest, tensors.values()), format)
         save_file(tensors, staging / SAFE_WEIGHTS_NAME, metadata=metadata)
         share_weights(staging)
         for name in (CONFIG_NAME, SAFE_WEIGHTS_NAME):
@@ -80,6 +72,18 @@ def _write(directory: Path, config: FPTConfig, tensors: dict[str, Tensor], forma
         _settle(staging, directory)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+
+
+def metadata_of(values: dict[str, Any], digests: Iterable[str], format: int = FORMAT) -> dict[str, str]:
+    """The metadata of a delta's file: `values` are its configuration's, `digests` its tensors' in order."""
+    metadata = {
+        "format": "pt",
+        DIGESTS_KEY: ",".join(digests),
+        CONFIG_KEY: config_digest(values),
+        CONFIG_TEXT_KEY: json.dumps(values),
+        VERSION_KEY: __version__,
+    }
+    return metadata | {FORMAT_KEY: str(format)} if format else metadata
 
 
 def _remove_stale(directory: Path) -> None:

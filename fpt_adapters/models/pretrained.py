@@ -423,25 +423,35 @@ class FPTPreTrainedModel(PeftMixin, PreTrainedModel):
         if with_code is not None:
             self.with_code = with_code
         if is_main_process:
-            tensors = self.delta_tensors(state_dict)
-            refuse_sharded(tensors)
-            infinite = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
-            if infinite:
-                raise ValueError(f"{infinite[0]} is not finite: training diverged, and nothing was saved.")
-            self._ignore_on_save(tensors)
-            if state_dict is None or len(state_dict) > len(tensors):  # back ends that cast as they train give no more
-                self.note_dtype()
-            self.config.architectures = [written_class(self).__name__]
-            vars(self.config).pop("auto_map", None)
-            if self.with_code:
-                self.config.auto_map = dict(AUTO_MAP)
-            places = self.tensor_places()
-            write_delta(save_directory, self.config, {places[name]: tensor for name, tensor in tensors.items()})
+            write_delta(save_directory, self.config, self._to_write(state_dict))
             if self.with_code:
                 write_code(save_directory, self.config)
         if push_to_hub:
             repo_id = push_kwargs.pop("repo_id", Path(save_directory).name)
             self.push_to_hub(repo_id, token=token, **push_kwargs)
+
+    def delta_bytes(self, state_dict: Mapping[str, Tensor] | None = None) -> int:
+        """How large the `model.safetensors` is that `save_pretrained` would write. Raises ValueError as that does."""
+        from ..deltas.size import delta_bytes
+
+        return delta_bytes(self.config, self._to_write(state_dict))
+
+    def _to_write(self, state_dict: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
+        """The delta's tensors by place, checked; the configuration then says what belongs to them."""
+        tensors = self.delta_tensors(state_dict)
+        refuse_sharded(tensors)
+        infinite = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
+        if infinite:
+            raise ValueError(f"{infinite[0]} is not finite: training diverged, and nothing was saved.")
+        self._ignore_on_save(tensors)
+        if state_dict is None or len(state_dict) > len(tensors):  # back ends that cast as they train give no more
+            self.note_dtype()
+        self.config.architectures = [written_class(self).__name__]
+        vars(self.config).pop("auto_map", None)
+        if self.with_code:
+            self.config.auto_map = dict(AUTO_MAP)
+        places = self.tensor_places()
+        return {places[name]: tensor for name, tensor in tensors.items()}
 
     def note_dtype(self) -> None:
         """Write into the configuration the dtype that the frozen weights have now: `half()` may have cast them."""

@@ -5,7 +5,6 @@ import importlib.util
 import io
 import os
 import platform
-import tempfile
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -116,11 +115,8 @@ class PublishingTrainer(RecordingTrainer):
                 raise TypeError(f"FPTCard has no field {name!r}; its fields: {', '.join(sorted(known))}.")
             setattr(self.card, name, value)
         delta = self.gather_delta()
-        if not self.is_world_process_zero():
-            return
-        with tempfile.TemporaryDirectory() as trial:
-            self.accelerator.unwrap_model(self.model).save_pretrained(trial, state_dict=delta)
-            self._write_card(delta_size(trial))
+        if self.is_world_process_zero():
+            self._write_card(self.accelerator.unwrap_model(self.model).delta_bytes(delta))
 
     def _update_card(self) -> None:
         """Write the card of this training again; one that somebody has changed since, or taken away, stays so."""

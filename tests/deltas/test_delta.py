@@ -156,6 +156,27 @@ def test_a_delta_of_the_papers_size_is_small(gpt2_base, tmp_path):
     assert trained < total <= trained + 32 * 1024
 
 
+@pytest.mark.parametrize("model_type", ["gpt2", "t5", "vit"])
+@pytest.mark.parametrize("labels", [["a", "b", "c"], ["ärgerlich", 'quote " and \\', "\u2028 \x07 \x7f \U0001f600"]])
+@pytest.mark.parametrize("with_code", [False, True])
+def test_its_size_is_known_before_it_is_written(make_model, tmp_path, model_type, labels, with_code):
+    model = make_model(model_type, id2label=dict(enumerate(labels)))
+    model.with_code = with_code
+    model.half()
+    size = model.delta_bytes()
+    model.save_pretrained(tmp_path)
+    assert (tmp_path / "model.safetensors").stat().st_size == size
+
+
+def test_the_size_is_that_of_the_given_state_dict(saved):
+    model, folder = saved
+    state = {name: tensor.half() for name, tensor in model.state_dict().items()}
+    assert model.delta_bytes(state) == (folder / "model.safetensors").stat().st_size
+    state["head.weight"] = torch.full_like(state["head.weight"], torch.nan)
+    with pytest.raises(ValueError, match=r"head\.weight is not finite"):
+        model.delta_bytes(state)
+
+
 @pytest.mark.parametrize("model_type", ["albert", "t5"])
 def test_shared_weights_are_saved_once(make_model, tmp_path, model_type):
     model = train(make_model(model_type, trainable=["input", "output", "norm", "attention", "feedforward"]))

@@ -601,10 +601,15 @@ def test_the_trainer_pushes_code_when_asked(library, clean, hub, home):
     trainer = FPTTrainer(model, arguments, train_dataset=rows, processing_class=model.processor)
     trainer.train()
     trainer.push_to_hub()
+    trainer.model.push_to_hub("owner/trained-too")
     result = logits(trainer.model.eval(), "owner/image")
     """
     expected = library.run(PUSHING + textwrap.dedent(code))
-    files = hub.files("owner/trained")
+    files, others = hub.files("owner/trained"), hub.files("owner/trained-too")
+    own_words = {name for name in files if "/" in name or name == "README.md"}
+    assert {name: files[name] for name in files.keys() - own_words} == {
+        name: others[name] for name in others.keys() - own_words
+    }
     assert {name for name in code_in(files) if "/" not in name} == set(travelling_in(files))
     assert "auto_map" in json_of(files, "config.json") and "auto_map" in json_of(files, "preprocessor_config.json")
     code = """
