@@ -163,7 +163,7 @@ def _blocks(node: ast.AST) -> Iterator[list[ast.stmt]]:
 
 
 def _without_docstrings(node: ast.stmt, lines: list[str]) -> Iterator[Edit]:
-    """Take out the docstrings of functions, and all but the first line of those of classes.
+    """Take out docstrings; where nothing else is in a body, its first line stays.
 
     A function of which only an error is left takes any arguments.
     """
@@ -175,7 +175,7 @@ def _without_docstrings(node: ast.stmt, lines: list[str]) -> Iterator[Edit]:
         if isinstance(inner, ast.FunctionDef) and body and isinstance(body[0], _Left):
             inner.args, inner.returns = ANY_ARGUMENTS, None
             yield inner.lineno, body[0].lineno - 1, [f"{' ' * inner.col_offset}def {inner.name}(*args, **kwargs):"]
-        elif docstring and isinstance(inner, ast.FunctionDef) and body:
+        elif docstring and body:
             last = docstring.end_lineno
             while not lines[last].strip():
                 last += 1

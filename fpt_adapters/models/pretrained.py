@@ -495,7 +495,8 @@ class FPTPreTrainedModel(PeftMixin, PreTrainedModel):
 
         The repo is made if missing. `with_code` and `max_shard_size`: as for `save_pretrained`; `tags`: for the card;
         the others are those of every transformers model. Processor and card are `self.processor` and `self.card`
-        (FPTTrainer sets both), or those that lay beside the delta this model was loaded from.
+        (FPTTrainer sets both), or those that lay beside the delta this model was loaded from. A model that runs from a
+        repo's own code uploads configuration, delta and code, and transformers' own card.
 
         Raises ValueError, before anything is sent, for a base that has no Hub id; the Hub client's errors.
         """

@@ -154,8 +154,6 @@ from .flat_room import Registered, SIZE, TABLE, area, scale as scaled
 
 
 class Model:
-    """What is asked for."""
-
     size = SIZE
 
     def run(self, name: str) -> str:
@@ -203,8 +201,6 @@ def scale(value):
 # kinds.py
 
 class Kind:
-    """In pieces."""
-
     words = "some"
 
     def __init__(self):

@@ -266,7 +266,9 @@ def travelling(request):
 @pytest.mark.parametrize("kind", [kind for kind in TRAVELLERS if kind != "adapter"])
 def test_what_travels_is_little(kind):
     files = code_files(*TRAVELLERS[kind])
-    assert len(files) <= MOST_FILES and sum(len(text.encode()) for text in files.values()) <= MOST_BYTES
+    size = sum(len(text.encode()) for text in files.values())
+    print(f"{kind}: {len(files)} files, {size:,} bytes")
+    assert len(files) <= MOST_FILES and size <= MOST_BYTES
 
 
 def test_each_file_is_needed(travelling, tmp_path):
@@ -506,6 +508,23 @@ def test_saved_again_it_keeps_its_code(repo_id, saved_again, hub):
     assert json_of(new, "config.json") == json_of(old, "config.json")
     assert tensors_of(new) == tensors_of(old)
     assert "- fpt\n" in new["README.md"].decode()  # by which others find it
+
+
+def test_the_stock_trainer_trains_it_without_the_library(with_code, clean, library, home):
+    code = """
+    model = AutoModelForImageClassification.from_pretrained("owner/image", trust_remote_code=True)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    rows = [{"pixel_values": pixels, "labels": 1} for pixels in INPUTS["owner/image"]["pixel_values"]]
+    arguments = TrainingArguments("run", use_cpu=True, disable_tqdm=True, report_to="none", max_steps=2, save_steps=1)
+    transformers.Trainer(model, arguments, train_dataset=rows).train()
+    changed = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}
+    result = [sorted(changed), sorted(trained), logits(model.eval(), "owner/image")]
+    """
+    changed, trained, expected = clean.run(code)
+    assert changed == trained
+    code = 'result = logits(AutoModelForImageClassification.from_pretrained("run/checkpoint-2"), "owner/image")'
+    assert library.run(code) == expected
 
 
 def test_what_stays_at_home_says_so(with_code, clean):
