@@ -25,7 +25,7 @@ from transformers import (
 from transformers.pytorch_utils import Conv1D
 
 from fpt_adapters import DeltaError, FPTConfig, FPTForSequenceClassification, FPTModel, FPTTrainer, LSTMConfig
-from fpt_adapters.backbones.policy import count_by_group
+from fpt_adapters.backbones.counting import count_by_group
 from fpt_adapters.backbones.quantized_layers import parameter_size
 from fpt_adapters.backbones.structure import is_quantized
 from fpt_adapters.hub.card_template import describe_base

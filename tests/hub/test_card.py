@@ -26,7 +26,7 @@ from fpt_adapters import (
     FPTTrainer,
     GroupCount,
 )
-from fpt_adapters.backbones.policy import trained_sum
+from fpt_adapters.backbones.counting import trained_sum
 from fpt_adapters.hub.card import (
     MARKER,
     SplitResult,
