@@ -12,7 +12,7 @@ import os
 import re
 from typing import TYPE_CHECKING, Literal
 
-from huggingface_hub.dataclasses import strict
+from huggingface_hub.dataclasses import strict, validated_field
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 from transformers import AutoConfig, PreTrainedConfig
@@ -24,14 +24,11 @@ from .rules.config_rules import (
     MAX_DEPTH,
     MAX_LABELS,
     MAX_LAYERS,
-    MAX_SIZE,
     build_base_config,
     check_dtype,
     check_extent,
     check_implementation,
     check_labels,
-    check_probability,
-    check_within,
     is_implementation,
     said_shortly,
     short,
@@ -39,6 +36,7 @@ from .rules.config_rules import (
 from .rules.depth import first_layers
 from .rules.float_fields import FloatFields
 from .rules.quantization import checked_settings as checked_quantization
+from .rules.ranges import MAX_SIZE, check_probability, check_within
 
 if TYPE_CHECKING:
     from .heads.head import Head
@@ -104,6 +102,20 @@ def config_digest(values: dict) -> str:
     return hashlib.sha256(json.dumps(meaning, sort_keys=True).encode()).hexdigest()[:16]
 
 
+def _tables() -> "tuple[dict[str, InputType], dict[str, Head]]":
+    """Inputs and heads by name. They are modules of torch, which importing this file does not need."""
+    from .heads.table import HEADS
+    from .inputs.table import INPUTS
+
+    return INPUTS, HEADS
+
+
+def _check_input_type(name: str) -> None:
+    inputs, _ = _tables()
+    if name not in inputs:
+        raise ValueError(f"input_type is one of {', '.join(inputs)}; got {short(name)}.")
+
+
 @strict
 class FPTConfig(FloatFields, PreTrainedConfig):
     """Configuration of a frozen pretrained transformer: the base, the input, what trains, the head.
@@ -134,7 +146,7 @@ class FPTConfig(FloatFields, PreTrainedConfig):
     )
 
     # The input: declared by the task.
-    input_type: str = "values"  # one of `inputs/table.py`, which knows which of these fields it takes
+    input_type: str = validated_field(_check_input_type, default="values")  # which knows what of these it takes
     sequence_length: int | None = None  # values, tokens: the most tokens a sequence has
     input_size: int | None = None  # values: numbers per token
     vocab_size: int | None = None  # tokens: number of ids, padding included
@@ -161,7 +173,6 @@ class FPTConfig(FloatFields, PreTrainedConfig):
 
     def __post_init__(self, **kwargs):
         kwargs = {name: value for name, value in kwargs.items() if not name.startswith("_") or name == "_commit_hash"}
-        self.input  # noqa: B018  raises for one that is not here, of which the next line knows no fields
         self._refuse_unknown(kwargs)
         kwargs = dict.fromkeys(self._added_fields()) | kwargs
         check_dtype("dtype", self.dtype)
@@ -250,11 +261,8 @@ class FPTConfig(FloatFields, PreTrainedConfig):
 
     @property
     def input(self) -> "InputType":
-        """What `input_type` names. Raises ValueError for a name that is in no row of `inputs/table.py`."""
-        inputs, _ = _tables()
-        if self.input_type not in inputs:
-            raise ValueError(f"input_type is one of {', '.join(inputs)}; got {short(self.input_type)}.")
-        return inputs[self.input_type]
+        """What `input_type` names."""
+        return _tables()[0][self.input_type]
 
     @property
     def num_tokens(self) -> int:
@@ -375,21 +383,9 @@ class FPTConfig(FloatFields, PreTrainedConfig):
                 raise ValueError(f"An input has at most {MAX_SIZE} {what}, but these sizes make {short(count)}.")
 
     def _check_head(self) -> None:
-        from .heads.problems import PROBLEMS
-
         _, heads = _tables()
         for head in heads.values():
             head.check(self)
-        if self.problem_type not in (None, *PROBLEMS):
-            raise ValueError(f"problem_type is one of {', '.join(PROBLEMS)}; got {short(self.problem_type)}.")
         numbers = sorted(self.id2label or ())
         if numbers != list(range(len(numbers))):
             raise ValueError(f"id2label numbers its labels 0..{len(numbers) - 1}, got {short(numbers)}.")
-
-
-def _tables() -> "tuple[dict[str, InputType], dict[str, Head]]":
-    """Inputs and heads by name. They are modules of torch, which importing this file does not need."""
-    from .heads.table import HEADS
-    from .inputs.table import INPUTS
-
-    return INPUTS, HEADS

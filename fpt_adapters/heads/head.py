@@ -1,16 +1,18 @@
 """What a head is. Each has a file: its module, loss and scores, how it is loaded, and its words in a model card."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from torch import Tensor, nn
 from transformers import PreTrainedConfig
 from transformers.utils import ModelOutput
 
 from ..inputs.encoded import Encoded
+from ..rules.config_rules import short
 from .problems import PROBLEMS, Classes, Numbers, classification_loss
-from .scores import confusion_of, mean_floors
+
+if TYPE_CHECKING:
+    import numpy as np
 
 TOKENS = -1  # in a shape: as many as an example has tokens
 
@@ -30,6 +32,8 @@ class Head:
 
     def check(self, config: PreTrainedConfig) -> None:
         """Raise ValueError for `fields` out of range; called for every configuration, whatever head it is for."""
+        if config.problem_type not in (None, *PROBLEMS):
+            raise ValueError(f"problem_type is one of {', '.join(PROBLEMS)}; got {short(config.problem_type)}.")
 
     def check_input(self, config: PreTrainedConfig) -> None:
         """Raise ValueError for an input that it does not serve."""
@@ -60,12 +64,16 @@ class Head:
         """How many answers an example has, each of which is one class, or `num_labels` numbers: () for one."""
         return ()
 
-    def confusion(self, predictions: Any, labels: Any, config: PreTrainedConfig) -> np.ndarray | None:
+    def confusion(self, predictions: Any, labels: Any, config: PreTrainedConfig) -> "np.ndarray | None":
         """See `confusion_of`."""
+        from .scores import confusion_of  # which a loaded model does not need
+
         return confusion_of(predictions, labels, config)
 
     def floors(self, predictions: Any, labels: Any, metrics: Mapping[str, float]) -> dict[str, float]:
         """Scores that need no learning, by the names of `metrics`: see `mean_floors`."""
+        from .scores import mean_floors
+
         return mean_floors(predictions, labels, metrics)
 
     def pipeline_tag(self, config: PreTrainedConfig) -> str | None:

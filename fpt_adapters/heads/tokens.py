@@ -5,7 +5,8 @@ from transformers import PreTrainedConfig
 from transformers.modeling_outputs import TokenClassifierOutput
 
 from ..inputs.encoded import Encoded
-from ..rules.config_rules import MAX_LABELS, MAX_SIZE, check_within
+from ..rules.config_rules import MAX_LABELS
+from ..rules.ranges import MAX_SIZE, check_within
 from .head import TOKENS, Head
 from .problems import PROBLEMS, Classes
 
@@ -35,6 +36,7 @@ class TokensHead(Head):
     per_token = True
 
     def check(self, config: PreTrainedConfig) -> None:
+        super().check(config)
         check_within("labels_per_token", config.labels_per_token, 1, MAX_LABELS)
         if config.labels_per_token * (config.num_labels or 1) > MAX_SIZE:
             raise ValueError(f"labels_per_token * num_labels is at most {MAX_SIZE}: write smaller ones.")

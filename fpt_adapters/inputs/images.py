@@ -1,6 +1,6 @@
 """Images, each square patch a token. A patch holds its pixels row by row with the channels innermost."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 from transformers import PreTrainedConfig
@@ -8,9 +8,11 @@ from transformers import PreTrainedConfig
 from ..rules.config_rules import short
 from ..rules.wording import counted
 from .encoded import Encoded
-from .image_processing_fpt import MODES, FPTImageProcessor
 from .input_type import InputType, Loading
 from .projection import Projection
+
+if TYPE_CHECKING:
+    from .image_processing_fpt import FPTImageProcessor
 
 
 def height_width(config: PreTrainedConfig) -> tuple[int, int]:
@@ -49,7 +51,6 @@ class ImagesInput(InputType):
 
     needs = ("image_size", "num_channels", "patch_size")
     module = ImagesProjection
-    processor_class = FPTImageProcessor
     modality = "image"
 
     def check(self, config: PreTrainedConfig) -> None:
@@ -69,7 +70,9 @@ class ImagesInput(InputType):
     def token_size(self, config: PreTrainedConfig) -> int:
         return config.num_channels * config.patch_size**2
 
-    def processor(self, config: PreTrainedConfig, **settings: Any) -> FPTImageProcessor:
+    def processor(self, config: PreTrainedConfig, **settings: Any) -> "FPTImageProcessor":
+        from .image_processing_fpt import FPTImageProcessor  # which a loaded model does not need
+
         return FPTImageProcessor(config.image_size, config.num_channels, **settings)
 
     def describe(self, config: PreTrainedConfig) -> str:
@@ -85,6 +88,8 @@ class ImagesInput(InputType):
 
     def usage(self, config: PreTrainedConfig, loading: Loading) -> str | None:
         """None, too, for channels that Pillow has no pictures of."""
+        from .image_processing_fpt import MODES
+
         if loading.pipeline_tag is None or config.num_channels not in MODES:
             return None
         height, width = height_width(config)

@@ -31,7 +31,6 @@ class InputType:
     needs: tuple[str, ...] = ()
     optional: tuple[str, ...] = ()
     module: type[nn.Module]  # raw inputs and their mask -> `Encoded`; see `Projection`
-    processor_class: type | None = None  # makes the inputs of raw data; None: any tokenizer
     modality: str | None = None  # "text" or "image" where pipelines of transformers read it
     step_is_token = False  # whether a batch has as many tokens as its inputs have steps
 

@@ -1,6 +1,6 @@
 """Series: time series of several channels, each patch of steps a token."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 from torch.nn import functional as F
@@ -8,10 +8,12 @@ from transformers import PreTrainedConfig
 
 from ..rules.wording import counted, thousands
 from .encoded import Encoded
-from .feature_extraction_fpt import FPTFeatureExtractor
 from .input_type import InputType, Loading
 from .projection import Projection, check_sequences, without_padding
 from .values import numbers_usage
+
+if TYPE_CHECKING:
+    from .feature_extraction_fpt import FPTFeatureExtractor
 
 
 class SeriesProjection(Projection):
@@ -44,7 +46,6 @@ class SeriesInput(InputType):
 
     needs = ("series_length", "num_channels", "patch_length", "patch_stride")
     module = SeriesProjection
-    processor_class = FPTFeatureExtractor
 
     def check(self, config: PreTrainedConfig) -> None:
         if config.patch_stride > config.patch_length:
@@ -59,7 +60,9 @@ class SeriesInput(InputType):
     def token_size(self, config: PreTrainedConfig) -> int:
         return config.num_channels * config.patch_length
 
-    def processor(self, config: PreTrainedConfig, **settings: Any) -> FPTFeatureExtractor:
+    def processor(self, config: PreTrainedConfig, **settings: Any) -> "FPTFeatureExtractor":
+        from .feature_extraction_fpt import FPTFeatureExtractor  # which a loaded model does not need
+
         patches = {"patch_length": config.patch_length, "patch_stride": config.patch_stride}
         return FPTFeatureExtractor(config.num_channels, config.series_length, **patches, **settings)
 

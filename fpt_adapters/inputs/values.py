@@ -1,15 +1,17 @@
 """Values: sequences of numbers, each step a token, for example bits."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 from transformers import PreTrainedConfig
 
 from ..rules.wording import counted
 from .encoded import Encoded
-from .feature_extraction_fpt import FPTFeatureExtractor
 from .input_type import InputType, Loading
 from .projection import Projection, check_sequences, without_padding
+
+if TYPE_CHECKING:
+    from .feature_extraction_fpt import FPTFeatureExtractor
 
 
 class ValuesProjection(Projection):
@@ -25,7 +27,6 @@ class ValuesInput(InputType):
 
     needs = ("sequence_length", "input_size")
     module = ValuesProjection
-    processor_class = FPTFeatureExtractor
     step_is_token = True
 
     def num_tokens(self, config: PreTrainedConfig) -> int:
@@ -34,7 +35,9 @@ class ValuesInput(InputType):
     def token_size(self, config: PreTrainedConfig) -> int:
         return config.input_size
 
-    def processor(self, config: PreTrainedConfig, **settings: Any) -> FPTFeatureExtractor:
+    def processor(self, config: PreTrainedConfig, **settings: Any) -> "FPTFeatureExtractor":
+        from .feature_extraction_fpt import FPTFeatureExtractor  # which a loaded model does not need
+
         return FPTFeatureExtractor(config.input_size, config.sequence_length, **settings)
 
     def describe(self, config: PreTrainedConfig) -> str:

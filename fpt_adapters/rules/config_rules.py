@@ -21,7 +21,6 @@ MAX_DEPTH = 8  # dicts and lists inside each other; the configurations of transf
 MAX_LAYERS = 512  # of one kind: transformers makes lists of that length as it reads the number; deep models have 200
 MAX_LABELS = 2**17  # transformers makes a dict of that many entries as it reads their number, and copies it often
 MAX_VALUES = 2**13  # in a configuration beside its labels; each is copied a dozen times while a model is built
-MAX_SIZE = 2**24  # tokens, ids, pixels, numbers per token: far beyond any model's, and sizes of tensors stay countable
 # All integers added up, because code loops over some of them and nothing tells which. Vocabularies and context lengths
 # are the largest, 10**7 at most; one family has a hashed vocabulary of 2 * 10**7.
 MAX_INTEGERS = 2**25
@@ -245,15 +244,3 @@ def short(value: Any) -> str:
     """A value as a message repeats it."""
     text = repr(value)
     return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
-
-
-def check_within(name: str, value: int, least: int, most: int) -> None:
-    """Raise ValueError for what is no whole number between these."""
-    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
-        raise ValueError(f"{name} is a whole number of at least {least} and at most {most}, got {short(value)}.")
-
-
-def check_probability(name: str, value: float) -> None:
-    """Raise ValueError for what is no probability, and for 1."""
-    if not 0 <= value < 1:
-        raise ValueError(f"{name} is a probability of at least 0 and below 1, got {value}.")

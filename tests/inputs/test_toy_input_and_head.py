@@ -9,6 +9,7 @@ import pytest
 import torch
 from client import Client
 from conftest import tiny_config
+from huggingface_hub.errors import StrictDataclassFieldValidationError
 from safetensors.torch import load, load_file
 from toys.forecast import FPTForForecast
 from toys.waves import WavesInput
@@ -90,6 +91,8 @@ def test_what_the_input_learned_reaches_the_head(registered, make_model):
         first = model(**batch).logits
         moved = model(**batch | {"input_values": batch["input_values"] * 10 + 7}).logits
         torch.testing.assert_close(moved, first * 10 + 7, rtol=1e-3, atol=1e-3)
+        labels = torch.stack([row["labels"] for row in signals()[6:]])
+        torch.testing.assert_close(model(**batch, labels=labels).loss, (first - labels).abs().mean())
         head_inputs = model.head_inputs(**batch)
         assert torch.equal(model(head_inputs=head_inputs).logits, first)
         other = model.head_type.inputs(replace(encoded, mean=encoded.mean + 1), model.config)
@@ -144,7 +147,8 @@ def test_without_its_row_an_input_is_named_beside_the_known_ones(registered, tmp
     values = FPTConfig(input_type="values", sequence_length=3, input_size=2)
     values.save_pretrained(tmp_path / "values")  # whose file has nothing of a new input
     monkeypatch.undo()
-    with pytest.raises(ValueError, match="input_type is one of values, tokens, images, series; got 'waves'"):
+    known = "input_type is one of values, tokens, images, series; got 'waves'"
+    with pytest.raises(StrictDataclassFieldValidationError, match=known):
         FPTConfig.from_pretrained(tmp_path)
     assert FPTConfig.from_pretrained(tmp_path / "values").input_size == 2
 

@@ -8,7 +8,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from fpt_adapters.heads.head import Head
 from fpt_adapters.heads.problems import Numbers
 from fpt_adapters.modeling_fpt import FPTModelWithHead
-from fpt_adapters.rules.config_rules import check_within
+from fpt_adapters.rules.ranges import check_within
 
 
 class Forecaster(nn.Module):
@@ -47,7 +47,7 @@ class ForecastHead(Head):
 
     def loss(self, logits, labels, config, num_items_in_batch=None):
         items = labels.numel() if num_items_in_batch is None else num_items_in_batch
-        return F.mse_loss(logits.float(), labels, reduction="sum") / items
+        return F.l1_loss(logits.float(), labels, reduction="sum") / items
 
     def shape_of_answers(self, config):
         return (config.horizon,)

@@ -29,7 +29,6 @@ class WavesInput(InputType):
     needs = ("num_waves", "wave_length")
     optional = ("wave_unit",)
     module = WavesProjection
-    processor_class = FPTFeatureExtractor
 
     def check(self, config):
         if config.wave_unit not in (None, "mV", "dB"):
