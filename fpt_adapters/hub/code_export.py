@@ -14,6 +14,7 @@ from typing import Any
 
 from ..backbones.images import IMAGE_FAMILIES
 from ..configuration_fpt import FPTConfig
+from ..inputs.table import INPUTS
 from ..version import __version__
 from .auto_map import AUTO_MAP, PROCESSORS
 from .flattening import Flattener
@@ -36,6 +37,10 @@ def _has(model_type: str) -> Callable[[FPTConfig], bool]:
     return lambda config: config.base_model_config.model_type == model_type
 
 
+def _reads(input_type: str) -> Callable[[FPTConfig], bool]:
+    return lambda config: config.input_type == input_type
+
+
 def _is_quantized(config: FPTConfig) -> bool:
     return config.base_quantization is not None
 
@@ -54,6 +59,9 @@ TRAVELS_WITH: dict[str, Callable[[FPTConfig], bool]] = {
     "backbones/baselines/modeling_identity.py": _has("fpt_identity"),
     "backbones/baselines/configuration_lstm.py": _has("fpt_lstm"),
     "backbones/baselines/modeling_lstm.py": _has("fpt_lstm"),
+    "heads/table.py": lambda config: True,
+    "inputs/table.py": lambda config: True,
+    **{f"inputs/{name}.py": _reads(name) for name in INPUTS},
     "backbones/images.py": lambda config: config.base_model_config.model_type in IMAGE_FAMILIES,
     "backbones/drawing.py": lambda config: config.backbone_init != "pretrained",
     "backbones/device_maps.py": _is_quantized,
