@@ -18,11 +18,11 @@ class Module:
     """A module as it travels."""
 
     path: Path
-    docstring: str
     own: dict[str, Name] = field(default_factory=dict)  # what it imports of the package, by the name that it has here
     others: dict[str, str] = field(default_factory=dict)  # and of other packages: the line that does so
     effects: list[str] = field(default_factory=list)  # those of `own` that it imports for what the import does
     statements: list[Statement] = field(default_factory=list)
+    in_pieces: set[str] = field(default_factory=set)  # classes of which only some methods may travel
 
     @functools.cached_property
     def defined(self) -> dict[str, Statement]:
@@ -37,6 +37,8 @@ class Flattener:
         self._route, self._title = route, title
         self._modules: dict[Path, Module] = {}
         self._kept: set[Statement] = set()
+        self._pieces: list[tuple[Module, Statement]] = []  # methods of classes in pieces, with their modules
+        self._mentioned: set[str] = set()  # attributes, in what is kept
 
     def add(self, path: Path, name: str) -> None:
         """Have the definition `name` of a file come along, and all that it needs."""
@@ -53,9 +55,22 @@ class Flattener:
         """Keep a statement, and what its module does as it is imported; returns what these need."""
         for one in (statement, *(other for other in module.statements if not other.names)):
             if one not in self._kept:
-                self._kept.add(one)
-                yield from one.imports
-                yield from ((module.path, name) for name in (*one.uses, *module.effects))
+                yield from self._note(module, one)
+        while mentioned := [
+            pair for pair in self._pieces if pair[1] not in self._kept and self._is_mentioned(pair[1])
+        ]:
+            for pair in mentioned:
+                yield from self._note(*pair)
+
+    def _note(self, module: Module, statement: Statement) -> Iterator[Name]:
+        self._kept.add(statement)
+        self._mentioned |= statement.attributes
+        self._pieces += ((module, method) for method in statement.methods.values())
+        yield from statement.imports
+        yield from ((module.path, name) for name in (*statement.uses, *module.effects))
+
+    def _is_mentioned(self, method: Statement) -> bool:
+        return not self._mentioned.isdisjoint(method.names)
 
     # Reading
 
@@ -67,14 +82,25 @@ class Flattener:
     def _read(self, path: Path) -> Module:
         text = path.read_text(encoding="utf-8")
         tree, lines = ast.parse(text), lines_without_comments(text)
-        module = Module(path, ast.get_docstring(tree) or "")
+        module = Module(path)
         used = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
         for before, node in zip(tree.body, tree.body[1:], strict=False):  # the first is the docstring
             if isinstance(node, (ast.Import, ast.ImportFrom)):
                 self._note_import(module, node, used)
             elif not _is_for_readers(node):
-                module.statements.append(trim(path, node, lines, before.end_lineno, module.own, self._route))
+                pieces = isinstance(node, ast.ClassDef) and self._is_in_pieces(module, node)
+                module.statements.append(trim(path, node, lines, before.end_lineno, module.own, self._route, pieces))
         return module
+
+    def _is_in_pieces(self, module: Module, node: ast.ClassDef) -> bool:
+        """Whether a class, or one that it derives from, is named as one that travels in pieces."""
+        for base in [base.id for base in node.bases if isinstance(base, ast.Name)]:
+            path, name = self._origin(*module.own[base]) if base in module.own else (module.path, base)
+            if name in (module if path == module.path else self._module(path)).in_pieces:
+                module.in_pieces.add(node.name)
+        if node.name in self._route.in_pieces:
+            module.in_pieces.add(node.name)
+        return node.name in module.in_pieces
 
     def _note_import(self, module: Module, node: ast.Import | ast.ImportFrom, used: set[str]) -> None:
         for alias in node.names:
@@ -123,15 +149,20 @@ class Flattener:
             for name, meaning in self._meanings(module, kept, flat).items():
                 if meanings.setdefault(name, meaning) != meaning:
                     raise ValueError(f"{name} of {module.path} has another meaning in {flat}.py: rename one.")
-            parts += [_heading(module), *(one.text for one in kept if one.text not in parts)]
+            texts = ["\n".join([one.text, *(method.text for method in self._methods_of(one))]) for one in kept]
+            parts += [f"\n\n# {module.path.name}", *(text for text in texts if text not in parts)]
         imports = [meaning for meaning in set(meanings.values()) if meaning.startswith(("import ", "from "))]
         text = "\n".join([f'"""{self._title}"""', *_grouped(imports), *parts, ""])
         return re.sub(r"\n\n\n+(?= )", "\n\n", re.sub(r"\n{4,}", "\n\n\n", text))
 
+    def _methods_of(self, statement: Statement) -> list[Statement]:
+        return [method for method in statement.methods.values() if method in self._kept]
+
     def _meanings(self, module: Module, kept: list[Statement], flat: str) -> dict[str, str]:
         """What each name stands for that `kept` define or use: their text, or the line that imports it."""
         meanings = {name: one.text.strip() for one in kept for name in one.names}
-        for name in {*module.effects, *(name for one in kept for name in one.uses)}:
+        using = [*kept, *(method for one in kept for method in self._methods_of(one))]
+        for name in {*module.effects, *(name for one in using for name in one.uses)}:
             if name in module.others:
                 meanings[name] = module.others[name]
             elif name in module.own:
@@ -147,12 +178,6 @@ class Flattener:
         """Where a name is defined that `path` may itself import."""
         own = self._module(path).own
         return self._origin(*own[name]) if name in own else (path, name)
-
-
-def _heading(module: Module) -> str:
-    """The comment line that stands where a module begins."""
-    first_line = module.docstring.partition("\n")[0]
-    return f"\n\n# {module.path.name}: {first_line[:1].lower()}{first_line[1:]}"
 
 
 def _grouped(imports: Iterable[str]) -> list[str]:

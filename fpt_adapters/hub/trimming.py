@@ -8,6 +8,7 @@ import io
 import tokenize
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 
 Name = tuple[Path, str]  # of a definition: the module's file, and what it is called there
@@ -23,12 +24,14 @@ class Route:
 
     `flat_name(path)`: what the flat module is called. `travels(path)`: True, False, or None where it goes by how a
     module is imported: those that are used at another's top travel, and those imported inside a function do not.
-    `missing`: what the error says that stands for what does not travel.
+    `missing`: what the error says that stands for what does not travel. `in_pieces`: names of classes that say more
+    than is needed: of them, and of what derives from them, only those methods travel whose name somebody mentions.
     """
 
     flat_name: Callable[[Path], str]
     travels: Callable[[Path], bool | None]
     missing: str
+    in_pieces: tuple[str, ...] = ()
 
 
 @dataclass(eq=False)
@@ -39,26 +42,43 @@ class Statement:
     names: set[str] = field(default_factory=set)  # that it defines
     uses: set[str] = field(default_factory=set)
     imports: list[Name] = field(default_factory=list)  # inside its functions
+    attributes: set[str] = field(default_factory=set)  # whatever they are of
+    methods: dict[str, "Statement"] = field(default_factory=dict)  # that are not in `text`, by name
 
 
 class _Left(ast.Pass):
     """Stands in a tree for the rest of a block, which begins with an import of what stays at home."""
 
 
-def trim(path: Path, node: ast.stmt, lines: list[str], above: int, own: dict[str, Name], route: Route) -> Statement:
+def trim(
+    path: Path,
+    node: ast.stmt,
+    lines: list[str],
+    above: int,
+    own: dict[str, Name],
+    route: Route,
+    in_pieces: bool = False,
+) -> Statement:
     """Trim the statement `node` of the module at `path`, which has the `lines`; its tree is changed too.
 
     `above`: how many lines end before the blank ones above it. `own`: what the module imports of its package at its
-    top.
+    top. `in_pieces`: of a class, leave the methods out of its text, but for those that Python calls.
     """
     statement = Statement(names=set(_defined(node)))
-    edits = [*_without_rows(node, own, route), *_with_flat_imports(path, node, statement, route)]
+    edits = []
+    if in_pieces:
+        for before, method in [pair for pair in pairwise(node.body) if _is_piece(pair[1])]:
+            statement.methods[method.name] = trim(path, method, lines, before.end_lineno, own, route)
+            node.body.remove(method)
+            edits.append((before.end_lineno + 1, method.end_lineno, []))
+    edits += [*_without_rows(node, own, route), *_with_flat_imports(path, node, statement, route)]
     edits += _without_docstrings(node, lines)
     lines = lines[: node.end_lineno]
     for first, last, new in sorted(edits, reverse=True):
         lines[first - 1 : last] = new
     statement.text = "\n".join(line for line in lines[above:] if line is not COMMENT)
     statement.uses = {one.id for one in ast.walk(node) if isinstance(one, ast.Name)}
+    statement.attributes = {one.attr for one in ast.walk(node) if isinstance(one, ast.Attribute)}
     return statement
 
 
@@ -86,6 +106,10 @@ def _defined(node: ast.stmt) -> Iterator[str]:
         yield from (one.id for target in targets for one in ast.walk(target) if isinstance(one, ast.Name))
     elif isinstance(node, ast.Try):
         yield from (a.asname or a.name for one in node.body if isinstance(one, ast.ImportFrom) for a in one.names)
+
+
+def _is_piece(node: ast.stmt) -> bool:
+    return isinstance(node, ast.FunctionDef) and not node.name.startswith("__")
 
 
 def _without_rows(node: ast.stmt, own: dict[str, Name], route: Route) -> Iterator[Edit]:
