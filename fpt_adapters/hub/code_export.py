@@ -49,6 +49,8 @@ def _has_adapter(config: FPTConfig) -> bool:
     return config.peft_config is not None
 
 
+IN_PIECES = ("Head", "InputType", "Problem")  # which also have words for the card, and the like
+
 # Modules that are imported inside functions, or for what their import does, and the models that they travel with.
 TRAVELS_WITH: dict[str, Callable[[FPTConfig], bool]] = {
     "adapters/adding.py": _has_adapter,
@@ -88,7 +90,9 @@ def _flattened(travelling: frozenset[str], classes: tuple[str, ...]) -> dict[str
         module = path.relative_to(PACKAGE).as_posix()
         return module in travelling if module in TRAVELS_WITH else None
 
-    flattener = Flattener(Route(_flat_name, travels, "This needs the library: pip install fpt_adapters"), TITLE)
+    flattener = Flattener(
+        Route(_flat_name, travels, "This needs the library: pip install fpt_adapters", IN_PIECES), TITLE
+    )
     for module, _, name in (place.partition(".") for place in classes):
         flattener.add(PACKAGE / ENTRIES[module], name)
     return flattener.files()
