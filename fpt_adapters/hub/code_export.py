@@ -38,7 +38,8 @@ def _has(model_type: str) -> Callable[[FPTConfig], bool]:
 
 
 def _reads(input_type: str) -> Callable[[FPTConfig], bool]:
-    return lambda config: config.input_type == input_type
+    """Transformers builds an `FPTConfig()` to learn its defaults, which reads the default input type."""
+    return lambda config: input_type in (config.input_type, FPTConfig.input_type)
 
 
 def _is_quantized(config: FPTConfig) -> bool:
