@@ -14,6 +14,7 @@ from typing import Any
 
 from ..backbones.images import IMAGE_FAMILIES
 from ..configuration_fpt import FPTConfig
+from ..inputs.table import INPUTS
 from ..version import __version__
 from .auto_map import AUTO_MAP, PROCESSORS
 from .flattening import Flattener
@@ -36,6 +37,11 @@ def _has(model_type: str) -> Callable[[FPTConfig], bool]:
     return lambda config: config.base_model_config.model_type == model_type
 
 
+def _reads(input_type: str) -> Callable[[FPTConfig], bool]:
+    """Transformers builds an `FPTConfig()` to learn its defaults, which reads the default input type."""
+    return lambda config: input_type in (config.input_type, FPTConfig.input_type)
+
+
 def _is_quantized(config: FPTConfig) -> bool:
     return config.base_quantization is not None
 
@@ -43,6 +49,8 @@ def _is_quantized(config: FPTConfig) -> bool:
 def _has_adapter(config: FPTConfig) -> bool:
     return config.peft_config is not None
 
+
+IN_PIECES = ("Head", "InputType", "Problem")  # which also have words for the card, and the like
 
 # Modules that are imported inside functions, or for what their import does, and the models that they travel with.
 TRAVELS_WITH: dict[str, Callable[[FPTConfig], bool]] = {
@@ -54,6 +62,9 @@ TRAVELS_WITH: dict[str, Callable[[FPTConfig], bool]] = {
     "backbones/baselines/modeling_identity.py": _has("fpt_identity"),
     "backbones/baselines/configuration_lstm.py": _has("fpt_lstm"),
     "backbones/baselines/modeling_lstm.py": _has("fpt_lstm"),
+    "heads/table.py": lambda config: True,
+    "inputs/table.py": lambda config: True,
+    **{f"inputs/{name}.py": _reads(name) for name in INPUTS},
     "backbones/images.py": lambda config: config.base_model_config.model_type in IMAGE_FAMILIES,
     "backbones/drawing.py": lambda config: config.backbone_init != "pretrained",
     "backbones/device_maps.py": _is_quantized,
@@ -80,7 +91,9 @@ def _flattened(travelling: frozenset[str], classes: tuple[str, ...]) -> dict[str
         module = path.relative_to(PACKAGE).as_posix()
         return module in travelling if module in TRAVELS_WITH else None
 
-    flattener = Flattener(Route(_flat_name, travels, "This needs the library: pip install fpt_adapters"), TITLE)
+    flattener = Flattener(
+        Route(_flat_name, travels, "This needs the library: pip install fpt_adapters", IN_PIECES), TITLE
+    )
     for module, _, name in (place.partition(".") for place in classes):
         flattener.add(PACKAGE / ENTRIES[module], name)
     return flattener.files()
