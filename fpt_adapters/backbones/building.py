@@ -81,13 +81,7 @@ def build_backbone(
 
     Raises ValueError for a backbone that cannot serve, or whose weights are incomplete.
     """
-    config = copy.deepcopy(base_config) if layers is None else first_layers(base_config, layers)
-    if "use_cache" in config:
-        config.use_cache = False
-    if dropout is not None:
-        for field in DROPOUT_FIELDS:
-            if field in config:
-                setattr(config, field, dropout)
+    config = _configured(base_config, layers, dropout)
     config._attn_implementation = attn_implementation
     model_class = backbone_class(config)
     if init == "random":
@@ -115,6 +109,26 @@ def build_backbone(
     replace_dropout(backbone)
     replace_gelu(backbone)
     return backbone.requires_grad_(False).eval(), found
+
+
+def _configured(base_config: PreTrainedConfig, layers: int | None, dropout: float | None) -> PreTrainedConfig:
+    """A copy of the base's configuration, of its first layers only, with another dropout, where these are given."""
+    config = copy.deepcopy(base_config) if layers is None else first_layers(base_config, layers)
+    if "use_cache" in config:
+        config.use_cache = False
+    for field in DROPOUT_FIELDS if dropout is not None else ():
+        if field in config:
+            setattr(config, field, dropout)
+    return config
+
+
+def backbone_without_weights(base_config: PreTrainedConfig, layers: int | None, dropout: float | None) -> nn.Module:
+    """The modules of the backbone that `build_backbone` gives, on the meta device."""
+    config = _configured(base_config, layers, dropout)
+    with torch.device("meta"):
+        backbone = _without_unused(backbone_class(config)(config))
+    replace_dropout(backbone)
+    return backbone
 
 
 def backbone_class(config: PreTrainedConfig) -> type[PreTrainedModel]:

@@ -7,14 +7,13 @@ import copy
 import os
 import tempfile
 from collections.abc import Collection, Mapping
-from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from huggingface_hub import CommitInfo
 from torch import Tensor, nn
-from transformers import AutoConfig, BitsAndBytesConfig, PreTrainedConfig, PreTrainedModel
+from transformers import BitsAndBytesConfig, PreTrainedConfig, PreTrainedModel
 from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_NAME
 
 from ..adapters.peft_mixin import PeftMixin
@@ -23,6 +22,7 @@ from ..backbones.device_maps import DeviceMap
 from ..backbones.places import backbone_places, own_place
 from ..backbones.policy import GroupCount, apply_policy, backbone_groups, count_by_group, format_table
 from ..backbones.quantized_layers import settle_biases
+from ..backbones.sharing import own_weights
 from ..backbones.structure import device_of, frozen_dtype
 from ..configuration_fpt import FPTConfig
 from ..deltas.errors import DeltaError
@@ -50,13 +50,13 @@ from ..torch_utils.plain_names import (
     plain_state,
 )
 from ..torch_utils.sharding import refuse_sharded, written_class
-from .loading import DTYPES, build_base, load_base
+from .base import DTYPES, FrozenBase, build_on, find_base
+from .loading import load_base
 from .saved_backbone import write_backbone
 
 if TYPE_CHECKING:
     from ..adapters.peft_api import PeftConfig
 
-BASE_PLACE = "Give from_backbone the base's folder, or its Hub id, such as 'openai-community/gpt2'."
 DELTA_PLACE = "Give from_pretrained the delta's folder, or its Hub id."
 
 
@@ -94,6 +94,8 @@ class FPTPreTrainedModel(PeftMixin, PreTrainedModel):
         whose = f"the backbone {type(self.fpt_model.backbone).__name__}"
         groups = self.parameter_groups()
         apply_policy(parameters, groups, trainable, whose)
+        if self.fpt_model.shares_base:
+            own_weights(self.fpt_model.backbone)
         self.trained_groups = {name: groups[name] for name, parameter in parameters.items() if parameter.requires_grad}
         buffers = running_statistics(self)
         self._base_buffer_digests = {name: tensor_digest(buffer) for name, buffer in buffers.items()}
@@ -202,7 +204,7 @@ class FPTPreTrainedModel(PeftMixin, PreTrainedModel):
     @classmethod
     def from_backbone(
         cls,
-        name_or_path: str | os.PathLike | PreTrainedConfig,
+        name_or_path: str | os.PathLike | FrozenBase | PreTrainedConfig,
         config: FPTConfig | None = None,
         *,
         base_model: str | None = None,
@@ -219,7 +221,8 @@ class FPTPreTrainedModel(PeftMixin, PreTrainedModel):
     ):
         """Build an untrained model on a backbone.
 
-        `name_or_path`: a Hub id, a local folder, or (for `backbone_init="random"`) a transformers configuration.
+        `name_or_path`: a Hub id, a local folder, a `FrozenBase` that models share, or (for `backbone_init="random"`) a
+        transformers configuration.
         `config` or `fields`: an `FPTConfig` (copied), or its fields, such as `input_type="images"`.
         `base_model`: the Hub id that a local folder is a copy of; a path itself is never written into the config, so
         without it a loader must be told `base_model_name_or_path`.
@@ -238,40 +241,18 @@ class FPTPreTrainedModel(PeftMixin, PreTrainedModel):
         fields = take_stock_arguments(fields, IGNORED_LOADING, {})
         if config is not None and fields:
             raise TypeError(f"Give from_backbone either a config or fields; got a config and {sorted(fields)}.")
-        hub_kwargs: dict[str, Any] = {"token": token, "cache_dir": cache_dir, "local_files_only": local_files_only}
-        commit = None
-        if isinstance(name_or_path, PreTrainedConfig):
-            base_config, source = name_or_path, None
-        else:
-            source = os.fspath(name_or_path)
-            with saying_whose(source, f"the base {source!r}", BASE_PLACE):
-                if not os.path.isdir(source):
-                    commit = commit_of(fetch(source, CONFIG_NAME, revision=revision, **hub_kwargs))
-                    base_model, hub_kwargs["revision"] = base_model or source, commit
-                config_file = fetch(source, CONFIG_NAME, **hub_kwargs)
-                base_config = AutoConfig.from_pretrained(config_file.parent, trust_remote_code=False)
-            if isinstance(base_config, FPTConfig):
-                raise ValueError(f"{source!r} holds a delta, no base: load it with from_pretrained.")
+        hub_kwargs = {"token": token, "cache_dir": cache_dir, "local_files_only": local_files_only}
+        found = find_base(name_or_path, base_model, revision, **hub_kwargs)
         if config is None:
-            fields.setdefault("base_model_config", base_config)
+            fields = (name_or_path.settings if isinstance(name_or_path, FrozenBase) else {}) | fields
+            fields.setdefault("base_model_config", found.config)
             config = FPTConfig(**fields)
         else:
             config = copy.deepcopy(config)
-            config.base_model_config = config.base_model_config or copy.deepcopy(base_config)
+            config.base_model_config = config.base_model_config or copy.deepcopy(found.config)
         if quantization_config is not None:
             config.base_quantization = settings_of(quantization_config)
-        config.base_model, config.base_model_revision = base_model, commit
-        config.base_model_config.name_or_path = base_model or ""  # and never a local path
-        config.base_model_fingerprint = None
-        config.check()
-        if source is None and config.backbone_init != "random":
-            raise ValueError(
-                f"A configuration holds no weights for backbone_init={config.backbone_init!r}: give from_backbone a "
-                "Hub id or a folder, or write backbone_init='random'."
-            )
-        build = (config, source, dtype, attn_implementation, hub_kwargs, device_map, peft_config)
-        with nullcontext() if source is None else saying_whose(source, f"the base {source!r}", BASE_PLACE):
-            base = build_base(*build)
+        base = build_on(found, config, dtype, attn_implementation, device_map, peft_config)
         model = cls(base.config, base)
         model._join_devices()
         return model
@@ -282,7 +263,7 @@ class FPTPreTrainedModel(PeftMixin, PreTrainedModel):
         pretrained_model_name_or_path: str | os.PathLike,
         *,
         config: FPTConfig | None = None,
-        base_model_name_or_path: str | os.PathLike | None = None,
+        base_model_name_or_path: str | os.PathLike | FrozenBase | None = None,
         dtype: torch.dtype | str | None = None,
         attn_implementation: str | None = None,
         quantization_config: BitsAndBytesConfig | dict[str, Any] | Literal[False] | None = None,
@@ -293,7 +274,8 @@ class FPTPreTrainedModel(PeftMixin, PreTrainedModel):
         """Load base and delta, checked: the base's fingerprint, and every tensor of the delta.
 
         `pretrained_model_name_or_path`: the delta's folder or Hub id. `base_model_name_or_path`: where the base is,
-        instead of the Hub id and commit that the delta names; its weights must be the same. `dtype`: to keep the
+        instead of the Hub id and commit that the delta names, or a `FrozenBase` that several models share; its weights
+        must be the same. `dtype`: to keep the
         frozen weights in (None: as in training). `quantization_config`: how to quantise them (None: as in training;
         False: not at all). `device_map`: as for `from_backbone`. `kwargs`: `revision`, `subfolder`, `token` and the
         like for the delta (of these, only `cache_dir` and `local_files_only` also serve the base), and fields of
