@@ -146,7 +146,7 @@ class FPTConfig(FloatFields, PreTrainedConfig):
     )
 
     # The input: declared by the task.
-    input_type: str = validated_field(_check_input_type, default="values")  # which knows what of these it takes
+    input_type: str = validated_field(_check_input_type, default="values")  # a row of inputs/table.py
     sequence_length: int | None = None  # values, tokens: the most tokens a sequence has
     input_size: int | None = None  # values: numbers per token
     vocab_size: int | None = None  # tokens: number of ids, padding included
@@ -261,7 +261,7 @@ class FPTConfig(FloatFields, PreTrainedConfig):
 
     @property
     def input(self) -> "InputType":
-        """What `input_type` names."""
+        """What `input_type` names: which fields it declares, its module, its processor."""
         return _tables()[0][self.input_type]
 
     @property
