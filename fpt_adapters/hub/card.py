@@ -20,26 +20,23 @@ from transformers.utils import logging
 
 from ..backbones.policy import GroupCount, trained_sum
 from ..configuration_fpt import FPTConfig
-from ..inputs.image_processing_fpt import MODES
+from ..heads.head import Head
+from ..heads.scores import majority_floor_of
+from ..inputs.input_type import Loading
+from ..rules.wording import counted, one_line, plain, thousands
 from .card_metrics import FIRST, FLOOR, main_metric, metric_name
-from .card_numbers import best_step, delta_size, last_loss, majority_floor_of
+from .card_numbers import best_step, delta_size, last_loss
 from .card_template import (
     TEMPLATE,
     byte_size,
-    counted,
-    describe_answers,
     describe_base,
     describe_floors,
-    describe_input,
     duration,
     fenced,
-    one_line,
-    plain,
     readable,
     score,
     setting,
     share,
-    thousands,
 )
 from .local_paths import command_without_paths
 
@@ -51,18 +48,13 @@ TAGS = ("fpt", "frozen-pretrained-transformer")  # every card has them
 REPO_KEY, TASK_KEY, BYTES_KEY = "fpt_repo_id", "fpt_task", "fpt_delta_bytes"  # our own keys of the metadata
 PROCESSOR_NAMES = ("preprocessor_config.json", "tokenizer_config.json")
 PICTURE_TITLES = {"learning_curve.png": "Learning curve", "confusion_matrix.png": "Confusion matrix"}
-AUTO_CLASSES = {
-    "FPTForImageClassification": "AutoModelForImageClassification",
-    "FPTForSequenceClassification": "AutoModelForSequenceClassification",
-    "FPTForTokenClassification": "AutoModelForTokenClassification",
-    "FPTModel": "AutoModel",
-}
 
 
 class SharedModel(Protocol):
-    """What a card asks of a model: its configuration, and its parameters by group."""
+    """What a card asks of a model: its configuration, its head, and its parameters by group."""
 
     config: FPTConfig
+    head_type: Head
 
     def count_parameters(self) -> list[GroupCount]:
         """Rows of the parameter table."""
@@ -161,8 +153,7 @@ class FPTCard:
             repo_id=repo_id,
             with_code=with_code,
             with_processor=with_processor,
-            **loading_facts(model),
-            text=json.dumps(self.example_text or example_text(getattr(model, "processor", None))),
+            **loading_facts(model, repo_id, self.example_text or example_text(getattr(model, "processor", None))),
             **model_facts(model, self.task_name, delta_bytes),
             **self._result_facts(),
             **self._training_facts(),
@@ -331,20 +322,12 @@ class FPTCard:
 
 def auto_class(model: SharedModel) -> str:
     """The transformers class that loads a model of this kind."""
-    names = (cls.__name__ for cls in type(model).__mro__)
-    return next((AUTO_CLASSES[name] for name in names if name in AUTO_CLASSES), "AutoModel")
+    return model.head_type.auto_class
 
 
 def pipeline_tag(model: SharedModel) -> str | None:
     """The Hub's name for what the model does, where a pipeline of transformers does it."""
-    kind, config = auto_class(model), model.config
-    if kind == "AutoModelForImageClassification":
-        return "image-classification"
-    if config.input_type == "tokens" and kind == "AutoModelForSequenceClassification":
-        return "text-classification"
-    if config.input_type == "tokens" and kind == "AutoModelForTokenClassification" and config.labels_per_token == 1:
-        return "token-classification"
-    return None
+    return model.head_type.pipeline_tag(model.config)
 
 
 def model_facts(model: SharedModel, task_name: str | None, delta_bytes: int | None) -> dict[str, Any]:
@@ -354,9 +337,10 @@ def model_facts(model: SharedModel, task_name: str | None, delta_bytes: int | No
     task = f"{plain(task_name)}: " if task_name else ""
     parameters = f"{counted(trained.parameters, 'parameter')} ({share(trained.percent)} % of the whole)"
     size = "" if delta_bytes is None else f" of {byte_size(delta_bytes)}"
-    description = [f"Base: {describe_base(model.config)}", f"Input: {describe_input(model.config)}"]
-    if auto_class(model) != "AutoModel":
-        description.append(f"Answers: {describe_answers(model.config)}")
+    description = [f"Base: {describe_base(model.config)}", f"Input: {model.config.input.describe(model.config)}"]
+    answers = model.head_type.describe(model.config)
+    if answers is not None:
+        description.append(f"Answers: {answers}")
     if delta_bytes is not None:
         description.append(f"Delta: {counted(delta_bytes, 'byte')}, checked tensor by tensor when it is loaded.")
     return {
@@ -367,46 +351,34 @@ def model_facts(model: SharedModel, task_name: str | None, delta_bytes: int | No
     }
 
 
-def loading_facts(model: SharedModel) -> dict[str, Any]:
-    """What the code that loads the model names: its classes, an input that fits, and the shape of the answer."""
-    config, kind, tag = model.config, auto_class(model), pipeline_tag(model)
-    facts = {
-        "auto_class": kind,
-        "pipeline_tag": tag,
-        "base_argument": "",
-        "pipeline_arguments": ", truncation=True" if tag == "text-classification" else "",
-        "output_name": "last_hidden_state" if kind == "AutoModel" else "logits",
-    }
+def loading_facts(model: SharedModel, repo_id: str, text: str) -> dict[str, Any]:
+    """What the code that loads the model names: its class, an input that fits, and the shape of the output.
+
+    `text`: what the code gives a tokenizer.
+    """
+    config, head, base_argument, pipeline_arguments = model.config, model.head_type, "", ""
     if config.base_model is None and config.backbone_init != "random":
         place = '"path/to/the/base"'
-        facts["base_argument"] = f", base_model_name_or_path={place}"
-        facts["pipeline_arguments"] += f', model_kwargs={{"base_model_name_or_path": {place}}}'
-    per_token = (
-        f"{config.num_tokens}, {config.labels_per_token}, "
-        if config.labels_per_token > 1
-        else f"{config.num_tokens}, "
+        base_argument = f", base_model_name_or_path={place}"
+        pipeline_arguments = f', model_kwargs={{"base_model_name_or_path": {place}}}'
+    loading = Loading(
+        repo_id=repo_id,
+        auto_class=head.auto_class,
+        pipeline_tag=head.pipeline_tag(config),
+        base_argument=base_argument,
+        pipeline_arguments=pipeline_arguments,
+        output_name=head.output_name,
+        text=json.dumps(text),
     )
-    facts["output_shape"] = {
-        "AutoModel": f"(1, {config.num_tokens}, hidden size)",
-        "AutoModelForTokenClassification": f"(1, {per_token}{config.num_labels})",
-    }.get(kind, f"(1, {config.num_labels})")
-    if config.input_type == "images":
-        height, width = config.image_height_width
-        facts |= {"input_name": "pixel_values", "example": f"torch.zeros(1, {config.num_channels}, {height}, {width})"}
-        facts |= {"image_mode": MODES.get(config.num_channels), "image_size": f"({width}, {height})"}
-    elif config.input_type == "tokens":
-        fill = "ones" if config.pad_token_id == 0 else "zeros"  # an id that is no padding
-        facts |= {"input_name": "input_ids", "example": f"torch.{fill}(1, {config.sequence_length}, dtype=torch.long)"}
-    else:
-        series = config.input_type == "series"
-        length = config.series_length if series else config.sequence_length
-        size = config.num_channels if series else config.input_size
-        facts |= {"input_name": "input_values", "example": f"torch.zeros(1, {length}, {size})"}
-        facts |= {
-            "values_shape": f"({length}, {size})",
-            "values_axes": "(steps, channels)" if series else "(tokens, numbers)",
-        }
-    return facts
+    return {
+        "auto_class": head.auto_class,
+        "base_argument": base_argument,
+        "output_name": head.output_name,
+        "output_shape": f"({', '.join(map(str, head.shape_of_output(config)))})",
+        "input_name": config.input.argument,
+        "example": config.input.example(config),
+        "usage": config.input.usage(config, loading),
+    }
 
 
 def example_text(tokenizer: Any | None) -> str:

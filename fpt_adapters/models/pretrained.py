@@ -145,7 +145,7 @@ class FPTPreTrainedModel(PeftMixin, PreTrainedModel):
 
     @property
     def _embeddings_name(self) -> str:
-        return "embedding" if self.config.input_type == "tokens" else "projection"
+        return self.fpt_model.input_projection.embeddings_name
 
     # The policy
 

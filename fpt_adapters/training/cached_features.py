@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from torch.utils.data import Dataset, Subset
 from transformers import PreTrainedConfig
 
-from ..heads.heads import IGNORED_LABEL
+from ..heads.problems import IGNORED_LABEL
 from ..models.pretrained import FPTPreTrainedModel
 
 FILLER = {"attention_mask": 0, "labels": IGNORED_LABEL}  # what a collator fills short examples up with

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset
 from transformers.trainer_utils import EvalLoopOutput, IntervalStrategy
 
-from ..heads.heads import problem_type_of
+from ..heads.problems import problem_type_of
 from .batch_checks import ROW, BatchError, CheckedCollator, check_first_batch
 from .cached_features import random_state_kept
 from .label_checks import LabelRule, check_labels_at_hand

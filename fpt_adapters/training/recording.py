@@ -7,8 +7,8 @@ from transformers.trainer_utils import EvalLoopOutput, PredictionOutput
 
 from ..backbones.precision import weights_kept
 from ..hub.card import FPTCard, SplitResult
-from ..hub.card_metrics import NO_METRICS, mean_floors
-from ..hub.card_numbers import confusion_of, numbers_of
+from ..hub.card_metrics import NO_METRICS
+from ..hub.card_numbers import numbers_of
 from ..models.pretrained import FPTPreTrainedModel
 from .distributing import DistributedTrainer, compiled_in_place
 
@@ -91,7 +91,7 @@ class RecordingTrainer(DistributedTrainer):
         metrics = {name: float(value) for name, value in numbers_of(metrics).items() if name not in LEFT_OUT}
         split = SPLIT_NAMES.get(metric_key_prefix, metric_key_prefix)
         if metrics and self._records:
-            counts = confusion_of(output.predictions, output.label_ids, self.model.config)
+            counts = self.model.head_type.confusion(output.predictions, output.label_ids, self.model.config)
             result = SplitResult(split, output.num_samples, metrics, self._floors(split, output, metrics), counts)
             self.card.results[split] = result
             self._step_of_results[split] = self.state.global_step
@@ -102,4 +102,6 @@ class RecordingTrainer(DistributedTrainer):
     ) -> float | dict[str, float] | None:
         """The floors that were given for a split; for regressions else what answering the labels' mean scores."""
         given = self.floors.get(split)
-        return mean_floors(output.predictions, output.label_ids, metrics) or None if given is None else given
+        if given is not None:
+            return given
+        return self.model.head_type.floors(output.predictions, output.label_ids, metrics) or None

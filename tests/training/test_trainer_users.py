@@ -53,7 +53,7 @@ from fpt_adapters import (
     FPTModel,
     FPTTrainer,
 )
-from fpt_adapters.hub.card_numbers import confusion_of
+from fpt_adapters.heads.scores import confusion_of
 from fpt_adapters.tasks import TASKS, Digits
 from fpt_adapters.tasks.bits import BitMemory, BitXor
 
