@@ -36,6 +36,7 @@ from .modeling_fpt import (
     FPTForTokenClassification,
     FPTModel,
 )
+from .models.frozen_base import FrozenBase
 from .models.pretrained import FPTPreTrainedModel
 from .version import __version__
 
@@ -85,6 +86,7 @@ __all__ = [
     "FPTModel",
     "FPTPreTrainedModel",
     "FPTTrainer",
+    "FrozenBase",
     "GroupCount",
     "IdentityConfig",
     "IdentityModel",

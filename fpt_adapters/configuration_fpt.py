@@ -29,8 +29,8 @@ from .rules.config_rules import (
     said_shortly,
     short,
 )
+from .rules.extents import MAX_DEPTH, MAX_LABELS, check_extent
 from .rules.float_fields import FloatFields
-from .rules.limits import MAX_DEPTH, MAX_LABELS, check_extent
 from .rules.ranges import MAX_SIZE, check_probability, check_within
 from .rules.travelling import TRAVELS
 
@@ -142,7 +142,7 @@ class FPTConfig(FloatFields, PreTrainedConfig):
     )
 
     # The input: declared by the task.
-    input_type: str = validated_field(_check_input_type, default="values")  # which knows what of these it takes
+    input_type: str = validated_field(_check_input_type, default="values")  # a row of inputs/table.py
     sequence_length: int | None = None  # values, tokens: the most tokens a sequence has
     input_size: int | None = None  # values: numbers per token
     vocab_size: int | None = None  # tokens: number of ids, padding included
@@ -258,7 +258,7 @@ class FPTConfig(FloatFields, PreTrainedConfig):
 
     @property
     def input(self) -> "InputType":
-        """What `input_type` names."""
+        """What `input_type` names: which fields it declares, its module, its processor."""
         return _tables()[0][self.input_type]
 
     @property

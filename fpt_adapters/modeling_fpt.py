@@ -26,7 +26,7 @@ from .configuration_fpt import FPTConfig
 from .heads.head import Head
 from .heads.table import HEADS
 from .inputs.encoded import Encoded
-from .models.loading import Base, build_base
+from .models.base import Base, build_base
 from .models.pretrained import FPTPreTrainedModel
 from .torch_utils.isolation import DefaultDtype
 
@@ -66,7 +66,7 @@ class FPTModel(FPTPreTrainedModel):
             if config.positions == "new":
                 zeros = torch.zeros(config.num_tokens, width)
                 self.position_embeddings = nn.Embedding.from_pretrained(zeros, freeze=False)
-        self.backbone, self.base_fingerprints = backbone, base.fingerprints
+        self.backbone, self.base_fingerprints, self.shares_base = backbone, base.fingerprints, base.shared
         self.embedding_scale = embedding_scale(backbone)
         self.post_init()
         self._no_split_modules = layer_classes(backbone)  # a headed model takes it over in its own post_init

@@ -87,7 +87,7 @@ def test_the_imports_are_seen():
         "config_rules",
         "depth",
         "float_fields",
-        "limits",
+        "extents",
         "quantization",
         "ranges",
         "travelling",

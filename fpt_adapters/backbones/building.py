@@ -18,7 +18,8 @@ from transformers import __version__ as VERSION
 from transformers.utils import CONFIG_NAME
 
 from ..rules.config_rules import build_config, refusing_unfit, short
-from ..rules.limits import NoLargerThan, differing_integers
+from ..rules.extents import differing_integers
+from ..rules.limits import NoLargerThan
 from ..rules.travelling import TRAVELS
 from ..torch_utils.sharding import whole_in_each_process
 from .baselines.modeling_identity import IdentityModel  # noqa: F401  registers itself with AutoModel
@@ -79,17 +80,7 @@ def build_backbone(
 
     Raises ValueError for a backbone that cannot serve, or whose weights are incomplete.
     """
-    config = copy.deepcopy(base_config)
-    if layers is not None:
-        from ..rules.depth import first_layers
-
-        config = first_layers(base_config, layers)
-    if "use_cache" in config:
-        config.use_cache = False
-    if dropout is not None:
-        for field in DROPOUT_FIELDS:
-            if field in config:
-                setattr(config, field, dropout)
+    config = _configured(base_config, layers, dropout)
     config._attn_implementation = attn_implementation
     model_class = backbone_class(config)
     if init == "random":
@@ -121,6 +112,30 @@ def build_backbone(
     replace_dropout(backbone)
     replace_gelu(backbone)
     return backbone.requires_grad_(False).eval(), found
+
+
+def _configured(base_config: PreTrainedConfig, layers: int | None, dropout: float | None) -> PreTrainedConfig:
+    """A copy of the base's configuration, of its first layers only, with another dropout, where these are given."""
+    config = copy.deepcopy(base_config)
+    if layers is not None:
+        from ..rules.depth import first_layers
+
+        config = first_layers(base_config, layers)
+    if "use_cache" in config:
+        config.use_cache = False
+    for field in DROPOUT_FIELDS if dropout is not None else ():
+        if field in config:
+            setattr(config, field, dropout)
+    return config
+
+
+def backbone_without_weights(base_config: PreTrainedConfig, layers: int | None, dropout: float | None) -> nn.Module:
+    """The modules of the backbone that `build_backbone` gives, on the meta device."""
+    config = _configured(base_config, layers, dropout)
+    with torch.device("meta"):
+        backbone = _without_unused(backbone_class(config)(config))
+    replace_dropout(backbone)
+    return backbone
 
 
 def backbone_class(config: PreTrainedConfig) -> type[PreTrainedModel]:

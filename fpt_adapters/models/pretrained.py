@@ -45,11 +45,13 @@ from ..torch_utils.plain_names import (
     plain_state,
 )
 from ..torch_utils.sharding import refuse_sharded, written_class
-from .loading import DTYPES, load_base
+from .base import DTYPES
+from .loading import load_base
 
 if TYPE_CHECKING:
     from ..adapters.peft_api import PeftConfig
     from ..backbones.counting import GroupCount
+    from .frozen_base import FrozenBase
 
 DELTA_PLACE = "Give from_pretrained the delta's folder, or its Hub id."
 
@@ -90,6 +92,10 @@ class FPTPreTrainedModel(PeftMixin, PreTrainedModel):
         whose = f"the backbone {type(self.fpt_model.backbone).__name__}"
         groups = self.parameter_groups()
         apply_policy(parameters, groups, trainable, whose)
+        if self.fpt_model.shares_base:
+            from ..backbones.sharing import own_weights
+
+            own_weights(self.fpt_model.backbone)
         self.trained_groups = {name: groups[name] for name, parameter in parameters.items() if parameter.requires_grad}
         buffers = running_statistics(self)
         self._base_buffer_digests = {name: tensor_digest(buffer) for name, buffer in buffers.items()}
@@ -204,7 +210,7 @@ class FPTPreTrainedModel(PeftMixin, PreTrainedModel):
     @classmethod
     def from_backbone(
         cls,
-        name_or_path: str | os.PathLike | PreTrainedConfig,
+        name_or_path: "str | os.PathLike | FrozenBase | PreTrainedConfig",
         config: FPTConfig | None = None,
         *,
         base_model: str | None = None,
@@ -221,7 +227,8 @@ class FPTPreTrainedModel(PeftMixin, PreTrainedModel):
     ):
         """Build an untrained model on a backbone.
 
-        `name_or_path`: a Hub id, a local folder, or (for `backbone_init="random"`) a transformers configuration.
+        `name_or_path`: a Hub id, a local folder, a `FrozenBase` that models share, or (for `backbone_init="random"`) a
+        transformers configuration.
         `config` or `fields`: an `FPTConfig` (copied), or its fields, such as `input_type="images"`.
         `base_model`: the Hub id that a local folder is a copy of; a path itself is never written into the config, so
         without it a loader must be told `base_model_name_or_path`.
@@ -264,7 +271,7 @@ class FPTPreTrainedModel(PeftMixin, PreTrainedModel):
         pretrained_model_name_or_path: str | os.PathLike,
         *,
         config: FPTConfig | None = None,
-        base_model_name_or_path: str | os.PathLike | None = None,
+        base_model_name_or_path: "str | os.PathLike | FrozenBase | None" = None,
         dtype: torch.dtype | str | None = None,
         attn_implementation: str | None = None,
         quantization_config: BitsAndBytesConfig | dict[str, Any] | Literal[False] | None = None,
@@ -275,7 +282,8 @@ class FPTPreTrainedModel(PeftMixin, PreTrainedModel):
         """Load base and delta, checked: the base's fingerprint, and every tensor of the delta.
 
         `pretrained_model_name_or_path`: the delta's folder or Hub id. `base_model_name_or_path`: where the base is,
-        instead of the Hub id and commit that the delta names; its weights must be the same. `dtype`: to keep the
+        instead of the Hub id and commit that the delta names, or a `FrozenBase` that several models share; its weights
+        must be the same. `dtype`: to keep the
         frozen weights in (None: as in training). `quantization_config`: how to quantise them (None: as in training;
         False: not at all). `device_map`: as for `from_backbone`. `kwargs`: `revision`, `subfolder`, `token` and the
         like for the delta (of these, only `cache_dir` and `local_files_only` also serve the base), and fields of

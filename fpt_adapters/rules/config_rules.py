@@ -13,7 +13,7 @@ from typing import Any
 from huggingface_hub.errors import StrictDataclassError
 from transformers import CONFIG_MAPPING, PreTrainedConfig
 
-from .limits import MAX_DEPTH, MAX_LABELS, check_extent, check_integers, is_integer
+from .extents import MAX_DEPTH, MAX_LABELS, check_extent, check_integers, is_integer
 from .travelling import TRAVELS
 
 DTYPES = ("float32", "bfloat16", "float16")

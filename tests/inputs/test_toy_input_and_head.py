@@ -68,7 +68,7 @@ def test_they_train_save_and_load(trainer_class, registered, make_model, tmp_pat
     assert all(torch.equal(p, dict(model.named_parameters())[name]) for name, p in frozen.items())
     model.save_pretrained(tmp_path / "delta")
     names = set(load_file(tmp_path / "delta" / "model.safetensors"))
-    for part in ("head.out_proj", "fpt.input_projection.projection"):
+    for part in ("output.out_proj", "input.projection"):
         assert {f"{part}.weight", f"{part}.bias"} <= names
     assert not names & set(frozen)
     saved = json.loads((tmp_path / "delta" / "config.json").read_text())
@@ -203,7 +203,7 @@ def test_they_are_pushed_with_a_card_and_pulled(hub, home):
         assert client.run(code) == expected and len(expected) == 3
         files = hub.files("owner/toy")
         assert {"README.md", "config.json", "model.safetensors", "preprocessor_config.json"} <= set(files)
-        assert "head.out_proj.weight" in load(files["model.safetensors"])
+        assert "output.out_proj.weight" in load(files["model.safetensors"])
         card = files["README.md"].decode()
         assert "- Input: up to 5 waves of 4 steps." in card and "- Answers: the next 3 steps." in card
         assert "pipeline_tag: time-series-forecasting" in card and "| mse floor |" in card

@@ -35,7 +35,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 import fpt_adapters.backbones.baselines.modeling_lstm
 import fpt_adapters.backbones.building
-import fpt_adapters.models.loading
+import fpt_adapters.models.base
 from fpt_adapters import DeltaError, FPTConfig, FPTForSequenceClassification, FPTModel
 from fpt_adapters.deltas.file import CONFIG_KEY, DIGESTS_KEY, FORMAT_KEY
 from fpt_adapters.hub.download import commit_of
@@ -612,7 +612,7 @@ def test_a_base_is_not_built_larger_than_its_weights(absurd, name):
 def test_a_configuration_alone_builds_nothing_larger_than_the_machine(hostile, monkeypatch):
     config = AutoConfig.from_pretrained(hostile("random", input_size=2**20))
     with monkeypatch.context() as patch:
-        patch.setattr(fpt_adapters.models.loading, "MEMORY", 2**26)
+        patch.setattr(fpt_adapters.models.base, "MEMORY", 2**26)
         with pytest.raises(ValueError, match="new modules are larger than this machine's memory"):
             AutoModel.from_config(config)
     config.input_size = 3
