@@ -243,3 +243,9 @@ def describe_base(config: FPTConfig) -> str:
         source = "in the shape of"
         drawn += f" by the scheme {plain(config.backbone_init_scheme)}" if config.backbone_init_scheme else ""
     return f"**random weights, not pretrained**, {source} {name}; {drawn}, {frozen}."
+
+
+def hub_id(name: str) -> str:
+    """`name` with "-" for whatever a Hub id may not have."""
+    parts = [re.sub(r"[^\w.-]+|--+|\.\.+", "-", part, flags=re.ASCII).strip("-.") for part in name.split("/")]
+    return "/".join(part or "model" for part in parts)

@@ -18,8 +18,9 @@ from transformers.trainer_utils import HubStrategy, PredictionOutput
 from transformers.utils import PushInProgress, logging
 
 from ..analysis.pictures import confusion_matrix, learning_curves
-from ..hub.card import CARD_NAME, FPTCard, auto_class
+from ..hub.card import CARD_NAME, FPTCard
 from ..hub.card_metrics import main_metric, metric_name
+from ..hub.card_model import auto_class
 from ..hub.card_numbers import delta_size, numbers_of
 from ..hub.repository import PICTURES, repository_files, upload
 from ..hub.sharing import check_shareable

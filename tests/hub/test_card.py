@@ -30,12 +30,12 @@ from fpt_adapters.heads.scores import confusion_counts, majority_floor_of, mean_
 from fpt_adapters.hub.card import (
     MARKER,
     SplitResult,
-    auto_class,
     example_text,
     hub_id,
     pipeline_tag,
 )
 from fpt_adapters.hub.card_metrics import better_high, is_share, main_metric
+from fpt_adapters.hub.card_model import auto_class
 from fpt_adapters.hub.card_numbers import (
     best_step,
     delta_size,
