@@ -65,7 +65,7 @@ class Delta:
         if self.format == 0:
             return dict(self.tensors)
         names = {place: name for name, place in places.items()}
-        if unknown := [place for place in self.tensors if place not in names]:
+        if unknown := sorted(place for place in self.tensors if place not in names):
             raise DeltaError(f"{source} has {listed(unknown)}, which this model does not train (see `trainable`).")
         return {names[place]: tensor for place, tensor in self.tensors.items()}
 
