@@ -24,6 +24,7 @@ from fpt_adapters import FPTConfig, IdentityConfig, LSTMConfig
 from fpt_adapters.hub.code_export import code_files
 
 OLD_TRANSFORMERS = Version(transformers.__version__) < Version("5.6")
+BEFORE_5_9 = Version(transformers.__version__) < Version("5.9")  # from which on image backbones run
 FOLDERS = "of code in a folder, old versions of transformers copy only what the first file imports itself"
 LIBRARY = Path(fpt_adapters.__file__).parent
 MAY_IMPORT = {"PIL", "huggingface_hub", "jinja2", "numpy", "safetensors", "torch", "transformers"}
@@ -404,6 +405,40 @@ def test_a_repo_with_code_loads_without_the_library(repo_id, with_code, clean):
     """
     got = clean.run(code, repo_id=repo_id, auto_class=MODELS[repo_id])
     assert got == [with_code[repo_id], "transformers_modules", False]
+
+
+RARE = {  # by repo: a base that is drawn from its seed, and fields of the model on it
+    "owner/lstm": ("LSTMConfig(hidden_size=16)", {}),
+    "owner/identity": ("IdentityConfig(hidden_size=16)", {"trainable": ["input", "output"]}),
+    "owner/layers": ("GPT2Config(n_embd=16, n_layer=3, n_head=2, vocab_size=9)", {"backbone_layers": 2}),
+    "owner/vit": (
+        "transformers.ViTConfig(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32)",
+        {},
+    ),
+}
+
+
+def test_what_only_some_models_need_runs_without_the_library(library, clean):
+    code = """
+    result = {}
+    for repo_id, (base, fields) in rare.items():
+        torch.manual_seed(0)
+        fields |= {"input_size": 3, "sequence_length": 10, "num_labels": 2, "backbone_init": "random"}
+        model = FPTForSequenceClassification.from_backbone(eval(base), **fields).eval()
+        model.push_to_hub(repo_id, with_code=True)
+        with torch.no_grad():
+            result[repo_id] = model(**INPUTS["owner/values"]).logits.tolist()
+    """
+    rare = {repo_id: kind for repo_id, kind in RARE.items() if repo_id != "owner/vit" or not BEFORE_5_9}
+    expected = library.run(PUSHING + textwrap.dedent(code), rare=rare)
+    code = """
+    result = {}
+    for repo_id in rare:
+        model = AutoModelForSequenceClassification.from_pretrained(repo_id, trust_remote_code=True)
+        with torch.no_grad():
+            result[repo_id] = model(**INPUTS["owner/values"]).logits.tolist()
+    """
+    assert clean.run(code, rare=rare) == expected
 
 
 def test_an_adapter_without_peft_says_so(with_code, hub, home):
