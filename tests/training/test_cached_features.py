@@ -22,8 +22,8 @@ from fpt_adapters import (
     FPTTrainer,
     TrainingError,
 )
+from fpt_adapters.training import run_card
 from fpt_adapters.training.cached_features import CachedFeatures, compute_features
-from fpt_adapters.training.publishing import PublishingTrainer
 
 HEAD_ALONE = {"trainable": ("output",), "input_dropout": 0.0, "backbone_dropout": 0.0}
 TOKENS = {"input_type": "tokens", "input_size": None, "vocab_size": 7}
@@ -109,7 +109,7 @@ def holed(count, seed=0):
 @pytest.fixture(autouse=True)
 def _no_pictures(monkeypatch):
     """Most of a tiny training's time would go into the card's pictures."""
-    monkeypatch.setattr(PublishingTrainer, "_pictures", lambda self: {})
+    monkeypatch.setattr(run_card, "draw_pictures", lambda card, config: {})
 
 
 def count_examples(model):
@@ -206,10 +206,10 @@ def test_wrong_head_inputs_are_refused(make_model):
 def test_a_batch_is_cut_to_its_longest_example():
     tensors = {"head_inputs": torch.arange(24.0).view(3, 4, 2), "labels": torch.arange(12).view(3, 4)}
     cached = CachedFeatures(tensors, lengths=torch.tensor([2, 1, 4]))
-    batch = cached.__getitems__([1, 0])
+    batch = cached.batch([1, 0])
     assert batch["labels"].tolist() == [[4, 5], [0, 1]]
     assert torch.equal(batch["head_inputs"], tensors["head_inputs"][[1, 0], :2])
-    assert cached[2]["labels"].tolist() == [[8, 9, 10, 11]]
+    assert cached[1]["labels"].tolist() == [4, 5, 6, 7]  # the default collator takes examples of one length
     assert len(cached) == 3 and cached.nbytes == 24 * 4 + 12 * 8
 
 
@@ -335,19 +335,19 @@ def test_resume_continues_bit_by_bit(make_model, tmp_path):
     resumed.train(resume_from_checkpoint=True)
     assert losses(resumed) == losses(whole) and len(losses(whole)) == 9
     assert_same(copied(resumed.model), copied(whole.model))
-    assert sum(seen) == 20 + 4 * 4  # the features, and four looks at four examples before
+    assert sum(seen) == 20 + 2 * 4  # the features, and two looks at four examples before
 
 
 def test_two_processes_share_the_work_and_give_the_same(tmp_path):
     launch(TRAIN_HEAD, tmp_path)
     for rank in (0, 1):
         record = json.loads((tmp_path / f"record{rank}.json").read_text())
-        assert record["wrapped"] == 0  # one that outlives the process group may hang Python's end
+        assert record["wrapped"] == [False, False]  # one that outlives the process group may hang Python's end
         kept, run = record["runs"]
         assert kept["processes"] == 2 and len(kept["losses"]) == 12
         for name in ("losses", "metrics", "weights"):
             assert kept[name] == pytest.approx(run[name], abs=1e-6)
-        assert kept["seen"] == 4 * 4 + 32 + 16  # four looks at four examples, then the process's share of both sets
+        assert kept["seen"] == 2 * 4 + 32 + 16  # two looks at four examples, then the process's share of both sets
         assert run["seen"] == 3 * (32 + 16)
 
 
@@ -504,7 +504,7 @@ def test_what_is_kept_counts_among_the_bytes(make_model, tmp_path):
 
 def test_examples_that_do_not_come_are_told(make_model):
     with pytest.raises(RuntimeError, match="The data set has 3 examples, but 0 came"):
-        compute_features(make_model("gpt2", **HEAD_ALONE), [], Accelerator(cpu=True), 3)
+        compute_features(make_model("gpt2", **HEAD_ALONE), [], 3, Accelerator(cpu=True))
 
 
 @pytest.mark.parametrize(
@@ -581,8 +581,8 @@ def test_after_training_all_is_as_ever(make_model, tmp_path):
         model, epochs(tmp_path, eval_strategy="epoch"), train_dataset=data, eval_dataset=data, compute_metrics=accuracy
     )
     trainer.train()
-    cached_dataset = trainer.callback_handler.train_dataloader.dataset
-    assert cached_dataset.tensors == {}  # its memory is free
+    cached = trainer.callback_handler.train_dataloader.dataset.features
+    assert cached.tensors == {}  # its memory is free
     last = next(row for row in reversed(trainer.state.log_history) if "eval_accuracy" in row)
     seen = count_examples(model)
     assert trainer.evaluate()["eval_accuracy"] == last["eval_accuracy"]

@@ -352,7 +352,7 @@ def test_an_evaluation_in_half_precision_rounds_nothing(dtype, call, make_model,
 
 def test_an_evaluation_that_would_round_a_sharded_model_is_refused(make_model, tmp_path):
     class Sharding(FPTTrainer):
-        _shards = True
+        shards = True
 
     with pytest.raises(ValueError, match="round the weights of a sharded model"):
         Sharding(make_model("gpt2"), arguments(tmp_path, bf16_full_eval=True))
