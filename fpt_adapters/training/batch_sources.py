@@ -16,9 +16,9 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.utils import logging
 
 from ..data.streams import ExampleStream
-from .cached_features import CachedFeatures
+from .cached_features import CachedFeatures, check_features
 from .data_checks import check_training_batch
-from .feature_store import FeatureStore, training_features
+from .feature_store import FeatureStore
 from .resumable_batches import BatchStream
 
 logger = logging.get_logger(__name__)
@@ -34,7 +34,7 @@ IN_THIS_PROCESS = {  # indexing a tensor takes less time than to talk to a worke
 class BatchSource:
     """Where batches to train on come from: `loader` gives them; `stream`, if it is one, knows how far it has come."""
 
-    loader: DataLoader
+    loader: DataLoader | None = None  # None: not in training
     stream: BatchStream | None = None
 
     def save(self, folder: Path, process_index: int) -> None:
@@ -69,7 +69,7 @@ def choose_source(
             _go_on(stream, checkpoint / _state_name(trainer.args.process_index), step, trainer.args)
         check_training_batch(trainer, stream.peek())  # which stays the first batch
         return BatchSource(DataLoader(stream, batch_size=None), stream)  # without end, and of this process alone
-    features = training_features(trainer, store)
+    features = _features(trainer, trainer.train_dataset, store, for_training=True)
     if features is None:
         return BatchSource(make_loader())
     with _serving_whole_batches(trainer, train_dataset=WholeBatches(features)):
@@ -139,12 +139,30 @@ class WholeBatches(Dataset):
         return self.features.batch(indices)
 
 
-def loader_of_features(
-    trainer: Trainer, make_loader: Callable[[Dataset], DataLoader], features: CachedFeatures
+def evaluation_loader(
+    trainer: Trainer,
+    make_loader: Callable[[Any], DataLoader],
+    given: str | Dataset | None,
+    store: FeatureStore | None,
 ) -> DataLoader:
-    """A loader to evaluate features, by Trainer's method `make_loader`, which makes one of a data set."""
+    """A loader to evaluate what was `given`, or features of it, by Trainer's method `make_loader`."""
+    dataset = trainer.eval_dataset if given is None else given
+    dataset = trainer.eval_dataset[dataset] if isinstance(dataset, str) else dataset
+    features = _features(trainer, dataset, store, for_training=False)
+    if features is None:
+        return make_loader(given)
     with _serving_whole_batches(trainer):
         return make_loader(WholeBatches(features))
+
+
+def _features(
+    trainer: Trainer, dataset: Dataset, store: FeatureStore | None, for_training: bool
+) -> CachedFeatures | None:
+    """The features that stand for a data set: those that were given as such, or those that the `store` computes."""
+    if isinstance(dataset, CachedFeatures):
+        check_features(trainer.model)
+        return dataset
+    return None if store is None else store.get(dataset, for_training)
 
 
 @contextlib.contextmanager

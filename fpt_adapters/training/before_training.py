@@ -19,24 +19,13 @@ from .data_checks import check_data
 from .resuming import check_checkpoint, warn_of_callbacks, warn_of_random_numbers
 
 
-def compiled_in_place(model: nn.Module | None) -> nn.Module | None:
-    """The model inside a wrapper of torch.compile, itself compiled in the same way, as `model.compile()` does it.
+def accepted(model: nn.Module, args: TrainingArguments | None, rates: Iterable[str]) -> FPTPreTrainedModel:
+    """The model to train, without the wrapper of torch.compile; `rates`: groups with a learning rate of their own.
 
-    Trainer reads a model's `forward` and class, which the wrapper hides.
+    Raises TypeError for another kind of model, ValueError for one without such a group, and for one that could not be
+    pushed as `args` say: before its repo is made.
     """
-    if not is_compiled_module(model):
-        return model
-    inner = plain_module(model)
-    inner._compiled_call_impl = model.dynamo_ctx(inner._call_impl)
-    return inner
-
-
-def check_model(model: FPTPreTrainedModel, args: TrainingArguments | None, rates: Iterable[str]) -> None:
-    """Raise TypeError for another kind of model; `rates`: the groups that have a learning rate of their own.
-
-    Raises ValueError for a model without such a group, and for one that could not be pushed as `args` say: before its
-    repo is made.
-    """
+    model = _compiled_in_place(model)
     if not isinstance(model, FPTPreTrainedModel):
         raise TypeError(f"FPTTrainer trains an FPT model, got {type(model).__name__}: use transformers' Trainer.")
     trained = {row.group for row in model.count_parameters() if row.trained}
@@ -48,6 +37,19 @@ def check_model(model: FPTPreTrainedModel, args: TrainingArguments | None, rates
             )
     if args is not None and args.push_to_hub:
         check_shareable(model.config)
+    return model
+
+
+def _compiled_in_place(model: nn.Module) -> nn.Module:
+    """The model inside a wrapper of torch.compile, itself compiled in the same way, as `model.compile()` does it.
+
+    Trainer reads a model's `forward` and class, which the wrapper hides.
+    """
+    if not is_compiled_module(model):
+        return model
+    inner = plain_module(model)
+    inner._compiled_call_impl = model.dynamo_ctx(inner._call_impl)
+    return inner
 
 
 def check_training(trainer: Trainer, checkpoint: Path | None) -> None:

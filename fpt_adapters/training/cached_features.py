@@ -104,7 +104,7 @@ def cache_features(
     each time (dropout, an augmentation, padding without a mask), with all reasons; and for wrong inputs and labels,
     naming the row. All are found out before, but for what one example has of its batch, which each is looked at for.
     """
-    if not trains_head_only(model):
+    if model.headless or not trains_head_only(model):
         raise ValueError("cache_features needs the head alone to train: write trainable=['output'].")
     agreed = gather_object if accelerator is not None else list  # on the reasons, in all processes
     num_processes = 1 if accelerator is None else accelerator.num_processes

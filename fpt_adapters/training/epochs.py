@@ -1,10 +1,9 @@
 """Data sets that give other examples in each epoch, and are told which one begins."""
 
 from collections.abc import Callable
-from typing import Any
 
 from torch.utils.data import Dataset, Subset
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback
 
 
 def innermost(dataset: Dataset) -> Dataset:
@@ -26,8 +25,6 @@ class SetEpoch(TrainerCallback):
     def __init__(self, dataset: Dataset):
         self.dataset = dataset
 
-    def on_epoch_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_epoch_begin(self, args, state, control, **kwargs) -> None:
         """Called by the Trainer; after a resume, `state.epoch` has a fraction."""
         self.dataset.set_epoch(int(state.epoch))

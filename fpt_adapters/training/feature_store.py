@@ -11,26 +11,29 @@ from torch.utils.data import Dataset
 from transformers import Trainer
 from transformers.utils import logging
 
-from .cached_features import CachedFeatures, NotCacheableError, cache_features, check_features, trains_head_only
+from .cached_features import CachedFeatures, NotCacheableError, cache_features, trains_head_only
 
 logger = logging.get_logger(__name__)
 
 
 class FeatureStore:
-    """The features that were computed for one training: of its data set, and of those that are evaluated meanwhile."""
+    """The features of one training: of its data set, and of those that are evaluated meanwhile."""
 
-    def __init__(self):
+    def __init__(self, trainer: Trainer):
+        self.trainer = trainer
         self.seconds = 0.0  # that those to train on took
         self._found: dict[int, CachedFeatures | None] = {}  # by id of the data set; None: it is used as it is
 
-    def get(self, trainer: Trainer, dataset: Dataset, for_training: bool) -> CachedFeatures | None:
-        """The features of `dataset`, computed when first asked for; None where they cannot be kept.
+    def get(self, dataset: Dataset, for_training: bool) -> CachedFeatures | None:
+        """The features of `dataset`, computed when first asked for; None where it is used as it is.
 
         Raises ValueError where they are asked for (`cache_features=True`) and cannot be.
         """
+        if not self._wanted(dataset, for_training):
+            return None
         if id(dataset) not in self._found:
             start = time.perf_counter()
-            self._found[id(dataset)] = features = self._compute(trainer, dataset, for_training)
+            self._found[id(dataset)] = features = self._compute(dataset, for_training)
             if for_training and features is not None:
                 self.seconds = time.perf_counter() - start
         return self._found[id(dataset)]
@@ -43,13 +46,26 @@ class FeatureStore:
     def _kept(self) -> list[CachedFeatures]:
         return [features for features in self._found.values() if features is not None]
 
-    def _compute(self, trainer: Trainer, dataset: Dataset, for_training: bool) -> CachedFeatures | None:
-        args, checked = trainer.args, trainer.data_collator
+    def _wanted(self, dataset: Dataset, for_training: bool) -> bool:
+        trainer, args = self.trainer, self.trainer.args
+        if trainer.cache_features is False:
+            return False
+        if not trains_head_only(trainer.model):
+            return for_training and bool(trainer.cache_features)  # to be refused
+        if not for_training:
+            own = trainer.eval_dataset
+            own = own.values() if isinstance(own, dict) else [own]
+            return any(dataset is one for one in own) and "inputs" not in args.include_for_metrics
+        if trainer.cache_features or args.max_steps <= 0:
+            return trainer.cache_features or args.num_train_epochs > 1
+        in_step = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+        return hasattr(dataset, "__len__") and args.max_steps * in_step > len(dataset)
+
+    def _compute(self, dataset: Dataset, for_training: bool) -> CachedFeatures | None:
+        trainer, args, checked = self.trainer, self.trainer.args, self.trainer.data_collator
         collator = trainer._get_collator_with_removed_columns(checked.collator, description="features")
-        kept = args.world_size * sum(features.nbytes for features in self._kept())
         try:
-            if obstacles := _obstacles_in_arguments(trainer):
-                raise NotCacheableError(obstacles)
+            self._check_arguments()
             return cache_features(
                 trainer.model,
                 dataset,
@@ -57,71 +73,30 @@ class FeatureStore:
                 args.per_device_train_batch_size if for_training else args.per_device_eval_batch_size,
                 for_training=for_training,
                 num_workers=args.dataloader_num_workers,
-                most_bytes=trainer.most_cached - kept,
+                most_bytes=trainer.most_cached - args.world_size * sum(kept.nbytes for kept in self._kept()),
                 epoch=int(trainer.state.epoch or 0),
                 accelerator=trainer.accelerator,
                 progress=not args.disable_tqdm and trainer.is_world_process_zero(),
                 called="the training set" if for_training else "the evaluation set",
             )
         except NotCacheableError as error:
-            _report(trainer, "; ".join(error.reasons), for_training)
-            return None
-
-
-def training_features(trainer: Trainer, store: FeatureStore | None) -> CachedFeatures | None:
-    """The features to train on in place of `train_dataset`, or None; without a `store`, only those that were given."""
-    dataset = trainer.train_dataset
-    if isinstance(dataset, CachedFeatures):
-        check_features(trainer.model)
-        return dataset
-    if store is None or not (trainer.cache_features or _caches_by_itself(trainer)):
+            reasons = "; ".join(error.reasons)
+        if for_training and trainer.cache_features:
+            raise ValueError(f"cache_features=True is not possible: {reasons}.")
+        if for_training and trainer.is_world_process_zero():
+            logger.warning(
+                f"Only the head trains, but the frozen backbone runs in every step: {reasons}. Without that it would "
+                "run once over the data, and later epochs would skip it (cache_features=False turns this off)."
+            )
         return None
-    return store.get(trainer, dataset, for_training=True)
 
-
-def evaluated_features(trainer: Trainer, dataset: Dataset, store: FeatureStore | None) -> CachedFeatures | None:
-    """The features to evaluate in place of `dataset`, or None; without a `store`, only those that were given."""
-    if isinstance(dataset, CachedFeatures):
-        check_features(trainer.model)
-        return dataset
-    own = trainer.eval_dataset.values() if isinstance(trainer.eval_dataset, dict) else [trainer.eval_dataset]
-    if store is None or not any(dataset is one for one in own) or "inputs" in trainer.args.include_for_metrics:
-        return None
-    if trainer.cache_features is False or not trains_head_only(trainer.model):
-        return None
-    return store.get(trainer, dataset, for_training=False)
-
-
-def _caches_by_itself(trainer: Trainer) -> bool:
-    """Whether features are worth it, where nobody said: the head alone trains, and sees examples again."""
-    args, dataset = trainer.args, trainer.train_dataset
-    if trainer.cache_features is False or not trains_head_only(trainer.model):
-        return False
-    if args.max_steps <= 0:
-        return args.num_train_epochs > 1
-    in_step = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
-    return hasattr(dataset, "__len__") and args.max_steps * in_step > len(dataset)
-
-
-def _obstacles_in_arguments(trainer: Trainer) -> list[str]:
-    found, args = [], trainer.args
-    if trainer.shards:
-        found.append("the model is sharded")
-    if args.include_num_input_tokens_seen != "no":
-        found.append("include_num_input_tokens_seen counts inputs (write 'no')")
-    if args.train_sampling_strategy not in ("random", "sequential"):
-        found.append(f"train_sampling_strategy is {args.train_sampling_strategy!r} (write 'random')")
-    return found
-
-
-def _report(trainer: Trainer, reasons: str, for_training: bool) -> None:
-    if for_training and trainer.cache_features:
-        raise ValueError(f"cache_features=True is not possible: {reasons}.")
-    if not trainer.is_world_process_zero():
-        return
-    log = logger.warning if for_training else logger.info
-    log(
-        f"Only the head trains, but the frozen backbone runs in every {'step' if for_training else 'evaluation'}: "
-        f"{reasons}. Without that it would run once over the data, and later epochs would skip it "
-        "(cache_features=False turns this off)."
-    )
+    def _check_arguments(self) -> None:
+        args, found = self.trainer.args, []
+        if self.trainer.shards:
+            found.append("the model is sharded")
+        if args.include_num_input_tokens_seen != "no":
+            found.append("include_num_input_tokens_seen counts inputs (write 'no')")
+        if args.train_sampling_strategy not in ("random", "sequential"):
+            found.append(f"train_sampling_strategy is {args.train_sampling_strategy!r} (write 'random')")
+        if found:
+            raise NotCacheableError(found)

@@ -1,9 +1,7 @@
 """What a training must do to the weights: leave the frozen ones as they are, and keep the trained ones finite."""
 
-from typing import Any
-
 import torch
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback
 from transformers.utils import logging
 
 from ..deltas.file import tensor_digest
@@ -40,21 +38,12 @@ class WeightGuard(TrainerCallback):
         self.model, self.resumed = model, resumed
         self.frozen, self.trained = self._checksums(), self._digests()
 
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, float] | None = None,
-        **kwargs: Any,
-    ) -> None:
+    def on_log(self, args, state, control, logs=None, **kwargs) -> None:
         """Called by the Trainer. Raises TrainingError where the training has diverged."""
         if self.model is not None and "loss" in (logs or {}):
             refuse_divergence(self.model, f"at step {state.global_step}")
 
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_train_end(self, args, state, control, **kwargs) -> None:
         """Called by the Trainer. Raises TrainingError for a frozen weight that changed or a trained one not finite.
 
         A trained one that stayed as it was is warned of, unless the training was resumed or made no steps.

@@ -1,10 +1,12 @@
 """What a run tells the model's card: results beside their floors, recipe, learning curve, and what it ran on."""
 
 import contextlib
+import dataclasses
 import importlib.util
 import io
 import os
 import platform
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,7 @@ from ..hub.card import CARD_NAME, FPTCard, SplitResult, auto_class
 from ..hub.card_metrics import NO_METRICS, main_metric, mean_floors, metric_name
 from ..hub.card_numbers import confusion_of, delta_size, numbers_of
 from ..hub.repository import PICTURES
+from ..models.pretrained import FPTPreTrainedModel
 from ..version import __version__
 
 logger = logging.get_logger(__name__)
@@ -37,14 +40,29 @@ SHOWN_VERSIONS = {  # as the modules say it, who may lie in a folder that nobody
 
 
 class RunCard:
-    """Fills `trainer.card` with what the Trainer knows, and writes it into `args.output_dir`."""
+    """Fills the model's card with what the Trainer knows, and writes it into `args.output_dir`."""
 
     def __init__(self, trainer: Trainer):
+        model = trainer.model
+        model.card = model.card or FPTCard()
+        if trainer.processing_class is not None:
+            model.processor = trainer.processing_class
+        self._last = model.card, model.processor  # a hyperparameter search drops the model of each trial
         self.own_optimizer = trainer.optimizer is not None  # given, and not made of the arguments
         self.own_scheduler = trainer.lr_scheduler is not None
         self.records = True
         self.steps: dict[str, int] = {}  # after how many the result of each split came
         self.written: str | None = None  # the card of the model as it is now, in `args.output_dir`
+
+    def card_of(self, trainer: Trainer) -> FPTCard:
+        """The card of the Trainer's model, or of its last one."""
+        return self._last[0] if trainer.model is None else trainer.accelerator.unwrap_model(trainer.model).card
+
+    def hand_on(self, trainer: Trainer, model: FPTPreTrainedModel) -> None:
+        """Give the card and the processor of the last model to a new one."""
+        if trainer.model is not None:
+            self._last = self.card_of(trainer), trainer.accelerator.unwrap_model(trainer.model).processor
+        model.card, model.processor = model.card or self._last[0], model.processor or self._last[1]
 
     def begin(self, card: FPTCard) -> None:
         """Forget the results of the weights before a training."""
@@ -97,6 +115,20 @@ class RunCard:
     def _write_beside(self, trainer: Trainer, folder: Path) -> None:
         if self.write(trainer, delta_size(folder)):
             self.written = (folder / CARD_NAME).read_text(encoding="utf-8")
+
+    def create(self, trainer: Trainer, fields: dict[str, Any]) -> None:
+        """Fill in `fields`, and write the card; of a sharded model, all processes call it. See `create_model_card`."""
+        known = {f.name for f in dataclasses.fields(FPTCard)}
+        for name, value in fields.items():
+            if name not in known:
+                raise TypeError(f"FPTCard has no field {name!r}; its fields: {', '.join(sorted(known))}.")
+            setattr(trainer.card, name, value)
+        delta = trainer.gather_delta()
+        if not trainer.is_world_process_zero():
+            return
+        with tempfile.TemporaryDirectory() as trial:
+            trainer.accelerator.unwrap_model(trainer.model).save_pretrained(trial, state_dict=delta)
+            self.write(trainer, delta_size(trial))
 
     def write(self, trainer: Trainer, size: int | None) -> bool:
         """`size`: bytes of the delta. Returns whether the card was written: somebody's own text stays."""

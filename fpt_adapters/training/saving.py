@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterator
 
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
+from transformers import Trainer
 
 from ..deltas.disk import room_for, size_of
 from ..models.pretrained import FPTPreTrainedModel
@@ -37,6 +38,11 @@ def gather(tensor: Tensor) -> Tensor:
     return tensor.detach()
 
 
+def gather_delta(model: FPTPreTrainedModel) -> dict[str, Tensor]:
+    """All tensors of a delta, whole and on the CPU; all processes must call it."""
+    return {name: gather(tensor).cpu() for name, tensor in model.delta_tensors().items()}
+
+
 def room_for_checkpoint(
     model: FPTPreTrainedModel, folder: str | os.PathLike
 ) -> contextlib.AbstractContextManager[None]:
@@ -60,16 +66,18 @@ def delta_missing_only(model: FPTPreTrainedModel) -> Iterator[None]:
         hook.remove()
 
 
-def base_left_out(model: FPTPreTrainedModel, engine: nn.Module, fsdp: bool) -> contextlib.AbstractContextManager[None]:
-    """Meanwhile what Trainer resumes from is saved without the base; `engine`: the model as DeepSpeed wraps it.
+def base_left_out(trainer: Trainer) -> contextlib.AbstractContextManager[None]:
+    """Meanwhile the files from which Trainer resumes a sharded model are saved without the base.
 
     DeepSpeed can leave out what is frozen, so that its files hold the base where the input or the head does not train.
     """
-    parameters, delta = named_parameters(model), model.delta_tensors().keys()
-    if fsdp:
-        return _state_dict_of(model, delta)
+    if not trainer.shards:
+        return contextlib.nullcontext()
+    parameters, delta = named_parameters(trainer.model), trainer.model.delta_tensors().keys()
+    if trainer.is_fsdp_enabled:
+        return _state_dict_of(trainer.model, delta)
     if all(parameters[name].requires_grad for name in delta if name in parameters):
-        return _frozen_left_out(engine)
+        return _frozen_left_out(trainer.model_wrapped)
     return contextlib.nullcontext()
 
 

@@ -4,9 +4,7 @@ The stock Trainer trains these models as well: the loss, the freezing and the sm
 """
 
 import contextlib
-import dataclasses
 import os
-import tempfile
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -21,46 +19,40 @@ from transformers.trainer_utils import EvalLoopOutput, PredictionOutput
 
 from ..backbones.precision import weights_kept
 from ..hub.card import FPTCard
-from ..hub.card_numbers import delta_size
-from ..hub.repository import check_shareable
 from ..models.pretrained import FPTPreTrainedModel
 from .batch_checks import naming_the_row
-from .batch_sources import BatchSource, choose_source, loader_of_features
-from .before_training import check_model, check_training, compiled_in_place
+from .batch_sources import BatchSource, choose_source, evaluation_loader
+from .before_training import accepted, check_training
 from .cached_features import MOST_BYTES
 from .data_checks import check_collated, first_batch, loader_of_rows
 from .epochs import SetEpoch, epoch_setter, innermost
-from .feature_store import FeatureStore, evaluated_features
+from .feature_store import FeatureStore
 from .group_learning_rates import split_by_group
 from .guards import WeightGuard
 from .label_checks import LabelRule
 from .processes import check_processes, compare_frozen_weights, unpinned, unwrap_after_training
 from .resuming import find_checkpoint
 from .run_card import RunCard
-from .saving import base_left_out, delta_missing_only, gather, room_for_checkpoint
-from .uploads import Uploads, files_to_upload, report_failed_uploads
+from .saving import base_left_out, delta_missing_only, gather_delta, room_for_checkpoint
+from .uploads import Uploads, report_failed_uploads
 
 
 class FPTTrainer(Trainer):
-    """Trainer for frozen pretrained transformers, which takes what `Trainer` takes, and more.
+    """Trainer for frozen pretrained transformers; takes what `Trainer` takes, and:
 
     `group_learning_rates`: a learning rate for each named parameter group (`input`, `output`, `norm`, `position` ...;
     see `PARAMETER_GROUPS`); the others have `args.learning_rate`.
 
-    `cache_features`: where the head alone trains, the backbone runs once over the data, and over sets that are
-    evaluated meanwhile, by itself where that pays and changes nothing (None), never (False), or else ValueError
-    (True); see the function `cache_features`. At most `most_cached` bytes are held. Write False where a callback
-    changes a data set during training, or your `compute_loss` reads the raw inputs.
+    `cache_features`: whether the backbone runs once over the data, and over those that are evaluated meanwhile, where
+    the head alone trains; see the function `cache_features`. None: where that pays and can be. True: or ValueError.
+    Write False where a callback changes a data set, or your `compute_loss` reads the raw inputs. `most_cached`: bytes.
 
-    `train_dataset` may be a stream: an `ExampleStream`, or a `datasets` or torch IterableDataset, of which each
-    process and worker reads its share, epoch after epoch until `max_steps`. A checkpoint holds its place, in a
-    `stream_state_N.json` for each process N; without it, all is read again up to there.
+    `train_dataset` may be a stream: an `ExampleStream`, or a `datasets` or torch IterableDataset. Each process and
+    worker reads its share, epoch after epoch until `max_steps`, and goes on behind a checkpoint's last example.
 
-    Before training it refuses: a model that trains nothing, trained weights below fp32, an empty training set, wrong
-    labels and inputs (naming the row), an output folder with another kind of model or without room for the delta
-    (NoSpaceError, an OSError), a checkpoint to resume that is not exactly this model's, FSDP1, and FSDP on a CPU. It
-    raises TrainingError if a frozen weight changed, or if a trained one is not finite when Trainer logs or at the end;
-    one that stayed as it was is warned of. Of a sharded model, the delta is gathered and saved without the base.
+    Before training it refuses (ValueError, DeltaError, NoSpaceError) models, labels, inputs, folders and checkpoints
+    with which it would go wrong; see `before_training.py`. It raises TrainingError if a frozen weight changed, or a
+    trained one is not finite; see `WeightGuard`. Of a sharded model, the delta is gathered and saved without the base.
 
     A training that ends well leaves in `args.output_dir` the delta, the processor and a model card, into which what is
     evaluated afterwards comes too, but for the training set. `card` is the model's: fill in what only you know
@@ -70,48 +62,35 @@ class FPTTrainer(Trainer):
     """
 
     def __init__(
-        self,
-        model: FPTPreTrainedModel | None = None,
-        args=None,
-        *more,
-        group_learning_rates: dict[str, float] | None = None,
-        cache_features: bool | None = None,
-        **kwargs,
+        self, model=None, args=None, *more, group_learning_rates=None, cache_features: bool | None = None, **kwargs
     ):
-        self.group_learning_rates = dict(group_learning_rates or {})
+        self.group_learning_rates: dict[str, float] = dict(group_learning_rates or {})
         self.cache_features, self.most_cached = cache_features, MOST_BYTES
         self.floors: dict[str, float | dict[str, float]] = {}
         self.is_in_train = False  # Trainer sets it, but calls `call_model_init` before
         self._checkpoint: Path | None = None  # that is resumed
-        self._source: BatchSource | None = None  # None: not in training
+        self._source = BatchSource()
         self._store: FeatureStore | None = None  # of the training that is under way
-        model = compiled_in_place(model)
-        if model is not None:
-            check_model(model, args, self.group_learning_rates)
+        model = None if model is None else accepted(model, args, self.group_learning_rates)
         if args is not None and args.ddp_find_unused_parameters is None:
             args.ddp_find_unused_parameters = False  # every trained parameter takes part in every step
         super().__init__(model, args, *more, **kwargs)
         check_processes(self)
         if self.group_learning_rates and self.optimizer is not None:
             raise ValueError("group_learning_rates sets up Trainer's optimizer; give that or your own, not both.")
+        tokenizer = getattr(self.data_collator, "tokenizer", None)  # which Trainer saves, and finds by this name
+        self.processing_class = tokenizer if self.processing_class is None else self.processing_class
         self.run_card, self._uploads = RunCard(self), Uploads()
         self._guard = WeightGuard(may_round=self.is_deepspeed_enabled)
         self.add_callback(self._guard)
         if not isinstance(self.train_dataset, IterableDataset) and epoch_setter(self.train_dataset) is not None:
             self.add_callback(SetEpoch(innermost(self.train_dataset)))
-        tokenizer = getattr(self.data_collator, "tokenizer", None)  # which Trainer saves, and finds by this name
-        self.processing_class = self.processing_class or tokenizer
-        self.model.card, self.model.processor = (
-            self.model.card or FPTCard(),
-            self.processing_class or self.model.processor,
-        )
-        self._last = self.model.card, self.model.processor  # a hyperparameter search drops the model of each trial
         check_collated(self)
 
     @property
     def card(self) -> FPTCard:
         """The model's card."""
-        return self._last[0] if self.model is None else self.accelerator.unwrap_model(self.model).card
+        return self.run_card.card_of(self)
 
     @property
     def shards(self) -> bool:
@@ -128,12 +107,9 @@ class FPTTrainer(Trainer):
 
     def call_model_init(self, trial=None) -> FPTPreTrainedModel:
         """As `Trainer.call_model_init`: a new model for each training, with the card and the processor of the last."""
-        model = compiled_in_place(super().call_model_init(trial))
-        check_model(model, self.args, self.group_learning_rates)
+        model = accepted(super().call_model_init(trial), self.args, self.group_learning_rates)
         if self.is_in_train:
-            if self.model is not None:
-                self._last = self.card, self.accelerator.unwrap_model(self.model).processor
-            model.card, model.processor = model.card or self._last[0], model.processor or self._last[1]
+            self.run_card.hand_on(self, model)
             self.model = model
             self._begin()
         return model
@@ -153,18 +129,18 @@ class FPTTrainer(Trainer):
         return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
 
     def train(self, resume_from_checkpoint: str | bool | None = None, trial=None, ignore_keys_for_eval=None):
-        """As `Trainer.train`, between the checks that the class describes; a checkpoint is given by its folder.
+        """As `Trainer.train`, between the checks that the class describes.
 
-        The metric `train_features_runtime` is the seconds spent on cached features before the training began.
+        The metric `train_features_runtime` is the seconds that cached features took before the training began.
         """
         self._checkpoint = find_checkpoint(resume_from_checkpoint, Path(self.args.output_dir))
-        folder = None if self._checkpoint is None else os.fspath(self._checkpoint)
-        if self.model_init is None:
-            self._begin()
-        self._store = FeatureStore()
+        self._store = FeatureStore(self)
         sharded = delta_missing_only(self.model) if self.shards else contextlib.nullcontext()
         try:
+            if self.model_init is None:
+                self._begin()
             with sharded, naming_the_row("the training set", lambda: loader_of_rows(self, self.train_dataset)):
+                folder = None if self._checkpoint is None else os.fspath(self._checkpoint)
                 result = super().train(folder, trial, ignore_keys_for_eval)
         finally:
             self._end()
@@ -182,10 +158,9 @@ class FPTTrainer(Trainer):
 
     def _end(self) -> None:
         """Give back what only a training needs."""
-        if self._source is not None:
-            self._source.close()
+        self._source.close()
         self._store.clear()
-        self._source = self._store = self._checkpoint = None
+        self._source, self._store, self._checkpoint = BatchSource(), None, None
         self.is_in_train = False  # where it was stopped by an error, too
         unwrap_after_training(self)
 
@@ -196,10 +171,7 @@ class FPTTrainer(Trainer):
         super().log(logs, *args, **kwargs)
 
     def end(self) -> None:
-        """Leave the other processes, when all is trained, scored and saved; the last call of a script.
-
-        A group that is not left aborts some finished processes (gloo).
-        """
+        """Leave the other processes, or some may abort (gloo); the last call of a script."""
         self.model_wrapped = self.model
         self.accelerator.free_memory()
         self.accelerator.end_training()
@@ -208,26 +180,17 @@ class FPTTrainer(Trainer):
 
     def get_train_dataloader(self) -> DataLoader:
         """As `Trainer.get_train_dataloader`: batches of a data set, a stream, or cached features."""
-        if self._source is not None:
-            self._source.close()  # that of a try with larger batches
+        self._source.close()  # that of a try with larger batches
         self._source = choose_source(self, super().get_train_dataloader, self._checkpoint, self._store)
         return unpinned(self._source.loader)
 
     def get_eval_dataloader(self, eval_dataset: str | Dataset | None = None) -> DataLoader:
         """As `Trainer.get_eval_dataloader`; during training, of cached features where they can be."""
-        dataset = self.eval_dataset if eval_dataset is None else eval_dataset
-        dataset = self.eval_dataset[dataset] if isinstance(dataset, str) else dataset
-        features = evaluated_features(self, dataset, self._store)
-        if features is not None:
-            return unpinned(loader_of_features(self, super().get_eval_dataloader, features))
-        return unpinned(super().get_eval_dataloader(eval_dataset))
+        return unpinned(evaluation_loader(self, super().get_eval_dataloader, eval_dataset, self._store))
 
     def get_test_dataloader(self, test_dataset: Dataset) -> DataLoader:
         """As `Trainer.get_test_dataloader`."""
-        features = evaluated_features(self, test_dataset, store=None)
-        if features is not None:
-            return unpinned(loader_of_features(self, super().get_test_dataloader, features))
-        return unpinned(super().get_test_dataloader(test_dataset))
+        return unpinned(evaluation_loader(self, super().get_test_dataloader, test_dataset, store=None))
 
     # Evaluation
 
@@ -244,16 +207,12 @@ class FPTTrainer(Trainer):
     def evaluation_loop(
         self, dataloader, description, prediction_loss_only=None, ignore_keys=None, metric_key_prefix="eval"
     ) -> EvalLoopOutput:
-        """As `Trainer.evaluation_loop`; the result is recorded, and the weights stay as they are.
-
-        (Trainer rounds them all for `bf16_full_eval` and `fp16_full_eval`.) Raises ValueError for a wrong batch.
-        """
-        called = "the evaluation set"
+        """As `Trainer.evaluation_loop`; what it rounds (`bf16_full_eval`) comes back, and a wrong row is named."""
         if not self.is_in_train:  # before it, that was seen to
-            first_batch(self, dataloader, called)
+            first_batch(self, dataloader, "the evaluation set")
         rounds = (self.args.bf16_full_eval or self.args.fp16_full_eval) and not self.is_in_train
         kept = weights_kept(self.model) if rounds else contextlib.nullcontext()
-        with kept, naming_the_row(called, lambda: dataloader):
+        with kept, naming_the_row("the evaluation set", lambda: dataloader):
             output = super().evaluation_loop(
                 dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix=metric_key_prefix
             )
@@ -263,12 +222,8 @@ class FPTTrainer(Trainer):
     # Saving
 
     def gather_delta(self) -> dict[str, Tensor]:
-        """What a checkpoint holds, whole and on the CPU; see `FPTPreTrainedModel.delta_tensors`.
-
-        All processes must call it, and each gets all of it.
-        """
-        model = self.accelerator.unwrap_model(self.model)
-        return {name: gather(tensor).cpu() for name, tensor in model.delta_tensors().items()}
+        """What a checkpoint holds, whole and on the CPU, in each process; all must call it."""
+        return gather_delta(self.accelerator.unwrap_model(self.model))
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """As `Trainer.save_model`, which all processes call; a checkpoint alone holds the pickle `training_args.bin`.
@@ -296,35 +251,23 @@ class FPTTrainer(Trainer):
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         """Trainer also saves a sharded model here (there is no public hook): leave the base out."""
-        small = base_left_out(self.model, self.model_wrapped, self.is_fsdp_enabled) if self.shards else None
-        with small or contextlib.nullcontext():
+        with base_left_out(self):
             super()._save_optimizer_and_scheduler(output_dir)
 
     def _save_rng_state(self, output_dir: str) -> None:
         """Trainer calls this in every process for each checkpoint (there is no public hook): keep the place too."""
         super()._save_rng_state(output_dir)
-        if self._source is not None:
-            self._source.save(Path(output_dir), self.args.process_index)
+        self._source.save(Path(output_dir), self.args.process_index)
 
     # The card and the Hub
 
     def create_model_card(self, **fields: Any) -> None:
         """Write the card and its pictures into `args.output_dir`. `fields` fill in the card's, as `license="mit"`.
 
-        Called at the end of training and by every push; of a sharded model, by all processes. A README.md there that
-        is not ours stays. Raises TypeError for a name that is no field of `FPTCard`.
+        Of a sharded model, all processes call it. A README.md that is not ours stays. Raises TypeError for a name that
+        is no field of `FPTCard`.
         """
-        known = {f.name for f in dataclasses.fields(FPTCard)}
-        for name, value in fields.items():
-            if name not in known:
-                raise TypeError(f"FPTCard has no field {name!r}; its fields: {', '.join(sorted(known))}.")
-            setattr(self.card, name, value)
-        delta = self.gather_delta()
-        if not self.is_world_process_zero():
-            return
-        with tempfile.TemporaryDirectory() as trial:
-            self.accelerator.unwrap_model(self.model).save_pretrained(trial, state_dict=delta)
-            self.run_card.write(self, delta_size(trial))
+        self.run_card.create(self, fields)
 
     def push_to_hub(
         self,
@@ -340,21 +283,11 @@ class FPTTrainer(Trainer):
         As `Trainer.push_to_hub`, but nothing else of `args.output_dir` leaves it. `card_fields`: see
         `create_model_card`. Raises ValueError for a base without a Hub id.
         """
-        check_shareable(self.accelerator.unwrap_model(self.model).config)
-        self.callback_handler.on_push_begin(self.args, self.state, self.control)
-        token = token if token is not None else self.args.hub_token
-        if self.hub_model_id is None:
-            if private is not None:
-                self.args.hub_private_repo = private
-            self.init_hf_repo(token=token)
-        self.save_model(_internal_call=True)
-        self.create_model_card(**card_fields)
-        if not self.is_world_process_zero():
-            return None
-        self._finish_current_push()
-        files = files_to_upload(self, Path(self.args.output_dir))
-        job = self._uploads.start(self, files, commit_message, token, revision or self.args.hub_revision)
-        return job.result() if blocking else job
+        if self.hub_model_id is None and private is not None:
+            self.args.hub_private_repo = private
+        token, revision = self.args.hub_token if token is None else token, revision or self.args.hub_revision
+        job = self._uploads.start_final(self, commit_message, token, revision, card_fields)
+        return job.result() if blocking and job is not None else job
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         """Trainer calls this after each checkpoint (there is no public hook): upload it in the background."""

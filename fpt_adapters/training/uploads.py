@@ -5,6 +5,7 @@ Those during a training (`hub_strategy`) run in the background; one that fails i
 
 from concurrent.futures import Future
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import CommitInfo, HfApi
 from transformers import Trainer
@@ -14,7 +15,7 @@ from transformers.utils import PushInProgress, logging
 
 from ..hub.card_numbers import delta_size
 from ..hub.code_export import name_code
-from ..hub.repository import repository_files, upload
+from ..hub.repository import check_shareable, repository_files, upload
 
 logger = logging.get_logger(__name__)
 
@@ -25,10 +26,24 @@ class Uploads:
     def __init__(self):
         self._api = HfApi()  # runs one job after the other
 
-    def start(
+    def start_final(
+        self, trainer: Trainer, message: str, token: str | None, revision: str | None, card_fields: dict[str, Any]
+    ) -> Future[CommitInfo] | None:
+        """Save the model and its card, and upload them; all processes call it, and the first one gets the job."""
+        check_shareable(trainer.accelerator.unwrap_model(trainer.model).config)
+        trainer.callback_handler.on_push_begin(trainer.args, trainer.state, trainer.control)
+        if trainer.hub_model_id is None:
+            trainer.init_hf_repo(token=token)
+        trainer.save_model(_internal_call=True)
+        trainer.create_model_card(**card_fields)
+        if not trainer.is_world_process_zero():
+            return None
+        trainer._finish_current_push()
+        return self._start(trainer, files_to_upload(trainer, Path(trainer.args.output_dir)), message, token, revision)
+
+    def _start(
         self, trainer: Trainer, files: dict[str, bytes], message: str, token: str | None, revision: str | None
     ) -> Future[CommitInfo]:
-        """Upload files to `trainer.hub_model_id` in the background."""
         return self._api.run_as_future(
             upload, files, trainer.hub_model_id, commit_message=message, token=token, revision=revision
         )
@@ -46,7 +61,7 @@ class Uploads:
         trainer.run_card.write(trainer, delta_size(folder))
         files = files_to_upload(trainer, folder) | _state_files(trainer, folder)
         message = f"Training in progress, step {trainer.state.global_step}"
-        job = self.start(trainer, files, message, args.hub_token, args.hub_revision)
+        job = self._start(trainer, files, message, args.hub_token, args.hub_revision)
         if busy:
             running.jobs.append(job)
         else:
