@@ -67,7 +67,11 @@ def choose_source(
         stream = _batch_stream(trainer)
         if checkpoint is not None and not trainer.args.ignore_data_skip:
             _go_on(stream, checkpoint / _state_name(trainer.args.process_index), step, trainer.args)
-        check_training_batch(trainer, stream.peek())  # which stays the first batch
+        try:
+            check_training_batch(trainer, stream.peek())  # which stays the first batch
+        except ValueError:
+            stream.close()
+            raise
         return BatchSource(DataLoader(stream, batch_size=None), stream)  # without end, and of this process alone
     features = _features(trainer, trainer.train_dataset, store, for_training=True)
     if features is None:

@@ -20,6 +20,8 @@ from ..torch_utils.sharding import is_sharded
 
 logger = logging.get_logger(__name__)
 
+PREPARED = "_is_accelerate_prepared"  # accelerate's mark on a model: it would not wrap it, and processes train apart
+
 
 def unpinned(loader: DataLoader) -> DataLoader:
     """A loader that accelerate prepared; where no accelerator would read pinned memory, it does not ask for any.
@@ -31,10 +33,11 @@ def unpinned(loader: DataLoader) -> DataLoader:
     return loader
 
 
-def compare_frozen_weights(model: FPTPreTrainedModel, checksums: dict[str, Any], num_processes: int) -> None:
-    """Compare the frozen weights of all processes by `checksums`, so that DDP need not send them.
+def make_ready_for_ddp(model: FPTPreTrainedModel, checksums: dict[str, Any], num_processes: int) -> None:
+    """Compare the frozen weights of all processes by `checksums`, so that DDP need not send them, and let it wrap.
 
-    Raises ValueError where they differ.
+    An evaluation before the training has marked the model as one that is not to be wrapped again. Raises ValueError
+    where frozen weights differ.
     """
     if num_processes == 1 or any(map(is_sharded, model.parameters())):
         return
@@ -50,6 +53,7 @@ def compare_frozen_weights(model: FPTPreTrainedModel, checksums: dict[str, Any],
     frozen = [name for name, parameter in model.named_parameters() if not parameter.requires_grad]
     frozen += [name for name, _ in model.named_buffers() if plain_name(name) not in statistics]
     DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, frozen)
+    vars(model).pop(PREPARED, None)
 
 
 def unwrap_after_training(trainer: Trainer) -> None:

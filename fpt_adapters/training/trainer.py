@@ -30,7 +30,7 @@ from .feature_store import FeatureStore
 from .group_learning_rates import split_by_group
 from .guards import WeightGuard
 from .label_checks import LabelRule
-from .processes import check_processes, compare_frozen_weights, unpinned, unwrap_after_training
+from .processes import check_processes, make_ready_for_ddp, unpinned, unwrap_after_training
 from .resuming import find_checkpoint
 from .run_card import RunCard
 from .saving import base_left_out, delta_missing_only, gather_delta, room_for_checkpoint
@@ -154,7 +154,7 @@ class FPTTrainer(Trainer):
         check_training(self, self._checkpoint)
         self.run_card.begin(self.card)
         self._guard.begin(self.model, resumed=self._checkpoint is not None)
-        compare_frozen_weights(self.model, self._guard.frozen, self.args.world_size)
+        make_ready_for_ddp(self.model, self._guard.frozen, self.args.world_size)
 
     def _end(self) -> None:
         """Give back what only a training needs."""

@@ -57,6 +57,7 @@ def main(folder: Path, batch_size: int) -> None:
         preprocess_logits_for_metrics=task.preprocess_logits_for_metrics,
     )
     refusal = refusal_of_another_base(trainer) if args.world_size > 1 else None  # first: gloo may hang if it ends so
+    trainer.evaluate()  # which must not keep the processes from training together
     wrapping = {}
     trainer.add_callback(NoteWrapper(trainer, wrapping))
     with profile(record_shapes=True) as profiled:
@@ -70,8 +71,13 @@ def main(folder: Path, batch_size: int) -> None:
         "refusal": refusal,
         "traffic": [(e.name, e.input_shapes) for e in profiled.events() if e.name.startswith("gloo:")],
     }
-    Path(args.output_dir).mkdir(parents=True, exist_ok=True)
-    (Path(args.output_dir) / "record.json").write_text(json.dumps(record))
+    place = Path(args.output_dir)
+    place.mkdir(parents=True, exist_ok=True)
+    args.save_strategy, args.output_dir = "no", str(folder / "again")
+    trainer.train()
+    record["again"] = [row["loss"] for row in trainer.state.log_history if "loss" in row]
+    record["wrapped again"] = wrapping["wrapper"]
+    (place / "record.json").write_text(json.dumps(record))
     trainer.end()
 
 
