@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from fpt_adapters import attention
+from fpt_adapters.backbones.cpu import attention
 
 TOKENS, LENGTHS = 4096, (16, 32, 64, 128, 256, 512, 1024, 2048)
 SIZES = {"MiniLM": (12, 32), "GPT-2": (12, 64)}  # heads, width of one

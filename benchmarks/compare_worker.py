@@ -24,7 +24,7 @@ from torch.utils.data import Dataset
 from transformers import AutoConfig, AutoModel, TrainerCallback, TrainingArguments, set_seed
 from transformers.utils import logging
 
-from fpt_adapters.heads.heads import IGNORED_LABEL
+from fpt_adapters.heads.problems import IGNORED_LABEL
 
 SPEED = Problem(tokens=64, numbers=48, classes=10)
 BATCH, LOADS, MATMUL_SECONDS = 16, 5, 0.3

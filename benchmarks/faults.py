@@ -30,18 +30,8 @@ TESTS = {
 
 def run(test: str, report: Path) -> None:
     """Run the long form of a test, and write pytest's report of it."""
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        f"tests/{test}",
-        "-m",
-        "slow",
-        "-q",
-        "-o",
-        "junit_family=xunit1",
-        f"--junit-xml={report}",
-    ]
+    options = ["-m", "slow", "-q", "-o", "junit_family=xunit1", f"--junit-xml={report}"]  # which holds the counts
+    command = [sys.executable, "-m", "pytest", f"tests/{test}", *options]
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": os.fspath(ROOT)}
     subprocess.run(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, check=False)
 

@@ -35,8 +35,8 @@ from transformers.utils import logging
 from fpt_adapters import FPTConfig, FPTPreTrainedModel
 from fpt_adapters.analysis.attention_maps import attention_maps, attention_mass, attention_panels, uniform_attention
 from fpt_adapters.analysis.pictures import attention_grid
-from fpt_adapters.backbones.structure import is_causal
-from fpt_adapters.heads.heads import IGNORED_LABEL
+from fpt_adapters.backbones.causality import is_causal
+from fpt_adapters.heads.problems import IGNORED_LABEL
 from fpt_adapters.tasks import TASKS, BitXor, Task
 
 RIGHT = "right tokens"

@@ -22,9 +22,10 @@ from .backbones.baselines.configuration_identity import IdentityConfig
 from .backbones.baselines.configuration_lstm import LSTMConfig
 from .backbones.baselines.modeling_identity import IdentityModel
 from .backbones.baselines.modeling_lstm import LSTMModel
-from .backbones.policy import GroupCount, format_table
+from .backbones.counting import GroupCount, format_table
 from .configuration_fpt import PAPER_GROUPS, PARAMETER_GROUPS, FPTConfig
-from .deltas.file import DeltaError, update_config
+from .deltas.errors import DeltaError
+from .deltas.writing import update_config
 from .hub.card import FPTCard
 from .hub.finding import DeltaSummary, find_deltas, format_deltas
 from .inputs.feature_extraction_fpt import FPTFeatureExtractor
@@ -35,6 +36,7 @@ from .modeling_fpt import (
     FPTForTokenClassification,
     FPTModel,
 )
+from .models.frozen_base import FrozenBase
 from .models.pretrained import FPTPreTrainedModel
 from .version import __version__
 
@@ -85,6 +87,7 @@ __all__ = [
     "FPTModel",
     "FPTPreTrainedModel",
     "FPTTrainer",
+    "FrozenBase",
     "GroupCount",
     "IdentityConfig",
     "IdentityModel",

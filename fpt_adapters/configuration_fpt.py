@@ -10,32 +10,33 @@ import hashlib
 import json
 import os
 import re
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from huggingface_hub.dataclasses import strict
+from huggingface_hub.dataclasses import strict, validated_field
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 from transformers import AutoConfig, PreTrainedConfig
 
 from .backbones.baselines.configuration_identity import IdentityConfig  # noqa: F401  registers itself with AutoConfig
 from .backbones.baselines.configuration_lstm import LSTMConfig  # noqa: F401
-from .rules.adapter_settings import checked_settings
 from .rules.config_rules import (
-    MAX_DEPTH,
-    MAX_LABELS,
     MAX_LAYERS,
     build_base_config,
     check_dtype,
-    check_extent,
     check_implementation,
     check_labels,
     is_implementation,
     said_shortly,
     short,
 )
-from .rules.depth import first_layers
+from .rules.extents import MAX_DEPTH, MAX_LABELS, check_extent
 from .rules.float_fields import FloatFields
-from .rules.quantization import checked_settings as checked_quantization
+from .rules.ranges import MAX_SIZE, check_probability, check_within
+from .rules.travelling import TRAVELS
+
+if TYPE_CHECKING:
+    from .heads.head import Head
+    from .inputs.input_type import InputType
 
 # `last_attention` is what of `attention` lies in the last layer; a model has the group where `trainable` names it.
 # `adapter` is what peft put beside frozen layers; it trains where there is one.
@@ -52,17 +53,8 @@ PARAMETER_GROUPS = (
 )
 PAPER_GROUPS = ("input", "output", "norm", "position")
 
-# What each kind of input must declare; all other input fields stay None.
-INPUT_FIELDS = {
-    "values": ("sequence_length", "input_size"),
-    "tokens": ("sequence_length", "vocab_size"),
-    "images": ("image_size", "num_channels", "patch_size"),
-    "series": ("series_length", "num_channels", "patch_length", "patch_stride"),
-}
-OPTIONAL_INPUT_FIELDS = {"tokens": ("pad_token_id",)}
 HASHES = {"base_model_revision": "[0-9a-f]{7,64}", "base_model_fingerprint": "[a-z0-9-]{1,32}:[0-9a-f]{1,64}"}
 NO_FIELDS = "config.json of {} holds no fields by name, or is nested too deeply: fetch or save it again."
-PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_classification")
 
 # Names that transformers itself passes to a config or writes into config.json beyond its dataclass fields.
 TRANSFORMERS_KEYS = {
@@ -80,7 +72,6 @@ TRANSFORMERS_KEYS = {
 }
 
 # A config.json may come from a stranger: no number in it may be absurd.
-MAX_SIZE = 2**24  # tokens, ids, pixels, numbers per token: far beyond any model's, and sizes of tensors stay countable
 MAX_SEED = 2**63 - 1  # torch's
 
 
@@ -105,6 +96,20 @@ def config_digest(values: dict) -> str:
     """16 hex digits over what a config.json says of the tensors beside it."""
     meaning = {name: value for name, value in values.items() if name not in EDITABLE and not name.startswith("_")}
     return hashlib.sha256(json.dumps(meaning, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _tables() -> "tuple[dict[str, InputType], dict[str, Head]]":
+    """Inputs and heads by name. They are modules of torch, which importing this file does not need."""
+    from .heads.table import HEADS
+    from .inputs.table import INPUTS
+
+    return INPUTS, HEADS
+
+
+def _check_input_type(name: str) -> None:
+    inputs, _ = _tables()
+    if name not in inputs:
+        raise ValueError(f"input_type is one of {', '.join(inputs)}; got {short(name)}.")
 
 
 @strict
@@ -137,7 +142,7 @@ class FPTConfig(FloatFields, PreTrainedConfig):
     )
 
     # The input: declared by the task.
-    input_type: Literal["values", "tokens", "images", "series"] = "values"
+    input_type: str = validated_field(_check_input_type, default="values")  # a row of inputs/table.py
     sequence_length: int | None = None  # values, tokens: the most tokens a sequence has
     input_size: int | None = None  # values: numbers per token
     vocab_size: int | None = None  # tokens: number of ids, padding included
@@ -165,10 +170,11 @@ class FPTConfig(FloatFields, PreTrainedConfig):
     def __post_init__(self, **kwargs):
         kwargs = {name: value for name, value in kwargs.items() if not name.startswith("_") or name == "_commit_hash"}
         self._refuse_unknown(kwargs)
+        kwargs = dict.fromkeys(self._added_fields()) | kwargs
         check_dtype("dtype", self.dtype)
         check_dtype("dtype", kwargs.get("torch_dtype"))
         if "num_labels" in kwargs:
-            _check_within("num_labels", kwargs["num_labels"], 1, MAX_LABELS)
+            check_within("num_labels", kwargs["num_labels"], 1, MAX_LABELS)
         check_labels(self.id2label, self.label2id)
         if self.base_model_config is not None:
             self.base_model_config.name_or_path = self.base_model or ""
@@ -198,7 +204,8 @@ class FPTConfig(FloatFields, PreTrainedConfig):
     @classmethod
     def from_dict(cls, config_dict: dict, **kwargs):
         """As for every configuration. How a model runs is up to the caller, by `kwargs`, not to the file."""
-        check_extent(config_dict, "config.json", MAX_DEPTH + 1)
+        if not TRAVELS:
+            check_extent(config_dict, "config.json", MAX_DEPTH + 1)
         for name, value in config_dict.items():
             check_implementation(name, value, "config.json")
         values = {name: value for name, value in config_dict.items() if not is_implementation(name)}
@@ -224,9 +231,13 @@ class FPTConfig(FloatFields, PreTrainedConfig):
         return config
 
     def to_dict(self) -> dict:
-        """As for every configuration, without what only this object remembers."""
+        """As for every configuration, without what only this object remembers, or nobody set for a new input or head.
+
+        So files of the other inputs and heads stay as they are, and load where the new one is not known.
+        """
         values = super().to_dict()
-        for name in ("_as_read", *self.unknown_attributes()):
+        unset = (name for name in self._added_fields() if vars(self).get(name) is None)
+        for name in ("_as_read", *self.unknown_attributes(), *unset):
             values.pop(name, None)
         return values
 
@@ -246,32 +257,19 @@ class FPTConfig(FloatFields, PreTrainedConfig):
         self._check_head()
 
     @property
+    def input(self) -> "InputType":
+        """What `input_type` names: which fields it declares, its module, its processor."""
+        return _tables()[0][self.input_type]
+
+    @property
     def num_tokens(self) -> int:
         """The most tokens that reach the backbone: the length its positions are cut to."""
-        if self.input_type == "images":
-            height, width = self.image_height_width
-            return (height // self.patch_size) * (width // self.patch_size)
-        if self.input_type == "series":
-            steps_after_first = max(self.series_length - self.patch_length, 0)
-            return -(-steps_after_first // self.patch_stride) + 1
-        return self.sequence_length
+        return self.input.num_tokens(self)
 
     @property
     def token_size(self) -> int:
         """The numbers that a token's projection reads; for tokens, the rows of the table."""
-        if self.input_type == "images":
-            return self.num_channels * self.patch_size**2
-        if self.input_type == "series":
-            return self.num_channels * self.patch_length
-        return self.vocab_size if self.input_type == "tokens" else self.input_size
-
-    @property
-    def image_height_width(self) -> tuple[int, int]:
-        """Images: height and width in pixels."""
-        if isinstance(self.image_size, int):
-            return self.image_size, self.image_size
-        height, width = self.image_size
-        return height, width
+        return self.input.token_size(self)
 
     @property
     def hidden_size(self) -> int | None:
@@ -280,7 +278,13 @@ class FPTConfig(FloatFields, PreTrainedConfig):
 
     @classmethod
     def _known(cls) -> set[str]:
-        return {f.name for f in dataclasses.fields(cls)} | TRANSFORMERS_KEYS
+        return {f.name for f in dataclasses.fields(cls)} | TRANSFORMERS_KEYS | cls._added_fields()
+
+    @classmethod
+    def _added_fields(cls) -> set[str]:
+        """Fields that inputs and heads add to those above."""
+        names = {name for table in _tables() for kind in table.values() for name in kind.fields}
+        return names - {f.name for f in dataclasses.fields(cls)}
 
     @classmethod
     def _refuse_unknown(cls, kwargs: dict) -> None:
@@ -310,6 +314,8 @@ class FPTConfig(FloatFields, PreTrainedConfig):
                 "leave one out."
             )
         if self.peft_config is not None:
+            from .rules.adapter_settings import checked_settings
+
             self.peft_config = checked_settings(self.peft_config)
         elif "adapter" in self.trainable:
             raise ValueError(
@@ -339,14 +345,18 @@ class FPTConfig(FloatFields, PreTrainedConfig):
             if value is not None and not re.fullmatch(form, value):
                 raise ValueError(f"{name} is a hash, of the form {form}; got {short(value)}.")
         if self.base_quantization is not None:
+            from .rules.quantization import checked_quantization
+
             self.base_quantization = checked_quantization(self.base_quantization)
-        _check_within("backbone_init_seed", self.backbone_init_seed, 0, MAX_SEED)
+        check_within("backbone_init_seed", self.backbone_init_seed, 0, MAX_SEED)
         if self.backbone_layers is not None:
-            _check_within("backbone_layers", self.backbone_layers, 1, MAX_LAYERS)
+            check_within("backbone_layers", self.backbone_layers, 1, MAX_LAYERS)
             if self.base_model_config is not None:
+                from .rules.depth import first_layers
+
                 first_layers(self.base_model_config, self.backbone_layers)
         if self.backbone_dropout is not None:
-            _check_probability("backbone_dropout", self.backbone_dropout)
+            check_probability("backbone_dropout", self.backbone_dropout)
         if self.backbone_init_scheme in ("gpt2-scaled-residual", "gpt2-flat"):
             model_type = None if self.base_model_config is None else self.base_model_config.model_type
             if self.backbone_init != "random" or model_type not in (None, "gpt2"):
@@ -356,60 +366,29 @@ class FPTConfig(FloatFields, PreTrainedConfig):
                 )
 
     def _check_input(self) -> None:
-        needed = INPUT_FIELDS[self.input_type]
-        allowed = needed + OPTIONAL_INPUT_FIELDS.get(self.input_type, ())
-        every = {name for names in (*INPUT_FIELDS.values(), *OPTIONAL_INPUT_FIELDS.values()) for name in names}
+        kind, (inputs, _) = self.input, _tables()
+        every = {name for other in inputs.values() for name in other.fields}
         given = {name for name in every if getattr(self, name) is not None}
         if not given and self.base_model_config is None:
             return  # FPTConfig(): transformers builds one to learn a config's defaults
-        for name in needed:
+        for name in kind.needs:
             if name not in given:
-                raise ValueError(f"input_type={self.input_type!r} needs {', '.join(needed)}; {name} is missing.")
-        for name in sorted(given - set(allowed)):
-            raise ValueError(f"{name} does not belong to input_type={self.input_type!r}, which takes {needed}.")
-        for name in needed:
+                raise ValueError(f"input_type={self.input_type!r} needs {', '.join(kind.needs)}; {name} is missing.")
+        for name in sorted(given.difference(kind.fields)):
+            raise ValueError(f"{name} does not belong to input_type={self.input_type!r}, which takes {kind.needs}.")
+        for name in kind.needs:
             for value in getattr(self, name) if isinstance(getattr(self, name), list) else [getattr(self, name)]:
-                _check_within(name, value, 1, MAX_SIZE)
-        _check_probability("input_dropout", self.input_dropout)
-        if self.input_type == "images":
-            self._check_image_size()
-        if self.input_type == "series" and self.patch_stride > self.patch_length:
-            raise ValueError(
-                f"patch_stride is at most patch_length, or steps would be lost; got {self.patch_stride} and "
-                f"{self.patch_length}."
-            )
+                check_within(name, value, 1, MAX_SIZE)
+        check_probability("input_dropout", self.input_dropout)
+        kind.check(self)
         for what, count in {"tokens": self.num_tokens, "numbers per token": self.token_size}.items():
             if count > MAX_SIZE:
                 raise ValueError(f"An input has at most {MAX_SIZE} {what}, but these sizes make {short(count)}.")
-        if self.pad_token_id is not None and not 0 <= self.pad_token_id < self.vocab_size:
-            raise ValueError(f"pad_token_id lies in 0..{self.vocab_size - 1} (vocab_size), got {self.pad_token_id}.")
-
-    def _check_image_size(self) -> None:
-        if isinstance(self.image_size, list) and len(self.image_size) != 2:
-            raise ValueError(f"image_size is one number or [height, width], got {short(self.image_size)}.")
-        for side in self.image_height_width:
-            if side % self.patch_size:
-                raise ValueError(
-                    f"image_size must be a multiple of patch_size: {side} pixels do not divide into patches of "
-                    f"{self.patch_size}."
-                )
 
     def _check_head(self) -> None:
-        _check_within("labels_per_token", self.labels_per_token, 1, MAX_LABELS)
-        if self.labels_per_token * (self.num_labels or 1) > MAX_SIZE:
-            raise ValueError(f"labels_per_token * num_labels is at most {MAX_SIZE}: write smaller ones.")
-        if self.problem_type not in (None, *PROBLEM_TYPES):
-            raise ValueError(f"problem_type is one of {', '.join(PROBLEM_TYPES)}; got {short(self.problem_type)}.")
+        _, heads = _tables()
+        for head in heads.values():
+            head.check(self)
         numbers = sorted(self.id2label or ())
         if numbers != list(range(len(numbers))):
             raise ValueError(f"id2label numbers its labels 0..{len(numbers) - 1}, got {short(numbers)}.")
-
-
-def _check_within(name: str, value: int, least: int, most: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
-        raise ValueError(f"{name} is a whole number of at least {least} and at most {most}, got {short(value)}.")
-
-
-def _check_probability(name: str, value: float) -> None:
-    if not 0 <= value < 1:
-        raise ValueError(f"{name} is a probability of at least 0 and below 1, got {value}.")

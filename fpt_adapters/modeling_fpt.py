@@ -9,12 +9,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from transformers.modeling_outputs import (
-    BaseModelOutput,
-    ImageClassifierOutput,
-    SequenceClassifierOutput,
-    TokenClassifierOutput,
-)
+from transformers.modeling_outputs import BaseModelOutput
 
 from .backbones.structure import (
     HALF_PRECISION,
@@ -28,9 +23,10 @@ from .backbones.structure import (
     weights,
 )
 from .configuration_fpt import FPTConfig
-from .heads.heads import TokenClassifier, classification_loss, pool
-from .inputs.projections import build_input
-from .models.loading import Base, build_base
+from .heads.head import Head
+from .heads.table import HEADS
+from .inputs.encoded import Encoded
+from .models.base import Base, build_base
 from .models.pretrained import FPTPreTrainedModel
 from .torch_utils.isolation import DefaultDtype
 
@@ -43,6 +39,7 @@ class FPTModel(FPTPreTrainedModel):
     """
 
     headless = True
+    head_type = HEADS["none"]
 
     def __init__(self, config: FPTConfig, base: Base | None = None, headed: bool = False):
         if base is None:
@@ -65,11 +62,11 @@ class FPTModel(FPTPreTrainedModel):
         cut_positions(backbone, config.num_tokens)
         self.position_embeddings = None
         with DefaultDtype(torch.float32):  # what trains is, whatever the frozen weights are
-            self.input_projection = build_input(config, width)
+            self.input_projection = config.input.build(config, width)
             if config.positions == "new":
                 zeros = torch.zeros(config.num_tokens, width)
                 self.position_embeddings = nn.Embedding.from_pretrained(zeros, freeze=False)
-        self.backbone, self.base_fingerprints = backbone, base.fingerprints
+        self.backbone, self.base_fingerprints, self.shares_base = backbone, base.fingerprints, base.shared
         self.embedding_scale = embedding_scale(backbone)
         self.post_init()
         self._no_split_modules = layer_classes(backbone)  # a headed model takes it over in its own post_init
@@ -84,20 +81,24 @@ class FPTModel(FPTPreTrainedModel):
         attention_mask: Tensor | None = None,
         output_hidden_states: bool | Sequence[int] = False,
         output_attentions: bool = False,
-    ) -> tuple[BaseModelOutput, Tensor | None]:
-        """As `forward`, and the mask over tokens (batch, tokens), which patching may have changed."""
+    ) -> Encoded:
+        """As `forward`, with all that the input learned of its data, such as the mask over tokens."""
         given = {"input_ids": input_ids, "pixel_values": pixel_values, "input_values": input_values}
         given = {name: value for name, value in given.items() if value is not None}
         _check_tensors(**given, attention_mask=attention_mask)
         name = self.input_projection.input_name
         if list(given) != [name]:
             raise ValueError(f"input_type={self.config.input_type!r} takes {name}; got {', '.join(given) or 'none'}.")
-        embeds, mask = self.input_projection(given[name], attention_mask)  # (batch, tokens, width)
+        encoded = self.input_projection(given[name], attention_mask)
+        embeds = encoded.states  # (batch, tokens, width)
         if self.position_embeddings is not None:
             embeds = embeds + self.position_embeddings(torch.arange(embeds.shape[1], device=embeds.device))
         if self.embedding_scale != 1.0:
             embeds = embeds * self.embedding_scale
-        return run_backbone(self.backbone, embeds, mask, output_hidden_states, output_attentions), mask
+        output = run_backbone(self.backbone, embeds, encoded.mask, output_hidden_states, output_attentions)
+        encoded.states = output.last_hidden_state
+        encoded.hidden_states, encoded.attentions = output.hidden_states, output.attentions
+        return encoded
 
     def forward(
         self,
@@ -116,7 +117,7 @@ class FPTModel(FPTPreTrainedModel):
         `output_hidden_states`: whether to return those of all layers too, or the numbers of some: see `run_backbone`.
         Raises ValueError for another input or another shape than the config declares, TypeError for lists and arrays.
         """
-        output, _ = self.encode(
+        encoded = self.encode(
             input_ids,
             pixel_values,
             input_values,
@@ -124,31 +125,32 @@ class FPTModel(FPTPreTrainedModel):
             _states(output_hidden_states, self.config.output_hidden_states),
             _choice(output_attentions, self.config.output_attentions),
         )
-        output = BaseModelOutput(output.last_hidden_state, output.hidden_states, output.attentions)
+        output = BaseModelOutput(encoded.states, encoded.hidden_states, encoded.attentions)
         return output if _choice(return_dict, self.config.return_dict) else output.to_tuple()
 
 
-class _FPTWithHead(FPTPreTrainedModel):
-    """A headless model, a head, and the loss."""
+class FPTModelWithHead(FPTPreTrainedModel):
+    """A headless model, and the head that a subclass names."""
 
-    output_class: type
-    per_token = False
+    head_type: Head
 
     def __init__(self, config: FPTConfig, base: Base | None = None):
+        self.head_type.check_input(config)
         fpt = FPTModel(config, base, headed=True)
         config = fpt.config
-        if config.num_labels == 1 and config.problem_type is None:
-            config.problem_type = "regression"  # as every transformers model does; the card and pipelines read it here
+        config.problem_type = self.head_type.problem_type(config)  # the card and pipelines read it here
         super().__init__(config)
         self.fpt = fpt
         width = output_width(config.base_model_config)
         with DefaultDtype(torch.float32):
-            if self.per_token:
-                self.head = TokenClassifier(width, config.num_labels, config.labels_per_token)
-            else:
-                self.head = nn.Linear(width, config.num_labels)  # PyTorch's default initialisation, as in the paper
+            self.head = self.head_type.build(config, width)
         self.post_init()
         self.apply_policy()
+
+    @property
+    def per_token(self) -> bool:
+        """Whether each token has answers, and not the sequence."""
+        return self.head_type.per_token
 
     def head_inputs(
         self,
@@ -162,8 +164,8 @@ class _FPTWithHead(FPTPreTrainedModel):
         `forward(head_inputs=...)` goes on from there. Where nothing in front of the head trains, they stay the same
         through training and can be kept.
         """
-        output, mask = self.fpt.encode(input_ids, pixel_values, input_values, attention_mask)
-        return self._pooled(output.last_hidden_state, mask)
+        encoded = self.fpt.encode(input_ids, pixel_values, input_values, attention_mask)
+        return self.head_type.inputs(encoded, self.config)
 
     def forward(
         self,
@@ -192,59 +194,40 @@ class _FPTWithHead(FPTPreTrainedModel):
         raw = (input_ids, pixel_values, input_values, attention_mask)
         _check_tensors(labels=labels, head_inputs=head_inputs)
         if head_inputs is None:
-            output, mask = self.fpt.encode(*raw, with_states, with_attentions)
-            head_inputs = self._pooled(output.last_hidden_state, mask)
+            encoded = self.fpt.encode(*raw, with_states, with_attentions)
+            head_inputs = self.head_type.inputs(encoded, self.config)
         else:
-            self._check_head_inputs(head_inputs, raw, with_states or with_attentions)
-            output = BaseModelOutput()
+            from .heads.given_inputs import check_head_inputs
+
+            shape = self.head_type.shape_of_inputs(self.config, output_width(self.config.base_model_config))
+            check_head_inputs(head_inputs, shape, raw, with_states or with_attentions)
+            encoded = Encoded()
         logits = self.head(head_inputs.to(next(weights(self.head)).dtype))  # some backbones end in half precision
         loss = None
         if labels is not None:
-            loss = classification_loss(logits, labels, self.config.problem_type, num_items_in_batch)
-        result = self.output_class(
-            loss=loss, logits=logits, hidden_states=output.hidden_states, attentions=output.attentions
+            loss = self.head_type.loss(logits, labels, self.config, num_items_in_batch)
+        result = self.head_type.output_class(
+            loss=loss, logits=logits, hidden_states=encoded.hidden_states, attentions=encoded.attentions
         )
         return result if _choice(return_dict, self.config.return_dict) else result.to_tuple()
 
-    def _pooled(self, hidden: Tensor, mask: Tensor | None) -> Tensor:
-        return hidden if self.per_token else pool(hidden, mask, self.config.pooling)
 
-    def _check_head_inputs(self, head_inputs: Tensor, raw: tuple[Tensor | None, ...], with_states: bool) -> None:
-        if any(given is not None for given in raw):
-            raise ValueError("head_inputs stand in place of the raw inputs and their mask: give one or the other.")
-        if with_states:
-            raise ValueError("head_inputs skip the backbone: it has no hidden states or attentions to return.")
-        width = output_width(self.config.base_model_config)
-        expected = ("batch", "tokens", width) if self.per_token else ("batch", width)
-        if head_inputs.ndim != len(expected) or head_inputs.shape[-1] != width:
-            raise ValueError(
-                f"head_inputs has shape ({', '.join(map(str, expected))}), got {tuple(head_inputs.shape)}: give what "
-                "this model's head_inputs() returns."
-            )
-
-
-class FPTForSequenceClassification(_FPTWithHead):
+class FPTForSequenceClassification(FPTModelWithHead):
     """One label for a sequence of any input type, from its pooled hidden states."""
 
-    output_class = SequenceClassifierOutput
+    head_type = HEADS["sequence"]
 
 
-class FPTForImageClassification(_FPTWithHead):
+class FPTForImageClassification(FPTModelWithHead):
     """One label for an image, from the pooled hidden states of its patches."""
 
-    output_class = ImageClassifierOutput
-
-    def __init__(self, config: FPTConfig, base: Base | None = None):
-        if config.input_type != "images":
-            raise ValueError(f"FPTForImageClassification needs input_type='images', got {config.input_type!r}.")
-        super().__init__(config, base)
+    head_type = HEADS["image"]
 
 
-class FPTForTokenClassification(_FPTWithHead):
+class FPTForTokenClassification(FPTModelWithHead):
     """One label, or several (`labels_per_token`), for each token, as the bit tasks need."""
 
-    output_class = TokenClassifierOutput
-    per_token = True
+    head_type = HEADS["tokens"]
 
 
 def _check_tensors(**given: Tensor | None) -> None:

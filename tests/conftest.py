@@ -24,12 +24,14 @@ import torch
 import transformers
 from hub_server import StandInHub
 from packaging.version import Version
+from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModel, GPT2Config, PreTrainedConfig, TrainingArguments
 from transformers.utils import logging
 
 import fpt_adapters
 from fpt_adapters.configuration_fpt import config_digest
-from fpt_adapters.deltas.file import CONFIG_KEY, CONFIG_TEXT_KEY, DIGESTS_KEY, tensor_digest
+from fpt_adapters.deltas.file import CONFIG_KEY, CONFIG_TEXT_KEY, DIGESTS_KEY, FORMAT, FORMAT_KEY
+from fpt_adapters.deltas.tensors import tensor_digest
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
@@ -186,11 +188,18 @@ def signed(weights: bytes, values: dict, change: Callable[[dict], None] | None =
         change(tensors)
     metadata = {
         "format": "pt",
+        FORMAT_KEY: str(FORMAT),
         DIGESTS_KEY: ",".join(tensor_digest(tensors[name]) for name in sorted(tensors)),
         CONFIG_KEY: config_digest(values),
         CONFIG_TEXT_KEY: json.dumps(values),
     }
     return safetensors.torch.save(tensors, metadata)
+
+
+def saved_tensors(folder: Path, model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """The tensors of a saved delta by the names that they have in a model."""
+    names = {place: name for name, place in model.tensor_places().items()}
+    return {names[place]: tensor for place, tensor in load_file(folder / "model.safetensors").items()}
 
 
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs a system that forks")

@@ -154,7 +154,7 @@ def mutate_header(weights: bytes, draws: random.Random) -> bytes:
             ([first, last + moved], [first + moved, last], [last, first], draws.choice(VALUES))
         )
     elif kind == "rename":
-        other = draws.choice(("fpt.backbone.wte.weight", "head.weight", name + ".x", "", "\ud800", "x" * 10**5))
+        other = draws.choice(("backbone.other.0", "head.weight", name + ".x", "", "\ud800", "x" * 10**5))
         header[other] = header.pop(name)
     elif kind == "drop":
         del header[name]

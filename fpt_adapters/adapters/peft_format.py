@@ -16,7 +16,9 @@ from transformers import PreTrainedModel
 from transformers.utils import CONFIG_NAME
 
 from ..deltas.disk import new_folder, size_of
-from ..deltas.file import DeltaError, as_stored, read_json, whole_file
+from ..deltas.errors import DeltaError
+from ..deltas.file import read_json, whole_file
+from ..deltas.tensors import as_stored
 from ..hub.download import fetch, saying_whose
 from ..rules.adapter_settings import LAYER_FIELDS, NAME
 from ..rules.config_rules import short

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
+from ..deltas.file import Delta
 from ..hub.download import HUB_KEYS
 from ..rules.adapter_settings import NAME
 
@@ -99,15 +100,9 @@ class PeftMixin:
         )
 
     def _refuse_other_adapter(self, names: list[str] | str = NAME) -> None:
-        """Raise ValueError where the backbone has no adapter, or has it under another name."""
-        if self._wrapping is not None:
-            raise ValueError(
-                "peft is around this model and has its adapters: call the PeftModel's own methods, or unload it first."
-            )
-        if self.config.peft_config is None:
-            raise ValueError("This model has no adapter in its delta: call add_adapter() or load_adapter() first.")
-        if names not in (NAME, [NAME]):
-            raise ValueError(f"The adapter in this model's delta is called {NAME!r}; got {names!r}.")
+        from .refusals import refuse_other_adapter
+
+        refuse_other_adapter(self, names)
 
     def _adapter_parameters(self) -> list[nn.Parameter]:
         if self.config.peft_config is None:
@@ -164,7 +159,7 @@ class PeftMixin:
         before = self.config.peft_config
         try:
             tensors = read_adapter(self, peft_model_id, **hub_kwargs)
-            self._load_delta(tensors, peft_model_id)
+            self._load_delta(Delta(tensors, {}, format=0), peft_model_id)
         except (ValueError, OSError):
             if before is None and self.config.peft_config is not None:
                 self.delete_adapter()
@@ -193,14 +188,7 @@ class PeftMixin:
         wrapping.end(self)
 
     def _refuse_wrapped(self) -> None:
-        if self._wrapping is not None:
-            raise ValueError(
-                "peft is around this model, and has what trains: save the PeftModel, whose folder load_adapter() "
-                "reads, or unload it first."
-            )
-        if self.base_changed:
-            raise ValueError(
-                "An adapter was merged into the base, whose weights a delta does not hold: save_backbone() writes "
-                "them as a base of its own; to keep the adapter in the delta, save the PeftModel before merging and "
-                "load_adapter() its folder."
-            )
+        if self._wrapping is not None or self.base_changed:
+            from .refusals import refuse_wrapped
+
+            refuse_wrapped(self)

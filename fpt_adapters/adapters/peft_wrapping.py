@@ -11,7 +11,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from ..backbones.fingerprints import fingerprint_of
-from ..deltas.file import overlay
+from ..deltas.tensors import overlay
 from ..rules.adapter_settings import NAME
 from ..torch_utils.plain_names import has_wrappers
 from .adding import BASE_LAYER, PLAIN_STARTS, add_adapter, put, strip

@@ -51,10 +51,11 @@ def attention_maps(
     total, examples = 0.0, 0.0
     with _eager_evaluation(model):
         for batch in _batches(inputs, batch_size, model.device):
-            output, mask = model.fpt_model.encode(**batch, output_attentions=True)
-            _check_maps(output.attentions, output.last_hidden_state.shape[1], kind)
-            maps = _selected(output.attentions, layers, heads)  # (layers, batch, heads, tokens, tokens)
-            real = maps.new_ones(maps.shape[1], maps.shape[3]) if mask is None else mask.cpu()  # (batch, tokens)
+            encoded = model.fpt_model.encode(**batch, output_attentions=True)
+            _check_maps(encoded.attentions, encoded.states.shape[1], kind)
+            maps = _selected(encoded.attentions, layers, heads)  # (layers, batch, heads, tokens, tokens)
+            all_real = maps.new_ones(maps.shape[1], maps.shape[3])  # (batch, tokens)
+            real = all_real if encoded.mask is None else encoded.mask.cpu()
             maps = maps.masked_fill(real[:, None, :, None] == 0, 0)
             total = total + maps.sum(dim=1, dtype=torch.float64)  # (layers, heads, tokens, tokens)
             examples = examples + real.sum(dim=0, dtype=torch.float64)  # (tokens,)
@@ -80,7 +81,7 @@ def attention_mass(attention: np.ndarray, targets: np.ndarray) -> np.ndarray:
 def uniform_attention(num_tokens: int, causal: bool) -> np.ndarray:
     """Attention that prefers no token: (tokens, tokens), equal shares of all tokens, or of those up to its own.
 
-    `causal`: whether a token sees only itself and those before it (`structure.is_causal` measures it).
+    `causal`: whether a token sees only itself and those before it (`causality.is_causal` measures it).
     """
     visible = np.tri(num_tokens) if causal else np.ones((num_tokens, num_tokens))
     return visible / visible.sum(axis=1, keepdims=True)

@@ -8,7 +8,8 @@ from typing import BinaryIO
 
 import numpy as np
 
-from ..hub.card_metrics import is_number, is_share, main_metric, metric_name
+from ..heads.scores import is_number
+from ..hub.card_metrics import is_share, main_metric, metric_name
 from ..hub.card_template import score
 from .extras import extra
 

@@ -2,7 +2,6 @@
 
 import copy
 import inspect
-import math
 import os
 from pathlib import Path
 from typing import Any
@@ -18,21 +17,21 @@ from transformers import (
 from transformers import __version__ as VERSION
 from transformers.utils import CONFIG_NAME
 
-from ..rules.config_rules import build_config, differing_integers, refusing_unfit, short
-from ..rules.depth import first_layers
-from ..rules.limits import NoLargerThan, most_of_random
-from ..torch_utils.isolation import DefaultDtype, DrawsFrom
+from ..rules.config_rules import build_config, refusing_unfit, short
+from ..rules.extents import differing_integers
+from ..rules.limits import NoLargerThan
+from ..rules.travelling import TRAVELS
 from ..torch_utils.sharding import whole_in_each_process
 from .baselines.modeling_identity import IdentityModel  # noqa: F401  registers itself with AutoModel
 from .baselines.modeling_lstm import LSTMModel  # noqa: F401
 from .cpu.activations import replace_gelu
 from .cpu.attention import choose_attention
 from .cpu.dropout import replace_dropout
-from .device_maps import DeviceMap, checkpoint_of, load_placed
+from .device_maps import DeviceMap
 from .fingerprints import fingerprints
-from .images import IMAGE_FAMILIES, ImageEncoder
+from .images import IMAGE_FAMILIES
 from .precision import cast_frozen, take_fp32
-from .stored_weights import INITIALISING, read_weights
+from .stored_weights import NO_LIMIT, read_weights
 from .structure import embedding_width, frozen_dtype
 
 DROPOUT_FIELDS = (
@@ -75,29 +74,25 @@ def build_backbone(
     call it; `seed` and `scheme` are for "random" and "statistics". `layers`: build only the first ones (None: all);
     of a checkpoint, only their weights are read. `dtype` is the dtype to keep the frozen weights in (None: as
     stored); norms and positions keep their stored values, in fp32, as autocast wants them. `quantization` (settings as
-    `checked_settings` returns them) and `device_map`: weights go to their devices, and are quantised, as they are
+    `checked_quantization` returns them) and `device_map`: weights go to their devices, and are quantised, as they are
     loaded. The fingerprints are those of the weights as stored, so that one serves them all: their files are mapped
     into memory, and taking them reads a page or two of each tensor.
 
     Raises ValueError for a backbone that cannot serve, or whose weights are incomplete.
     """
-    config = copy.deepcopy(base_config) if layers is None else first_layers(base_config, layers)
-    if "use_cache" in config:
-        config.use_cache = False
-    if dropout is not None:
-        for field in DROPOUT_FIELDS:
-            if field in config:
-                setattr(config, field, dropout)
+    config = _configured(base_config, layers, dropout)
     config._attn_implementation = attn_implementation
     model_class = backbone_class(config)
     if init == "random":
-        with torch.device("meta"), most_of_random(config.hidden_size), refusing_unfit(model_class):
-            model_class(copy.deepcopy(config))
-        whole = _random(model_class, config, seed, scheme)
+        from .drawing import draw_random
+
+        whole = draw_random(model_class, config, seed, scheme or default_init_scheme(config, init))
     else:
         whole = _pretrained(model_class, base_config, config, folder, source or os.fspath(folder))
         if init == "statistics":
-            _draw_from_statistics(whole, seed)
+            from .drawing import draw_from_statistics
+
+            draw_from_statistics(whole, seed)
     stored = backbone = _without_unused(whole)
     _refuse_undrivable(type(backbone), backbone.config)
     embedding_width(backbone)
@@ -105,6 +100,8 @@ def build_backbone(
     if quantization is None and device_map is None:
         cast_frozen(backbone, dtype)
     else:
+        from .device_maps import checkpoint_of, load_placed
+
         with checkpoint_of(folder if init == "pretrained" else whole) as checkpoint:
             dtype = dtype or frozen_dtype(stored)
             whole = load_placed(model_class, checkpoint, config, dtype, quantization, device_map)
@@ -115,6 +112,30 @@ def build_backbone(
     replace_dropout(backbone)
     replace_gelu(backbone)
     return backbone.requires_grad_(False).eval(), found
+
+
+def _configured(base_config: PreTrainedConfig, layers: int | None, dropout: float | None) -> PreTrainedConfig:
+    """A copy of the base's configuration, of its first layers only, with another dropout, where these are given."""
+    config = copy.deepcopy(base_config)
+    if layers is not None:
+        from ..rules.depth import first_layers
+
+        config = first_layers(base_config, layers)
+    if "use_cache" in config:
+        config.use_cache = False
+    for field in DROPOUT_FIELDS if dropout is not None else ():
+        if field in config:
+            setattr(config, field, dropout)
+    return config
+
+
+def backbone_without_weights(base_config: PreTrainedConfig, layers: int | None, dropout: float | None) -> nn.Module:
+    """The modules of the backbone that `build_backbone` gives, on the meta device."""
+    config = _configured(base_config, layers, dropout)
+    with torch.device("meta"):
+        backbone = _without_unused(backbone_class(config)(config))
+    replace_dropout(backbone)
+    return backbone
 
 
 def backbone_class(config: PreTrainedConfig) -> type[PreTrainedModel]:
@@ -131,23 +152,6 @@ def backbone_class(config: PreTrainedConfig) -> type[PreTrainedModel]:
     model_class = found[0] if isinstance(found, tuple) else found
     _refuse_undrivable(model_class, config)
     return model_class
-
-
-def _random(
-    model_class: type[PreTrainedModel], config: PreTrainedConfig, seed: int, scheme: str | None
-) -> PreTrainedModel:
-    scheme, config = scheme or default_init_scheme(config, "random"), copy.deepcopy(config)
-    config.dtype = torch.float32
-    with torch.device("cpu"), DrawsFrom(seed), DefaultDtype(torch.float32), INITIALISING:  # whose numbers others get
-        backbone = model_class(config)
-        if scheme in ("gpt2-scaled-residual", "gpt2-flat"):  # not left to transformers, whose versions differ
-            std = config.initializer_range
-            if scheme == "gpt2-scaled-residual":
-                std /= math.sqrt(2 * config.n_layer)
-            for block in backbone.h:
-                for projection in (block.attn.c_proj, block.mlp.c_proj):
-                    nn.init.normal_(projection.weight, std=std)
-    return backbone
 
 
 def default_init_scheme(config: PreTrainedConfig, init: str) -> str | None:
@@ -169,12 +173,13 @@ def _pretrained(
     source: str,
 ) -> PreTrainedModel:
     """`base_config` is the whole base's, `config` that of what is built of it; `source`: for messages."""
-    own, _ = PreTrainedConfig.get_config_dict(folder / CONFIG_NAME)
-    own = build_config(own.get(config.base_config_key, own), type(config))
-    check_same_architecture(base_config, own, source)
-
-    stored = sum(file.stat().st_size for file in folder.rglob("*.safetensors"))
-    limit = NoLargerThan(BUILT_PER_STORED * stored + UNSTORED, "its weights can be")
+    limit = NO_LIMIT
+    if not TRAVELS:
+        own, _ = PreTrainedConfig.get_config_dict(folder / CONFIG_NAME)
+        own = build_config(own.get(config.base_config_key, own), type(config))
+        check_same_architecture(base_config, own, source)
+        stored = sum(file.stat().st_size for file in folder.rglob("*.safetensors"))
+        limit = NoLargerThan(BUILT_PER_STORED * stored + UNSTORED, "its weights can be")
     with refusing_unfit(model_class):
         backbone, info = read_weights(model_class, folder, config, "auto", limit, output_loading_info=True)
     missing = sorted(key for key in info["missing_keys"] if not key.startswith("pooler."))
@@ -201,20 +206,11 @@ def check_same_architecture(nested: PreTrainedConfig, own: PreTrainedConfig, sou
         )
 
 
-@torch.no_grad()
-def _draw_from_statistics(backbone: nn.Module, seed: int) -> None:
-    """Replace every tensor by normal draws with its own mean and standard deviation (the paper's statistics-only)."""
-    generator = torch.Generator().manual_seed(seed)
-    for parameter in backbone.parameters():
-        values = parameter.cpu().float()  # another device sums in another order
-        mean, std = values.mean().item(), values.std(unbiased=False).item()
-        drawn = torch.empty(values.shape, dtype=torch.float32, device="cpu").normal_(mean, std, generator=generator)
-        parameter.copy_(drawn)
-
-
 def _without_unused(backbone: PreTrainedModel) -> PreTrainedModel:
     """Keep what turns embeddings into hidden states: an encoder-decoder's encoder, an image model's, no pooler."""
     if backbone.config.model_type in IMAGE_FAMILIES:
+        from .images import ImageEncoder
+
         return ImageEncoder(backbone)
     if backbone.config.is_encoder_decoder and "decoder_input_ids" in inspect.signature(backbone.forward).parameters:
         backbone = backbone.get_encoder()

@@ -20,8 +20,9 @@ from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from ..rules.quantization import bitsandbytes_config
-from .quantized_layers import freeze_layers, is_quantized
+from .quantized_layers import freeze_layers
 from .stored_weights import read_weights
+from .structure import is_quantized
 
 AUTOMATIC = ("auto", "balanced", "balanced_low_0", "sequential")  # accelerate's ways of using all devices
 DeviceMap = str | int | torch.device | dict[str, str | int | torch.device]

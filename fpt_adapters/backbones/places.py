@@ -14,6 +14,7 @@ from ..torch_utils.plain_names import named_modules
 
 KINDS = {"last_attention": "attention"}  # of groups that say more than what a parameter is
 OWN = {"input_projection": "input", "position_embeddings": "position", "head": "output"}  # new modules
+HEAD_PLACE = "output."  # what a head's places begin with
 
 
 def layer_numbers(backbone: nn.Module, names: Iterable[str]) -> dict[str, int | None]:

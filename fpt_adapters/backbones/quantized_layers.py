@@ -7,7 +7,8 @@ import logging
 
 from torch import Tensor, nn
 
-EIGHT_BITS, FOUR_BITS = "Int8Params", "Params4bit"
+from .structure import FOUR_BITS, is_quantized
+
 KERNELS = logging.getLogger("bitsandbytes.backends.cpu.ops")  # warns as Trainer's module imports bitsandbytes
 CASTS = logging.getLogger("bitsandbytes.autograd._functions")  # warns, at each call, that 8-bit products cast inputs
 
@@ -19,11 +20,6 @@ def _is_of_use(record: logging.LogRecord) -> bool:
 
 for each in (KERNELS, CASTS):
     each.addFilter(_is_of_use)
-
-
-def is_quantized(parameter: nn.Parameter) -> bool:
-    """Whether a parameter holds a quantised weight's codes."""
-    return type(parameter).__name__ in (EIGHT_BITS, FOUR_BITS)
 
 
 def parameter_size(parameter: nn.Parameter) -> int:

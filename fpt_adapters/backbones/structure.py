@@ -9,7 +9,6 @@ same rules and may hold surprises.
 """
 
 import contextlib
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -52,6 +51,7 @@ RELATIVE_POSITIONS = ("mt5", "t5", "umt5")  # learned biases by distance: traine
 RELATIVE_POSITIONS_NAME = "relative_attention_bias"
 UNUSED_MODULES = {"longformer": ("query_global", "key_global", "value_global")}  # no token attends globally here
 QK_NORM_NAMES = ("q_norm", "k_norm", "q_layernorm", "k_layernorm", "query_norm", "key_norm")
+EIGHT_BITS, FOUR_BITS = "Int8Params", "Params4bit"  # classes of bitsandbytes, which need not be installed
 HALF_PRECISION = (torch.bfloat16, torch.float16)
 WITHOUT_TOKENS = ("fpt_identity", "fpt_lstm", *IMAGE_FAMILIES)  # no token embedding: what enters has the hidden size
 
@@ -123,6 +123,11 @@ def is_norm(module: nn.Module) -> bool:
     name = type(module).__name__
     by_class = isinstance(module, (nn.LayerNorm, nn.RMSNorm)) or "LayerNorm" in name or "RMSNorm" in name
     return by_class and any(True for _ in module.parameters(recurse=False))
+
+
+def is_quantized(parameter: nn.Parameter) -> bool:
+    """Whether a parameter holds a quantised weight's codes."""
+    return type(parameter).__name__ in (EIGHT_BITS, FOUR_BITS)
 
 
 def norm_parameters(backbone: nn.Module, qk_norms: bool) -> list[nn.Parameter]:
@@ -234,16 +239,3 @@ def _autocast_for(backbone: PreTrainedModel, device_type: str) -> contextlib.Abs
     if dtype not in HALF_PRECISION or torch.is_autocast_enabled(device_type):
         return contextlib.nullcontext()
     return torch.autocast(device_type, dtype=dtype)
-
-
-@torch.no_grad()
-def is_causal(backbone: PreTrainedModel) -> bool:
-    """Whether a token sees those before it and none after it: measured, by changing the ends of four tokens."""
-    generator = torch.Generator().manual_seed(0)
-    embeds = torch.randn(1, 4, embedding_width(backbone), generator=generator, device="cpu")
-    embeds = embeds.repeat(3, 1, 1)  # (3, 4, width)
-    embeds[1, 3], embeds[2, 0] = -embeds[1, 3], -embeds[2, 0]
-    hidden = run_backbone(backbone, embeds.to(device_of(backbone))).last_hidden_state.float()
-    changes = (hidden[1:, (0, 3)] - hidden[0, (0, 3)]).abs().amax(-1).tolist()  # (changed: last, first; seen by: 0, 3)
-    (last_by_first, last_by_last), (_, first_by_last) = changes
-    return first_by_last > 0 and last_by_first <= 1e-4 * max(last_by_last, math.ulp(1.0))

@@ -3,14 +3,13 @@
 Facts come in as numbers and plain text; card_template.py words them where the text is made, and nowhere before.
 """
 
-import json
 import math
 import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
@@ -18,54 +17,33 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 from transformers.utils import logging
 
-from ..backbones.policy import GroupCount, trained_sum
 from ..configuration_fpt import FPTConfig
-from ..inputs.image_processing_fpt import MODES
+from ..heads.scores import majority_floor_of
+from ..rules.wording import one_line, plain, thousands
 from .card_metrics import FIRST, FLOOR, main_metric, metric_name
-from .card_numbers import best_step, delta_size, last_loss, majority_floor_of
+from .card_model import SharedModel, base_limits, example_text, loading_facts, model_facts, pipeline_tag
+from .card_numbers import best_step, delta_size, last_loss
 from .card_template import (
     TEMPLATE,
-    byte_size,
-    counted,
-    describe_answers,
-    describe_base,
     describe_floors,
-    describe_input,
     duration,
     fenced,
-    one_line,
-    plain,
+    hub_id,
     readable,
     score,
     setting,
     share,
-    thousands,
 )
 from .local_paths import command_without_paths
+from .sharing import TAGS
 
 logger = logging.get_logger(__name__)
 
 MARKER = "<!-- made by fpt_adapters: delete this line to keep your own text on the next push -->"
 CARD_NAME = "README.md"
-TAGS = ("fpt", "frozen-pretrained-transformer")  # every card has them
 REPO_KEY, TASK_KEY, BYTES_KEY = "fpt_repo_id", "fpt_task", "fpt_delta_bytes"  # our own keys of the metadata
 PROCESSOR_NAMES = ("preprocessor_config.json", "tokenizer_config.json")
 PICTURE_TITLES = {"learning_curve.png": "Learning curve", "confusion_matrix.png": "Confusion matrix"}
-AUTO_CLASSES = {
-    "FPTForImageClassification": "AutoModelForImageClassification",
-    "FPTForSequenceClassification": "AutoModelForSequenceClassification",
-    "FPTForTokenClassification": "AutoModelForTokenClassification",
-    "FPTModel": "AutoModel",
-}
-
-
-class SharedModel(Protocol):
-    """What a card asks of a model: its configuration, and its parameters by group."""
-
-    config: FPTConfig
-
-    def count_parameters(self) -> list[GroupCount]:
-        """Rows of the parameter table."""
 
 
 @dataclass(eq=False)
@@ -161,8 +139,7 @@ class FPTCard:
             repo_id=repo_id,
             with_code=with_code,
             with_processor=with_processor,
-            **loading_facts(model),
-            text=json.dumps(self.example_text or example_text(getattr(model, "processor", None))),
+            **loading_facts(model, repo_id, self.example_text or example_text(getattr(model, "processor", None))),
             **model_facts(model, self.task_name, delta_bytes),
             **self._result_facts(),
             **self._training_facts(),
@@ -308,121 +285,4 @@ class FPTCard:
             lines.append("No test split was scored: the figures are of data on which choices may have been made.")
         if self.seed is not None:
             lines.append(f"One training run, with seed {self.seed}: another seed gives other figures.")
-        if config.backbone_init == "random":
-            lines.append(
-                "The delta alone is no model: loading draws the random base again. Another version of torch or "
-                "transformers may draw other weights; that is noticed, and refused."
-            )
-            return lines
-        named = "`base_model_name_or_path=`"
-        how = f"loading fetches the base too, or reads a copy that {named} names."
-        if not config.base_model:
-            how = f"who loads it must have the base, and say where it is with {named}."
-        lines.append(f"The delta alone is no model: {how}")
-        lines.append(
-            "That it is the base trained on is checked by a fingerprint, which samples every tensor: it tells another "
-            "or a fine-tuned base, not one altered outside the samples."
-        )
-        return lines
-
-
-# The model, as the template needs it
-
-
-def auto_class(model: SharedModel) -> str:
-    """The transformers class that loads a model of this kind."""
-    names = (cls.__name__ for cls in type(model).__mro__)
-    return next((AUTO_CLASSES[name] for name in names if name in AUTO_CLASSES), "AutoModel")
-
-
-def pipeline_tag(model: SharedModel) -> str | None:
-    """The Hub's name for what the model does, where a pipeline of transformers does it."""
-    kind, config = auto_class(model), model.config
-    if kind == "AutoModelForImageClassification":
-        return "image-classification"
-    if config.input_type == "tokens" and kind == "AutoModelForSequenceClassification":
-        return "text-classification"
-    if config.input_type == "tokens" and kind == "AutoModelForTokenClassification" and config.labels_per_token == 1:
-        return "token-classification"
-    return None
-
-
-def model_facts(model: SharedModel, task_name: str | None, delta_bytes: int | None) -> dict[str, Any]:
-    """What the model is: the first line, a list, and the parameter table."""
-    rows = sorted(model.count_parameters(), key=lambda row: not row.trained)
-    trained = trained_sum(rows)
-    task = f"{plain(task_name)}: " if task_name else ""
-    parameters = f"{counted(trained.parameters, 'parameter')} ({share(trained.percent)} % of the whole)"
-    size = "" if delta_bytes is None else f" of {byte_size(delta_bytes)}"
-    description = [f"Base: {describe_base(model.config)}", f"Input: {describe_input(model.config)}"]
-    if auto_class(model) != "AutoModel":
-        description.append(f"Answers: {describe_answers(model.config)}")
-    if delta_bytes is not None:
-        description.append(f"Delta: {counted(delta_bytes, 'byte')}, checked tensor by tensor when it is loaded.")
-    return {
-        "headline": f"{task}{parameters} trained on a frozen transformer, shared as a delta{size}.",
-        "description": description,
-        "parameter_rows": rows,
-        "trained": trained,
-    }
-
-
-def loading_facts(model: SharedModel) -> dict[str, Any]:
-    """What the code that loads the model names: its classes, an input that fits, and the shape of the answer."""
-    config, kind, tag = model.config, auto_class(model), pipeline_tag(model)
-    facts = {
-        "auto_class": kind,
-        "pipeline_tag": tag,
-        "base_argument": "",
-        "pipeline_arguments": ", truncation=True" if tag == "text-classification" else "",
-        "output_name": "last_hidden_state" if kind == "AutoModel" else "logits",
-    }
-    if config.base_model is None and config.backbone_init != "random":
-        place = '"path/to/the/base"'
-        facts["base_argument"] = f", base_model_name_or_path={place}"
-        facts["pipeline_arguments"] += f', model_kwargs={{"base_model_name_or_path": {place}}}'
-    per_token = (
-        f"{config.num_tokens}, {config.labels_per_token}, "
-        if config.labels_per_token > 1
-        else f"{config.num_tokens}, "
-    )
-    facts["output_shape"] = {
-        "AutoModel": f"(1, {config.num_tokens}, hidden size)",
-        "AutoModelForTokenClassification": f"(1, {per_token}{config.num_labels})",
-    }.get(kind, f"(1, {config.num_labels})")
-    if config.input_type == "images":
-        height, width = config.image_height_width
-        facts |= {"input_name": "pixel_values", "example": f"torch.zeros(1, {config.num_channels}, {height}, {width})"}
-        facts |= {"image_mode": MODES.get(config.num_channels), "image_size": f"({width}, {height})"}
-    elif config.input_type == "tokens":
-        fill = "ones" if config.pad_token_id == 0 else "zeros"  # an id that is no padding
-        facts |= {"input_name": "input_ids", "example": f"torch.{fill}(1, {config.sequence_length}, dtype=torch.long)"}
-    else:
-        series = config.input_type == "series"
-        length = config.series_length if series else config.sequence_length
-        size = config.num_channels if series else config.input_size
-        facts |= {"input_name": "input_values", "example": f"torch.zeros(1, {length}, {size})"}
-        facts |= {
-            "values_shape": f"({length}, {size})",
-            "values_axes": "(steps, channels)" if series else "(tokens, numbers)",
-        }
-    return facts
-
-
-def example_text(tokenizer: Any | None) -> str:
-    """A text that the tokenizer takes: any words or, where it knows no others, the first of its own."""
-    text = "your text"
-    if not hasattr(tokenizer, "decode"):
-        return text
-    try:
-        tokenizer(text)
-        return text
-    except Exception:  # a tokenizer for which a word is unknown raises no narrower one
-        special = set(tokenizer.all_special_ids)
-        return tokenizer.decode([token for token in range(len(tokenizer)) if token not in special][:3])
-
-
-def hub_id(name: str) -> str:
-    """`name` with "-" for whatever a Hub id may not have."""
-    parts = [re.sub(r"[^\w.-]+|--+|\.\.+", "-", part, flags=re.ASCII).strip("-.") for part in name.split("/")]
-    return "/".join(part or "model" for part in parts)
+        return [*lines, *base_limits(config)]

@@ -5,12 +5,11 @@ A metric is known by the words of its name alone, whoever computed it: `masked_a
 may be anything). Of a name that nobody knows it is also not known whether high or low is better.
 """
 
-import math
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import numpy as np
+from ..heads.scores import is_number
 
 SHARES = {"acc", "accuracy", "f1", "fbeta", "jaccard", "precision", "recall", "sensitivity", "specificity"}
 HIGH = SHARES | {"auc", "auroc", "bleu", "corr", "correlation", "kappa", "matthews", "mcc", "pearson", "pearsonr"}
@@ -56,72 +55,6 @@ def main_metric(history: Iterable[Mapping[str, Any]]) -> str | None:
 def metric_name(logged: str) -> str:
     """eval_accuracy -> accuracy."""
     return logged.removeprefix(EVALUATION)
-
-
-def is_number(value: Any) -> bool:
-    """Whether a value of a log is a finite number."""
-    return isinstance(value, (int, float, np.number)) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def mean_floors(predictions: Any, labels: Any, metrics: Mapping[str, float]) -> dict[str, float]:
-    """What always answering the mean of `labels` scores, by the names of those `metrics` that are known here.
-
-    `predictions` and `labels`: floats (examples,) or (examples, numbers), as an evaluation gives them; a metric is
-    known where its value is what this module computes of them, so that no floor is in other units than its metric.
-    Empty for all else.
-    """
-    if not (_are_numbers(predictions) and _are_numbers(labels)) or predictions.size != labels.size:
-        return {}
-    if not np.issubdtype(labels.dtype, np.floating):
-        return {}
-    rows = len(labels)
-    predictions, labels = (np.float64(array).reshape(rows, -1) for array in (predictions, labels))  # (rows, numbers)
-    mean, floors = np.broadcast_to(labels.mean(axis=0), labels.shape), {}
-    with np.errstate(all="ignore"):  # what is not finite agrees with nothing
-        for name, value in metrics.items():
-            score = REGRESSION_SCORES.get(name)
-            if score is not None and is_number(value) and _agree(score(predictions, labels), value):
-                floors[name] = score(mean, labels)
-    return floors
-
-
-def _are_numbers(values: Any) -> bool:
-    return isinstance(values, np.ndarray) and values.ndim > 0 and values.size > 0 and values.dtype.kind in "biuf"
-
-
-def _mse(predictions: np.ndarray, labels: np.ndarray) -> float:
-    return float(((predictions - labels) ** 2).mean())
-
-
-def _mae(predictions: np.ndarray, labels: np.ndarray) -> float:
-    return float(np.abs(predictions - labels).mean())
-
-
-def _rmse(predictions: np.ndarray, labels: np.ndarray) -> float:
-    return math.sqrt(_mse(predictions, labels))
-
-
-def _r2(predictions: np.ndarray, labels: np.ndarray) -> float:
-    """The mean over the numbers of an example, as scikit-learn's; NaN for labels that are all the same."""
-    spread = ((labels - labels.mean(axis=0)) ** 2).sum(axis=0)  # (numbers,)
-    rest = ((predictions - labels) ** 2).sum(axis=0)
-    return float((1 - rest / spread).mean()) if spread.all() else math.nan
-
-
-REGRESSION_SCORES = {
-    "mae": _mae,
-    "mean_absolute_error": _mae,
-    "mean_squared_error": _mse,
-    "mse": _mse,
-    "r2": _r2,
-    "r2_score": _r2,
-    "rmse": _rmse,
-    "root_mean_squared_error": _rmse,
-}
-
-
-def _agree(computed: float, reported: float) -> bool:
-    return math.isclose(computed, reported, rel_tol=1e-3, abs_tol=1e-6)
 
 
 def _is_metric(name: str) -> bool:

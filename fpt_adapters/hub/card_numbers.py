@@ -10,29 +10,8 @@ from typing import Any
 import numpy as np
 from transformers.utils import SAFE_WEIGHTS_NAME
 
-from ..configuration_fpt import FPTConfig
-from ..heads.heads import IGNORED_LABEL
-from .card_metrics import better_high, is_number, main_metric, metric_name
-
-
-def confusion_counts(predictions: np.ndarray, labels: np.ndarray, num_labels: int) -> np.ndarray:
-    """How often each label (row) was answered by each (column): int64 (num_labels, num_labels).
-
-    `predictions` and `labels` are integers of one shape, any; positions labelled -100 are left out. Raises ValueError
-    where the shapes differ, and for numbers outside 0..num_labels-1.
-    """
-    predictions, labels = np.asarray(predictions), np.asarray(labels)
-    if predictions.shape != labels.shape:
-        raise ValueError(f"predictions and labels need one shape, got {predictions.shape} and {labels.shape}.")
-    labelled = labels != IGNORED_LABEL
-    predictions, labels = predictions[labelled], labels[labelled]  # (positions,)
-    for name, values in (("predictions", predictions), ("labels", labels)):
-        wrong = values[(values < 0) | (values >= num_labels)]
-        if wrong.size:
-            raise ValueError(f"{name} must lie in 0..{num_labels - 1} (num_labels={num_labels}), got {wrong[0]}.")
-    cells = labels.astype(np.int64) * num_labels + predictions.astype(np.int64)
-    return np.bincount(cells, minlength=num_labels * num_labels).reshape(num_labels, num_labels)
-
+from ..heads.scores import is_number
+from .card_metrics import better_high, main_metric, metric_name
 
 MOST = float_info.max  # of a number that a card can show
 
@@ -45,41 +24,6 @@ def numbers_of(values: Mapping[str, Any]) -> dict[str, float]:
 
 def _is_scalar(value: Any) -> bool:
     return isinstance(value, (np.ndarray, np.generic)) and value.ndim == 0
-
-
-def confusion_of(predictions: Any, labels: Any, config: FPTConfig) -> np.ndarray | None:
-    """Counts (labels, labels) of a classifier's answers, given as class ids or as finite logits; None for all else.
-
-    Both may be lists of batches. Floats are class ids nowhere: they may be probabilities or margins.
-    """
-    if config.num_labels < 2 or config.problem_type not in (None, "single_label_classification"):
-        return None
-    if isinstance(predictions, list) and isinstance(labels, list) and len(predictions) == len(labels) > 0:
-        parts = [confusion_of(*batch, config) for batch in zip(predictions, labels, strict=True)]
-        return None if any(part is None for part in parts) else np.sum(parts, axis=0)
-    if not (isinstance(predictions, np.ndarray) and isinstance(labels, np.ndarray)):
-        return None
-    logits = predictions.ndim == labels.ndim + 1 and predictions.shape[-1] == config.num_labels
-    if logits and predictions.dtype.kind == "f" and np.isfinite(predictions).all():
-        predictions = predictions.argmax(-1)
-    if predictions.shape != labels.shape or predictions.dtype.kind not in "biu" or labels.dtype.kind not in "biu":
-        return None
-    labelled = labels != IGNORED_LABEL
-    ids = predictions[labelled], labels[labelled]
-    if not all(((one >= 0) & (one < config.num_labels)).all() for one in ids):
-        return None
-    return confusion_counts(*ids, config.num_labels)
-
-
-def majority_floor_of(confusion: np.ndarray) -> float:
-    """The best accuracy that one constant answer reaches: the share of the largest row of `confusion`.
-
-    Raises ValueError where nothing was counted.
-    """
-    by_label = np.asarray(confusion).sum(axis=1)  # (labels,)
-    if not by_label.any():
-        raise ValueError("A floor needs at least one labelled position, but the confusion matrix counts none.")
-    return float(by_label.max() / by_label.sum())
 
 
 def delta_size(folder: str | os.PathLike) -> int | None:

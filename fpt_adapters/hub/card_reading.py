@@ -7,8 +7,10 @@ from typing import Any
 
 from huggingface_hub.utils import yaml_dump
 
-from .card import BYTES_KEY, MARKER, REPO_KEY, TASK_KEY, hub_id
-from .card_metrics import FIRST, FLOOR, is_number
+from ..heads.scores import is_number
+from .card import BYTES_KEY, MARKER, REPO_KEY, TASK_KEY
+from .card_metrics import FIRST, FLOOR
+from .card_template import hub_id
 
 BLOCK_END = "\n```\n\n"
 SPLITS_BY_WORTH = ("test", "validation")  # the first that was scored speaks for the model

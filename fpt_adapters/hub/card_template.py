@@ -9,13 +9,11 @@ from enum import Enum
 from typing import Any
 
 from ..configuration_fpt import FPTConfig
+from ..rules.wording import counted, one_line, plain
 from .card_metrics import FIRST, is_share
 from .local_paths import is_path, last_part, without_paths
 
-LABELS_SHOWN = 20
 MANY_EXAMPLES = 10_000  # from so many on, a second decimal of a percentage says something
-MARKDOWN = re.compile(r"([\\`*\[\]<>|~&$]|(?<![^\W_])_|_(?![^\W_]))")  # what plain text must not be read as
-LINE_START = re.compile(r"^(\d*)([#+=.)-])(?=[#+=-]*(?:\s|$))")  # nor where it begins a line: headings and lists
 
 TEMPLATE = """\
 ---
@@ -43,46 +41,9 @@ inputs = {{ example }}
 with torch.no_grad():
     print(model({{ input_name }}=inputs).{{ output_name }}.shape)  # {{ output_shape }}
 ```
-{%- if with_processor and pipeline_tag == "image-classification" and image_mode %}
+{%- if with_processor and usage %}
 
-From a picture to labels:
-
-```python
-import fpt_adapters
-from PIL import Image
-from transformers import pipeline
-
-classify = pipeline("image-classification", model="{{ repo_id }}"{{ pipeline_arguments }})
-image = Image.new("{{ image_mode }}", {{ image_size }})  # yours: Image.open("picture.png")
-print(classify(image))
-```
-{%- elif with_processor and pipeline_tag in ("text-classification", "token-classification") %}
-
-From text to labels:
-
-```python
-import fpt_adapters
-from transformers import pipeline
-
-classify = pipeline("{{ pipeline_tag }}", model="{{ repo_id }}"{{ pipeline_arguments }})
-print(classify({{ text }}))
-```
-{%- elif with_processor and values_shape %}
-
-From numbers as they come to answers:
-
-```python
-import fpt_adapters
-import numpy as np
-import torch
-from transformers import AutoFeatureExtractor, {{ auto_class }}
-
-model = {{ auto_class }}.from_pretrained("{{ repo_id }}"{{ base_argument }})
-extractor = AutoFeatureExtractor.from_pretrained("{{ repo_id }}")
-values = np.zeros({{ values_shape }})  # yours: {{ values_axes }}
-with torch.no_grad():
-    print(model(**extractor(values, return_tensors="pt")).{{ output_name }})
-```
+{{ usage }}
 {%- endif %}
 {%- if with_code %}
 
@@ -172,16 +133,6 @@ Made with fpt_adapters, after [Pretrained Transformers as Universal Computation 
 # Numbers
 
 
-def thousands(number: int) -> str:
-    """12345 -> 12,345."""
-    return f"{number:,}"
-
-
-def counted(number: int, thing: str, things: str | None = None) -> str:
-    """1 patch, 64 patches."""
-    return f"{thousands(number)} {thing if number == 1 else things or thing + 's'}"
-
-
 def percent(fraction: float, examples: int = 0) -> str:
     """0.9633 -> 96.3 %; with two decimals where the fraction is of at least 10,000 examples."""
     return f"{100 * fraction:.{2 if examples >= MANY_EXAMPLES else 1}f} %"
@@ -224,18 +175,6 @@ def duration(seconds: float) -> str:
 
 
 # Text that others wrote
-
-
-def one_line(text: Any) -> str | None:
-    """Text on one line, without control characters; None for nothing."""
-    text = "" if text is None else str(text)
-    line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
-    return line or None
-
-
-def plain(text: Any) -> str:
-    """Text that Markdown shows as it is, also in a table."""
-    return LINE_START.sub(r"\1\\\2", MARKDOWN.sub(r"\\\1", one_line(text) or ""))
 
 
 def readable(name: str) -> str:
@@ -306,34 +245,7 @@ def describe_base(config: FPTConfig) -> str:
     return f"**random weights, not pretrained**, {source} {name}; {drawn}, {frozen}."
 
 
-def describe_input(config: FPTConfig) -> str:
-    """The input that the configuration declares."""
-    if config.input_type == "images":
-        height, width = config.image_height_width
-        return (
-            f"images of {height} x {width} pixels and {counted(config.num_channels, 'channel')}, as "
-            f"{counted(config.num_tokens, 'patch', 'patches')} of {config.patch_size} x {config.patch_size}."
-        )
-    if config.input_type == "tokens":
-        return f"up to {counted(config.num_tokens, 'token id')} out of {thousands(config.vocab_size)}."
-    if config.input_type == "series":
-        patches = counted(config.num_tokens, "patch", "patches")
-        return (
-            f"series of up to {counted(config.series_length, 'step')} and {counted(config.num_channels, 'channel')}, "
-            f"as up to {patches} of {counted(config.patch_length, 'step')}, {thousands(config.patch_stride)} apart."
-        )
-    return f"up to {counted(config.num_tokens, 'token')} of {counted(config.input_size, 'number')} each."
-
-
-def describe_answers(config: FPTConfig) -> str:
-    """How many labels, for what, and those names that somebody gave."""
-    if config.problem_type == "regression":
-        return f"{counted(config.num_labels, 'number')} (regression)."
-    each = f"{config.labels_per_token} for each token, each " if config.labels_per_token > 1 else ""
-    several = "any of" if config.problem_type == "multi_label_classification" else "one of"
-    text = f"{each}{several} {counted(config.num_labels, 'label')}"
-    names = [str(config.id2label[index]) for index in range(config.num_labels)]
-    if names == [f"LABEL_{index}" for index in range(config.num_labels)]:
-        return f"{text}."
-    more = f" and {thousands(len(names) - LABELS_SHOWN)} more" if len(names) > LABELS_SHOWN else ""
-    return f"{text}: {', '.join(plain(name) for name in names[:LABELS_SHOWN])}{more}."
+def hub_id(name: str) -> str:
+    """`name` with "-" for whatever a Hub id may not have."""
+    parts = [re.sub(r"[^\w.-]+|--+|\.\.+", "-", part, flags=re.ASCII).strip("-.") for part in name.split("/")]
+    return "/".join(part or "model" for part in parts)

@@ -23,7 +23,8 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils import validate_repo_id
 from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file
 
-from ..deltas.file import DeltaError, read_json
+from ..deltas.errors import DeltaError
+from ..deltas.file import read_json
 
 ATTEMPTS = 2
 HUB_KEYS = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token")  # of `fetch`

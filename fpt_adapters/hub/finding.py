@@ -8,9 +8,10 @@ from typing import Any
 from huggingface_hub import HfApi
 from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
 
+from ..rules.wording import one_line
 from .card_metrics import FIRST
 from .card_reading import read_summary
-from .card_template import one_line, score
+from .card_template import score
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,6 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,74 +15,46 @@ from huggingface_hub import CommitInfo, CommitOperationAdd, HfApi, hf_hub_downlo
 from huggingface_hub.errors import HfHubHTTPError, RemoteEntryNotFoundError, RevisionNotFoundError
 from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_NAME, logging
 
-from ..configuration_fpt import FPTConfig
 from ..deltas.file import read_digests
 from .card import CARD_NAME, MARKER, PICTURE_TITLES, FPTCard
 from .card_reading import retitle
-from .code_export import code_files, name_code
+from .code_export import PROCESSOR_CONFIG, code_files, name_code
 from .download import fetch, inside
+from .sharing import Origin
 
 logger = logging.get_logger(__name__)
 
 PICTURES = tuple(PICTURE_TITLES)
 PROCESSOR_FILES = (
-    "preprocessor_config.json",
+    PROCESSOR_CONFIG,
     "special_tokens_map.json",
     "tokenizer.json",
     "tokenizer_config.json",
 )
-REPOSITORY_FILES = (CONFIG_NAME, SAFE_WEIGHTS_NAME, CARD_NAME, *PICTURES, *PROCESSOR_FILES)
+SAVED_FILES = (CONFIG_NAME, SAFE_WEIGHTS_NAME, *PROCESSOR_FILES)
+CARD_FILES = (CARD_NAME, *PICTURES)
+REPOSITORY_FILES = (*SAVED_FILES, *CARD_FILES)
 
 
-@dataclass(frozen=True)
-class Origin:
-    """Where a model was loaded from: a folder or a Hub id, with what finds it there."""
-
-    name_or_path: str
-    hub_kwargs: dict[str, Any] = field(default_factory=dict)
-
-    def fetch_all(self, names: Iterable[str], folder: Path) -> list[str]:
-        """Copy those of the files `names` that are there into `folder`; returns their names."""
-        names = [name for name in names if name in self._listed()]
-        for name in names:
-            shutil.copyfile(fetch(self.name_or_path, name, **self.hub_kwargs), folder / name)
-        return names
-
-    def _listed(self) -> list[str]:
-        subfolder = self.hub_kwargs.get("subfolder") or ""
-        if os.path.isdir(self.name_or_path):
-            return os.listdir(Path(self.name_or_path) / subfolder)
-        listed = HfApi(token=self.hub_kwargs.get("token")).list_repo_files(
-            self.name_or_path, revision=self.hub_kwargs.get("revision")
-        )
-        prefix = f"{subfolder}/" if subfolder else ""
-        return [name.removeprefix(prefix) for name in listed if name.startswith(prefix)]
+def push(model, repo_id: str, tags: Iterable[str] | None = None, **commit: Any) -> CommitInfo:
+    """Upload all that the Hub repo `repo_id` of `model` holds. `commit`: as `upload` takes it."""
+    with tempfile.TemporaryDirectory() as folder:
+        write_repository(model, folder, repo_id, tags)
+        return upload(repository_files(folder, model), repo_id, **commit)
 
 
-def check_shareable(config: FPTConfig) -> None:
-    """Raise ValueError for a delta whose base others cannot find."""
-    if config.base_model is None and config.backbone_init != "random":
-        raise ValueError(
-            "A delta on the Hub names the Hub id of its base, but this one's base was a local folder. If that is a "
-            "copy of a Hub model, say which before sharing: model.config.base_model = 'org/name'."
-        )
-
-
-def write_repository(
-    model, folder: str | os.PathLike, repo_id: str, with_code: bool | None = None, tags: Iterable[str] | None = None
-) -> None:
-    """Write into `folder` all that the Hub repo `repo_id` of `model` holds.
+def write_repository(model, folder: str | os.PathLike, repo_id: str, tags: Iterable[str] | None = None) -> None:
+    """Write into `folder` all that the Hub repo `repo_id` of `model` holds, but for its code.
 
     Processor and card are `model.processor` and `model.card`; a model that was loaded, and has none of its own, keeps
     those that lay beside it (the card only if the delta is unchanged: its results would not be this model's).
     """
     folder = Path(folder)
-    model.save_pretrained(folder, with_code=with_code)
+    model.save_pretrained(folder)
     if model.processor is not None:
         model.processor.save_pretrained(folder)
     elif model.origin is not None:
-        model.origin.fetch_all(PROCESSOR_FILES, folder)
-    name_code(folder, model.with_code)
+        _fetch_all(model.origin, PROCESSOR_FILES, folder)
     if model.card is None and _keeps_card(model, folder):
         card_file = folder / CARD_NAME
         text = retitle(card_file.read_text(encoding="utf-8"), repo_id, model.with_code)
@@ -101,17 +72,49 @@ def _keeps_card(model, folder: Path) -> bool:
     loaded = fetch(model.origin.name_or_path, SAFE_WEIGHTS_NAME, **model.origin.hub_kwargs)
     if read_digests(loaded) != read_digests(folder / SAFE_WEIGHTS_NAME):
         return False
-    return CARD_NAME in model.origin.fetch_all((CARD_NAME, *PICTURES), folder)
+    return CARD_NAME in _fetch_all(model.origin, (CARD_NAME, *PICTURES), folder)
 
 
-def repository_files(folder: str | os.PathLike, with_code: bool = False) -> dict[str, bytes]:
-    """Read the files of `folder` that belong into the Hub repo; anything else there stays home.
+def _fetch_all(origin: Origin, names: Iterable[str], folder: Path) -> list[str]:
+    """Copy those of the files `names` that lie at `origin` into `folder`; returns their names."""
+    names = [name for name in names if name in _listed(origin)]
+    for name in names:
+        shutil.copyfile(fetch(origin.name_or_path, name, **origin.hub_kwargs), folder / name)
+    return names
 
-    Raises DeltaError for a link to a place outside of it.
+
+def _listed(origin: Origin) -> list[str]:
+    subfolder = origin.hub_kwargs.get("subfolder") or ""
+    if os.path.isdir(origin.name_or_path):
+        return os.listdir(Path(origin.name_or_path) / subfolder)
+    listed = HfApi(token=origin.hub_kwargs.get("token")).list_repo_files(
+        origin.name_or_path, revision=origin.hub_kwargs.get("revision")
+    )
+    prefix = f"{subfolder}/" if subfolder else ""
+    return [name.removeprefix(prefix) for name in listed if name.startswith(prefix)]
+
+
+def repository_files(
+    folder: str | os.PathLike, model=None, card_folder: str | os.PathLike | None = None
+) -> dict[str, bytes]:
+    """The files of the Hub repo of a model that is saved in `folder`; anything else there stays home.
+
+    `model`: that model, which says whether the library's code goes along (None: it does not). `card_folder`: where the
+    card and its pictures lie (None: in `folder` too). Raises DeltaError for a link to a place outside of them.
     """
-    names = {*REPOSITORY_FILES, *(code_files() if with_code else ())}
-    files = [file for file in sorted(Path(folder).iterdir()) if file.name in names]
-    return {file.name: inside(file, Path(folder)).read_bytes() for file in files}
+    files = _read(Path(folder), SAVED_FILES) | _read(Path(card_folder or folder), CARD_FILES)
+    if model is None:
+        return files
+    processor = files.get(PROCESSOR_CONFIG)
+    if processor is not None:
+        files[PROCESSOR_CONFIG] = name_code(processor, model.with_code)
+    code = code_files(model.config, processor or b"{}") if model.with_code else {}
+    return files | {name: text.encode() for name, text in code.items()}
+
+
+def _read(folder: Path, names: Iterable[str]) -> dict[str, bytes]:
+    files = [file for file in sorted(folder.iterdir()) if file.name in names]
+    return {file.name: inside(file, folder).read_bytes() for file in files}
 
 
 def upload(

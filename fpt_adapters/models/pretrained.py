@@ -5,42 +5,29 @@ What the models share; the networks themselves are in modeling_fpt.py.
 
 import copy
 import os
-import tempfile
 from collections.abc import Collection, Mapping
-from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from huggingface_hub import CommitInfo
 from torch import Tensor, nn
-from transformers import AutoConfig, BitsAndBytesConfig, PreTrainedConfig, PreTrainedModel
+from transformers import BitsAndBytesConfig, PreTrainedConfig, PreTrainedModel
 from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_NAME
 
 from ..adapters.peft_mixin import PeftMixin
-from ..backbones.activation_checkpointing import check_checkpointable, trains
 from ..backbones.device_maps import DeviceMap
-from ..backbones.policy import GroupCount, apply_policy, backbone_groups, count_by_group, format_table
-from ..backbones.quantized_layers import settle_biases
+from ..backbones.places import backbone_places, own_place
+from ..backbones.policy import apply_policy, backbone_groups
 from ..backbones.structure import device_of, frozen_dtype
 from ..configuration_fpt import FPTConfig
-from ..deltas.file import (
-    DeltaError,
-    check_delta,
-    overlay,
-    persistent_buffers,
-    read_delta,
-    read_json,
-    running_statistics,
-    tensor_digest,
-    warn_of_edits,
-    write_delta,
-)
-from ..hub.card import FPTCard
-from ..hub.code_export import AUTO_MAP, runs_from_repo, write_code
+from ..deltas.errors import DeltaError
+from ..deltas.file import Delta, read_delta, read_json, warn_of_edits
+from ..deltas.tensors import check_delta, overlay, persistent_buffers, running_statistics, tensor_digest
+from ..deltas.writing import write_delta
+from ..hub.auto_map import AUTO_MAP
 from ..hub.download import HUB_KEYS, commit_of, fetch, saying_whose
-from ..hub.repository import Origin, check_shareable, repository_files, upload, write_repository
-from ..rules.quantization import settings_of
+from ..hub.sharing import TAGS, Origin, check_shareable, write_code
 from ..rules.stock_arguments import (
     IGNORED_LOADING,
     IGNORED_SAVING,
@@ -48,15 +35,24 @@ from ..rules.stock_arguments import (
     REFUSED_SAVING,
     take_stock_arguments,
 )
-from ..torch_utils.plain_names import keep_plain_states, named_parameters, plain_module, plain_state
+from ..rules.travelling import TRAVELS
+from ..torch_utils.plain_names import (
+    keep_plain_states,
+    named_buffers,
+    named_parameters,
+    plain_module,
+    plain_name,
+    plain_state,
+)
 from ..torch_utils.sharding import refuse_sharded, written_class
-from .loading import DTYPES, build_base, load_base
-from .saved_backbone import write_backbone
+from .base import DTYPES
+from .loading import load_base
 
 if TYPE_CHECKING:
     from ..adapters.peft_api import PeftConfig
+    from ..backbones.counting import GroupCount
+    from .frozen_base import FrozenBase
 
-BASE_PLACE = "Give from_backbone the base's folder, or its Hub id, such as 'openai-community/gpt2'."
 DELTA_PLACE = "Give from_pretrained the delta's folder, or its Hub id."
 
 
@@ -70,7 +66,7 @@ class FPTPreTrainedModel(PeftMixin, PreTrainedModel):
     accepts_loss_kwargs = True  # the loss divides by Trainer's num_items_in_batch
     headless = False  # whether this is the model without a head
     processor: Any = None  # what makes this model's inputs of raw data; travels with it
-    card: FPTCard | None = None  # what the model card says beyond what the model itself knows
+    card: Any = None  # an `FPTCard`: what the model card says beyond what the model itself knows
     origin: Origin | None = None  # where the delta was loaded from
     trained_groups: dict[str, str]  # of each parameter that the policy trains, by name
     _with_code: bool | None = None
@@ -81,6 +77,7 @@ class FPTPreTrainedModel(PeftMixin, PreTrainedModel):
 
     def __init__(self, config: FPTConfig):
         super().__init__(config)
+        self.register_load_state_dict_pre_hook(_name_places)
         keep_plain_states(self)
 
     def apply_policy(self) -> None:
@@ -88,11 +85,17 @@ class FPTPreTrainedModel(PeftMixin, PreTrainedModel):
         self.main_input_name = self.fpt_model.input_projection.input_name
         trainable = [group for group in self.config.trainable if not (self.headless and group == "output")]
         if self.config.base_quantization is not None:
+            from ..backbones.quantized_layers import settle_biases
+
             settle_biases(self.fpt_model.backbone)
         parameters = named_parameters(self)
         whose = f"the backbone {type(self.fpt_model.backbone).__name__}"
         groups = self.parameter_groups()
         apply_policy(parameters, groups, trainable, whose)
+        if self.fpt_model.shares_base:
+            from ..backbones.sharing import own_weights
+
+            own_weights(self.fpt_model.backbone)
         self.trained_groups = {name: groups[name] for name, parameter in parameters.items() if parameter.requires_grad}
         buffers = running_statistics(self)
         self._base_buffer_digests = {name: tensor_digest(buffer) for name, buffer in buffers.items()}
@@ -119,7 +122,7 @@ class FPTPreTrainedModel(PeftMixin, PreTrainedModel):
     @property
     def with_code(self) -> bool:
         """Whether the library's code is saved beside the delta, for machines that have transformers alone."""
-        return self._with_code if self._with_code is not None else runs_from_repo(written_class(self))
+        return TRAVELS if self._with_code is None else self._with_code
 
     @with_code.setter
     def with_code(self, value: bool) -> None:
@@ -142,7 +145,7 @@ class FPTPreTrainedModel(PeftMixin, PreTrainedModel):
 
     @property
     def _embeddings_name(self) -> str:
-        return "embedding" if self.config.input_type == "tokens" else "projection"
+        return self.fpt_model.input_projection.embeddings_name
 
     # The policy
 
@@ -163,12 +166,16 @@ class FPTPreTrainedModel(PeftMixin, PreTrainedModel):
                 groups[name] = "output"
         return groups
 
-    def count_parameters(self) -> list[GroupCount]:
+    def count_parameters(self) -> "list[GroupCount]":
         """Tensors, parameters and share of the whole for each group, and whether it trains."""
+        from ..backbones.counting import count_by_group
+
         return count_by_group(self, self.parameter_groups())
 
     def print_trainable_parameters(self) -> None:
         """Print the table of parameters by group."""
+        from ..backbones.counting import format_table
+
         print(format_table(self.count_parameters()))
 
     # Activation checkpointing
@@ -176,6 +183,8 @@ class FPTPreTrainedModel(PeftMixin, PreTrainedModel):
     def _set_gradient_checkpointing(self, enable: bool = True, **kwargs: Any) -> None:
         """What transformers calls to turn it on or off (no public hook is in all its versions): check it first."""
         if enable:
+            from ..backbones.activation_checkpointing import check_checkpointable, trains
+
             backbone, projection = self.fpt_model.backbone, self.get_input_embeddings()
             check_checkpointable(backbone)
             if trains(backbone) and not trains(projection):
@@ -201,7 +210,7 @@ class FPTPreTrainedModel(PeftMixin, PreTrainedModel):
     @classmethod
     def from_backbone(
         cls,
-        name_or_path: str | os.PathLike | PreTrainedConfig,
+        name_or_path: "str | os.PathLike | FrozenBase | PreTrainedConfig",
         config: FPTConfig | None = None,
         *,
         base_model: str | None = None,
@@ -218,7 +227,8 @@ class FPTPreTrainedModel(PeftMixin, PreTrainedModel):
     ):
         """Build an untrained model on a backbone.
 
-        `name_or_path`: a Hub id, a local folder, or (for `backbone_init="random"`) a transformers configuration.
+        `name_or_path`: a Hub id, a local folder, a `FrozenBase` that models share, or (for `backbone_init="random"`) a
+        transformers configuration.
         `config` or `fields`: an `FPTConfig` (copied), or its fields, such as `input_type="images"`.
         `base_model`: the Hub id that a local folder is a copy of; a path itself is never written into the config, so
         without it a loader must be told `base_model_name_or_path`.
@@ -234,43 +244,23 @@ class FPTPreTrainedModel(PeftMixin, PreTrainedModel):
         field, OSError where the backbone cannot be found, ImportError to quantise without bitsandbytes, RuntimeError
         under `torch.device("meta")` or accelerate's `init_empty_weights`.
         """
-        fields = take_stock_arguments(fields, IGNORED_LOADING, {})
-        if config is not None and fields:
-            raise TypeError(f"Give from_backbone either a config or fields; got a config and {sorted(fields)}.")
-        hub_kwargs: dict[str, Any] = {"token": token, "cache_dir": cache_dir, "local_files_only": local_files_only}
-        commit = None
-        if isinstance(name_or_path, PreTrainedConfig):
-            base_config, source = name_or_path, None
-        else:
-            source = os.fspath(name_or_path)
-            with saying_whose(source, f"the base {source!r}", BASE_PLACE):
-                if not os.path.isdir(source):
-                    commit = commit_of(fetch(source, CONFIG_NAME, revision=revision, **hub_kwargs))
-                    base_model, hub_kwargs["revision"] = base_model or source, commit
-                config_file = fetch(source, CONFIG_NAME, **hub_kwargs)
-                base_config = AutoConfig.from_pretrained(config_file.parent, trust_remote_code=False)
-            if isinstance(base_config, FPTConfig):
-                raise ValueError(f"{source!r} holds a delta, no base: load it with from_pretrained.")
-        if config is None:
-            fields.setdefault("base_model_config", base_config)
-            config = FPTConfig(**fields)
-        else:
-            config = copy.deepcopy(config)
-            config.base_model_config = config.base_model_config or copy.deepcopy(base_config)
-        if quantization_config is not None:
-            config.base_quantization = settings_of(quantization_config)
-        config.base_model, config.base_model_revision = base_model, commit
-        config.base_model_config.name_or_path = base_model or ""  # and never a local path
-        config.base_model_fingerprint = None
-        config.check()
-        if source is None and config.backbone_init != "random":
-            raise ValueError(
-                f"A configuration holds no weights for backbone_init={config.backbone_init!r}: give from_backbone a "
-                "Hub id or a folder, or write backbone_init='random'."
-            )
-        build = (config, source, dtype, attn_implementation, hub_kwargs, device_map, peft_config)
-        with nullcontext() if source is None else saying_whose(source, f"the base {source!r}", BASE_PLACE):
-            base = build_base(*build)
+        from .untrained import untrained_base
+
+        base = untrained_base(
+            name_or_path,
+            config,
+            fields,
+            base_model=base_model,
+            revision=revision,
+            token=token,
+            cache_dir=cache_dir,
+            local_files_only=local_files_only,
+            dtype=dtype,
+            attn_implementation=attn_implementation,
+            quantization_config=quantization_config,
+            device_map=device_map,
+            peft_config=peft_config,
+        )
         model = cls(base.config, base)
         model._join_devices()
         return model
@@ -281,7 +271,7 @@ class FPTPreTrainedModel(PeftMixin, PreTrainedModel):
         pretrained_model_name_or_path: str | os.PathLike,
         *,
         config: FPTConfig | None = None,
-        base_model_name_or_path: str | os.PathLike | None = None,
+        base_model_name_or_path: "str | os.PathLike | FrozenBase | None" = None,
         dtype: torch.dtype | str | None = None,
         attn_implementation: str | None = None,
         quantization_config: BitsAndBytesConfig | dict[str, Any] | Literal[False] | None = None,
@@ -292,7 +282,8 @@ class FPTPreTrainedModel(PeftMixin, PreTrainedModel):
         """Load base and delta, checked: the base's fingerprint, and every tensor of the delta.
 
         `pretrained_model_name_or_path`: the delta's folder or Hub id. `base_model_name_or_path`: where the base is,
-        instead of the Hub id and commit that the delta names; its weights must be the same. `dtype`: to keep the
+        instead of the Hub id and commit that the delta names, or a `FrozenBase` that several models share; its weights
+        must be the same. `dtype`: to keep the
         frozen weights in (None: as in training). `quantization_config`: how to quantise them (None: as in training;
         False: not at all). `device_map`: as for `from_backbone`. `kwargs`: `revision`, `subfolder`, `token` and the
         like for the delta (of these, only `cache_dir` and `local_files_only` also serve the base), and fields of
@@ -318,22 +309,26 @@ class FPTPreTrainedModel(PeftMixin, PreTrainedModel):
             raise DeltaError(
                 f"{source!r} holds no delta, but a model of type {kind!r:.60}: from_backbone builds on it."
             )
-        tensors, values = read_delta(delta_file, config_file)  # before the base, which is large
+        delta = read_delta(delta_file, config_file)  # before the base, which is large
         if config is None:
-            config, kwargs = FPTConfig.from_dict(values, return_unused_kwargs=True, **kwargs)
+            config, kwargs = FPTConfig.from_dict(delta.values, return_unused_kwargs=True, **kwargs)
         elif config.name_or_path == source:
-            config = config.carried_over(values)
-        warn_of_edits(config_file, delta_file, values)
+            config = config.carried_over(delta.values)
+        warn_of_edits(config_file, delta_file, delta.values)
         if kwargs:
             raise TypeError(f"from_pretrained does not know {', '.join(sorted(kwargs))}.")
         config = copy.deepcopy(config)
         if quantization_config is not None:
-            config.base_quantization = settings_of(quantization_config) if quantization_config else None
+            config.base_quantization = None
+        if quantization_config:
+            from ..rules.quantization import settings_of
+
+            config.base_quantization = settings_of(quantization_config)
         config.check()
         base = load_base(config, base_model_name_or_path, dtype, attn_implementation, hub_kwargs, device_map)
         with torch.device("meta"):  # nothing is drawn for the new modules: the delta fills them all
             model = cls(base.config, base)
-        model._load_delta(tensors, delta_file)
+        model._load_delta(delta, delta_file)
         model._join_devices()
         model.name_or_path = model.config.name_or_path = source
         model.origin = Origin(source, hub_kwargs)
@@ -352,12 +347,13 @@ class FPTPreTrainedModel(PeftMixin, PreTrainedModel):
         if len({parameter.device for parameter in parameters.values()}) > 1:
             self.hf_device_map = {name: parameter.device for name, parameter in parameters.items()}
 
-    def _load_delta(self, tensors: dict[str, Tensor], file: str | os.PathLike) -> None:
-        prefix = self.base_model_prefix + "."
-        if self.headless and any(name.startswith(prefix) for name in tensors):
-            tensors = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
-        elif not self.headless and not any(name.startswith(prefix) for name in tensors):
+    def _load_delta(self, delta: Delta, file: str | os.PathLike) -> None:
+        headless = delta.without_head()
+        if self.headless:
+            delta = headless
+        elif delta.tensors.keys() == headless.tensors.keys():
             raise DeltaError(f"{file} holds an FPTModel without a head: load it with AutoModel.")
+        tensors = delta.by_name(self.tensor_places(), file)
         parameters, buffers = named_parameters(self), running_statistics(self)
         check_delta(tensors, self._delta_parameters(parameters), buffers, file)
         overlay(self, tensors)
@@ -393,6 +389,15 @@ class FPTPreTrainedModel(PeftMixin, PreTrainedModel):
             tensors = {name: state_dict[name].to(dtype) for name, dtype in dtypes.items()}
         return tensors
 
+    def tensor_places(self) -> dict[str, str]:
+        """What each parameter, and each buffer that training changes, is called in a delta's file, by name."""
+        prefix, groups = self.backbone_prefix, self.parameter_groups()
+        groups |= dict.fromkeys(running_statistics(self), "statistics")
+        own = {name: own_place(name.removeprefix(self._prefix)) for name in groups if not name.startswith(prefix)}
+        within = {name.removeprefix(prefix): group for name, group in groups.items() if name.startswith(prefix)}
+        places = backbone_places(self.fpt_model.backbone, within)
+        return own | {prefix + name: place for name, place in places.items()}
+
     def save_pretrained(
         self,
         save_directory: str | os.PathLike,
@@ -426,24 +431,35 @@ class FPTPreTrainedModel(PeftMixin, PreTrainedModel):
         if with_code is not None:
             self.with_code = with_code
         if is_main_process:
-            tensors = self.delta_tensors(state_dict)
-            refuse_sharded(tensors)
-            infinite = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
-            if infinite:
-                raise ValueError(f"{infinite[0]} is not finite: training diverged, and nothing was saved.")
-            self._ignore_on_save(tensors)
-            if state_dict is None or len(state_dict) > len(tensors):  # back ends that cast as they train give no more
-                self.note_dtype()
-            self.config.architectures = [written_class(self).__name__]
-            vars(self.config).pop("auto_map", None)
+            write_delta(save_directory, self.config, self._to_write(state_dict))
             if self.with_code:
-                self.config.auto_map = dict(AUTO_MAP)
-            write_delta(save_directory, self.config, tensors)
-            if self.with_code:
-                write_code(save_directory)
+                write_code(save_directory, self.config)
         if push_to_hub:
             repo_id = push_kwargs.pop("repo_id", Path(save_directory).name)
             self.push_to_hub(repo_id, token=token, **push_kwargs)
+
+    def delta_bytes(self, state_dict: Mapping[str, Tensor] | None = None) -> int:
+        """How large the `model.safetensors` is that `save_pretrained` would write. Raises ValueError as that does."""
+        from ..deltas.size import delta_bytes
+
+        return delta_bytes(self.config, self._to_write(state_dict))
+
+    def _to_write(self, state_dict: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
+        """The delta's tensors by place, checked; the configuration then says what belongs to them."""
+        tensors = self.delta_tensors(state_dict)
+        refuse_sharded(tensors)
+        infinite = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
+        if infinite:
+            raise ValueError(f"{infinite[0]} is not finite: training diverged, and nothing was saved.")
+        self._ignore_on_save(tensors)
+        if state_dict is None or len(state_dict) > len(tensors):  # back ends that cast as they train give no more
+            self.note_dtype()
+        self.config.architectures = [written_class(self).__name__]
+        vars(self.config).pop("auto_map", None)
+        if self.with_code:
+            self.config.auto_map = dict(AUTO_MAP)
+        places = self.tensor_places()
+        return {places[name]: tensor for name, tensor in tensors.items()}
 
     def note_dtype(self) -> None:
         """Write into the configuration the dtype that the frozen weights have now: `half()` may have cast them."""
@@ -464,6 +480,8 @@ class FPTPreTrainedModel(PeftMixin, PreTrainedModel):
         Raises ValueError for a folder that holds something, weights that are empty (sharded, and not gathered) or not
         finite, and a backbone that is a part of a model (an image model's layers, BART's encoder).
         """
+        from .saved_backbone import write_backbone
+
         if is_main_process:
             write_backbone(plain_module(self.fpt_model.backbone), self.config, save_directory)
 
@@ -485,20 +503,36 @@ class FPTPreTrainedModel(PeftMixin, PreTrainedModel):
 
         The repo is made if missing. `with_code` and `max_shard_size`: as for `save_pretrained`; `tags`: for the card;
         the others are those of every transformers model. Processor and card are `self.processor` and `self.card`
-        (FPTTrainer sets both), or those that lay beside the delta this model was loaded from.
+        (FPTTrainer sets both), or those that lay beside the delta this model was loaded from. A model that runs from a
+        repo's own code uploads configuration, delta and code, and transformers' own card.
 
         Raises ValueError, before anything is sent, for a base that has no Hub id; the Hub client's errors.
         """
         check_shareable(self.config)
-        with tempfile.TemporaryDirectory() as folder:
-            write_repository(self, folder, repo_id, with_code, tags)
-            return upload(
-                repository_files(folder, self.with_code),
-                repo_id,
-                commit_message=commit_message,
-                commit_description=commit_description,
-                private=private,
-                token=token,
-                revision=revision,
-                create_pr=create_pr,
-            )
+        if with_code is not None:
+            self.with_code = with_code
+        commit = {
+            "commit_message": commit_message,
+            "commit_description": commit_description,
+            "private": private,
+            "token": token,
+            "revision": revision,
+            "create_pr": create_pr,
+        }
+        if TRAVELS:
+            return super().push_to_hub(repo_id, tags=[*TAGS, *(tags or ())], **commit)
+        from ..hub.repository import push
+
+        return push(self, repo_id, tags, **commit)
+
+
+def _name_places(model: FPTPreTrainedModel, state_dict: dict[str, Tensor], prefix: str, *_) -> None:
+    """Before `load_state_dict`: give the tensors of a delta's file, as Trainer reads one, their names in the model."""
+    known = {*named_parameters(model, remove_duplicate=False), *named_buffers(model)}
+    others = [
+        key for key in state_dict if key.startswith(prefix) and plain_name(key.removeprefix(prefix)) not in known
+    ]
+    names = {place: name for name, place in model.tensor_places().items()} if others else {}
+    for key in others:
+        place = key.removeprefix(prefix)
+        state_dict[prefix + names.get(place, place)] = state_dict.pop(key)

@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 from transformers import MODEL_FOR_TEXT_ENCODING_MAPPING, MODEL_MAPPING, PreTrainedConfig, PreTrainedModel
 
-from ..backbones.quantized_layers import is_quantized
-from ..backbones.structure import POSITION_TABLES
+from ..backbones.structure import POSITION_TABLES, is_quantized
 from ..configuration_fpt import FPTConfig
 from ..deltas.disk import new_folder, size_of
 from ..rules.depth import first_layers

@@ -13,17 +13,15 @@ from typing import Any
 from huggingface_hub.errors import StrictDataclassError
 from transformers import CONFIG_MAPPING, PreTrainedConfig
 
+from .extents import MAX_DEPTH, MAX_LABELS, check_extent, check_integers, is_integer
+from .travelling import TRAVELS
+
 DTYPES = ("float32", "bfloat16", "float16")
 SHOWN = 200  # characters of a value that a message repeats
 MOST_MESSAGE = 1000  # characters of a message of huggingface_hub's
-MOST_PLACE = 100  # characters of the path of a value
-MAX_DEPTH = 8  # dicts and lists inside each other; the configurations of transformers' own models go to 4
+
+
 MAX_LAYERS = 512  # of one kind: transformers makes lists of that length as it reads the number; deep models have 200
-MAX_LABELS = 2**17  # transformers makes a dict of that many entries as it reads their number, and copies it often
-MAX_VALUES = 2**13  # in a configuration beside its labels; each is copied a dozen times while a model is built
-# All integers added up, because code loops over some of them and nothing tells which. Vocabularies and context lengths
-# are the largest, 10**7 at most; one family has a hashed vocabulary of 2 * 10**7.
-MAX_INTEGERS = 2**25
 # Which attention or experts run: a name with a slash is a repo on the Hub, whose code would be fetched and run.
 IMPLEMENTATIONS = ("attn_implementation", "experts_implementation")
 # What makes transformers load, import or replace more than a model's own weights.
@@ -44,7 +42,6 @@ LOADS_MORE = (
     "use_timm_backbone",
 )
 UNFIT = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError)
-LABELS = ("id2label", "label2id")
 # What a backbone without a head does not read, or what the library fills in.
 BOOKKEEPING = (
     "auto_map",
@@ -80,41 +77,13 @@ def build_config(values: dict, config_class: type[PreTrainedConfig]) -> PreTrain
 
     Raises ValueError for what chooses code or files, and for sizes that no model has.
     """
-    check_extent(values, "base_model_config", MAX_DEPTH, BOOKKEEPING)
+    if not TRAVELS:
+        check_extent(values, "base_model_config", MAX_DEPTH, BOOKKEEPING)
     cleaned = _clean(values, "base_model_config", config_class)
-    integers = list(_integers(cleaned))
-    if sum(abs(value) for _, value in integers) > MAX_INTEGERS:
-        name, value = max(integers, key=lambda item: abs(item[1]))
-        raise ValueError(
-            f"base_model_config is of no real model: its integers add up to more than {MAX_INTEGERS}, the largest is "
-            f"{name:.60}={short(value)}. Give the backbone's own configuration."
-        )
+    if not TRAVELS:
+        check_integers(cleaned)
     with said_shortly(), refusing_unfit(config_class):
         return config_class(**{name: value for name, value in cleaned.items() if name != "model_type"})
-
-
-def check_extent(values: dict, place: str, most_depth: int, uncounted: tuple[str, ...] = LABELS) -> None:
-    """Raise ValueError for more values, or deeper ones, than a configuration has.
-
-    Fields `uncounted` may have as many as there can be labels.
-    """
-    count, most, inside = 0, (0, place), [(0, place, values, True)]
-    while inside:
-        depth, place, one, counts = inside.pop()
-        if depth > most_depth:
-            raise ValueError(f"{place} is nested more than {MAX_DEPTH} levels deep, as no model's configuration is.")
-        if counts or len(one) > MAX_LABELS:
-            count, most = count + len(one), max(most, (len(one), place))
-        if count > MAX_VALUES:
-            raise ValueError(
-                f"A configuration has at most {MAX_VALUES} values beside its labels, but this one has more, {most[0]} "
-                f"of them in {most[1]}: leave out what is none of its fields."
-            )
-        named = one.items() if isinstance(one, dict) else ((None, value) for value in one)
-        for name, value in named:
-            if isinstance(value, (dict, list, tuple)):
-                where = place if name is None else f"{place[:MOST_PLACE]}.{name!s:.60}"
-                inside.append((depth + 1, where, value, name not in uncounted))
 
 
 @contextlib.contextmanager
@@ -165,7 +134,7 @@ def _check(name: str, value: Any, place: str) -> None:
         )
     if name == "model_type" and (value == "fpt" or str(value).startswith("timm")):
         raise ValueError(f"{place} has model_type={short(value)}, which is no backbone: name another model's.")
-    if ("layers" in name or name == "n_layer") and _is_integer(value) and value > MAX_LAYERS:
+    if ("layers" in name or name == "n_layer") and is_integer(value) and value > MAX_LAYERS:
         raise ValueError(f"{place} has {name:.60}={short(value)}, but no backbone has more than {MAX_LAYERS} layers.")
 
 
@@ -210,34 +179,6 @@ def check_labels(id2label: Any, label2id: Any) -> None:
         well_formed = all(isinstance(name, str) and str(number).isdecimal() for number, name in labels)
         if not well_formed or not 1 <= len(labels) <= MAX_LABELS:
             raise ValueError(f"{field} is a dict of label numbers and names, 1 to {MAX_LABELS}; got {short(value)}.")
-
-
-def _integers(values: Any, place: str = "") -> Iterator[tuple[str, int]]:
-    if isinstance(values, dict):
-        for name, value in values.items():
-            if "theta" not in str(name):  # a rotary base, which counts nothing: 10**8 and more
-                yield from _integers(value, str(name))
-    elif isinstance(values, list):
-        for value in values:
-            yield from _integers(value, place)
-    elif _is_integer(values):
-        yield place, values
-
-
-def differing_integers(one: Any, other: Any, place: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """Where two configurations, as dicts, hold different integers: the name and both values.
-
-    Names that only one of them has do not count: they are no fields of the class.
-    """
-    if isinstance(one, dict) and isinstance(other, dict):
-        for name in [name for name in one if name in other]:
-            yield from differing_integers(one[name], other[name], str(name))
-    elif one != other and float not in (type(one), type(other)) and [*_integers(one), *_integers(other)]:
-        yield place, one, other
-
-
-def _is_integer(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def short(value: Any) -> str:

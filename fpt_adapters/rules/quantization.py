@@ -31,7 +31,7 @@ CHOICES = {
 MOST_THRESHOLD = 10**4  # of an activation that counts as an outlier, where 6 is usual
 
 
-def checked_settings(values: dict[str, Any]) -> dict[str, Any]:
+def checked_quantization(values: dict[str, Any]) -> dict[str, Any]:
     """The settings that `values` mean, written out: `load_in_8bit` or `load_in_4bit`, and all that goes with it.
 
     Raises ValueError for anything but 8 or 4 bits, for a name that does not go with them, and for a value that is none
@@ -43,7 +43,7 @@ def checked_settings(values: dict[str, Any]) -> dict[str, Any]:
     settings = {widths[0]: True} | SETTINGS[widths[0]]
     for name, value in values.items():
         if name in settings:
-            _check_value(name, value)
+            _check_setting(name, value)
             settings[name] = value
         elif value is not False or name not in SETTINGS:
             raise ValueError(
@@ -53,7 +53,7 @@ def checked_settings(values: dict[str, Any]) -> dict[str, Any]:
     return settings
 
 
-def _check_value(name: str, value: Any) -> None:
+def _check_setting(name: str, value: Any) -> None:
     if name == "llm_int8_threshold":
         if type(value) not in (int, float) or not 0 <= value <= MOST_THRESHOLD:
             raise ValueError(f"{name} is a number from 0 to {MOST_THRESHOLD}; got {short(value)}.")
@@ -77,7 +77,7 @@ def settings_of(quantization_config: BitsAndBytesConfig | dict[str, Any]) -> dic
             f"quantization_config is a transformers.BitsAndBytesConfig, with load_in_8bit or load_in_4bit; got the "
             f"method {short(method)}: quantise with bitsandbytes, or write dtype='bfloat16'."
         )
-    return checked_settings({name: value for name, value in values.items() if not name.startswith("_")})
+    return checked_quantization({name: value for name, value in values.items() if not name.startswith("_")})
 
 
 def bitsandbytes_config(settings: dict[str, Any]) -> BitsAndBytesConfig:

@@ -13,7 +13,7 @@ import torch
 from torch.utils.data import Dataset
 from transformers import EvalPrediction
 
-from ..heads.heads import IGNORED_LABEL
+from ..heads.problems import IGNORED_LABEL
 from ..inputs.feature_extraction_fpt import FPTFeatureExtractor
 from ..modeling_fpt import FPTForTokenClassification
 from .draws import check_at_least, random_stream, random_words, split_sizes

@@ -6,7 +6,7 @@ import datasets
 import evaluate
 import numpy as np
 
-from ..heads.heads import IGNORED_LABEL
+from ..heads.problems import IGNORED_LABEL
 
 
 class Accuracy(evaluate.Metric):

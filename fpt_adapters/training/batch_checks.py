@@ -15,7 +15,7 @@ from ..configuration_fpt import FPTConfig
 from ..models.pretrained import FPTPreTrainedModel
 from .label_checks import LabelRule, Wrong, raw_labels
 
-PER_TOKEN = {"tokens": "input_ids", "values": "input_values"}  # inputs of which each step is a token
+SEQUENCES = ("input_ids", "input_values")  # arguments of which an example has one step after the other
 ROW = " This is row "  # what messages name it by
 SEARCHED = 60  # seconds that a wrong row is looked for, at most
 
@@ -71,8 +71,10 @@ class CheckedCollator:
         return self.rule.first_wrong(labels)
 
     def _wrong_length(self, batch: dict[str, Tensor]) -> Wrong | None:
-        name, labels = PER_TOKEN.get(self.config.input_type), batch.get("labels")
-        if self.rule is None or not self.rule.each or name not in batch or not isinstance(labels, Tensor):
+        name, labels = self.config.input.argument, batch.get("labels")
+        if not self.config.input.step_is_token or name not in batch or not isinstance(labels, Tensor):
+            return None
+        if self.rule is None or not self.rule.per_token:
             return None
         problem = _unlabelled_tokens(labels, batch[name].shape[1])
         return None if problem is None else Wrong(0, problem)
@@ -90,7 +92,7 @@ def _unlabelled_tokens(labels: Tensor, tokens: int) -> str | None:
 
 def _lengths(features: Sequence[Any]) -> list[int]:
     """The lengths of the inputs of examples; empty where they have none."""
-    inputs = [example.get(name) for example in features if isinstance(example, Mapping) for name in PER_TOKEN.values()]
+    inputs = [example.get(name) for example in features if isinstance(example, Mapping) for name in SEQUENCES]
     return [len(one) for one in inputs if isinstance(one, (Sequence, np.ndarray, Tensor))]
 
 
@@ -157,9 +159,10 @@ def check_first_batch(
     device = next(projection.parameters()).device
     mask = batch.get("attention_mask")
     projection.eval()  # so that its dropout draws nothing
-    embeds, _ = projection(batch[projection.input_name].to(device), None if mask is None else mask.to(device))
+    encoded = projection(batch[projection.input_name].to(device), None if mask is None else mask.to(device))
     projection.train(model.training)
-    if rule is not None and rule.each and (problem := _unlabelled_tokens(batch["labels"], embeds.shape[1])):
+    tokens = encoded.states.shape[1]
+    if rule is not None and rule.per_token and (problem := _unlabelled_tokens(batch["labels"], tokens)):
         raise ValueError(f"{problem.capitalize()}.")
 
 

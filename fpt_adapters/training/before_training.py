@@ -11,8 +11,9 @@ from transformers import Trainer, TrainingArguments
 
 from ..configuration_fpt import PARAMETER_GROUPS
 from ..deltas.disk import refuse_full_disk, size_of
-from ..deltas.file import refuse_foreign
-from ..hub.repository import check_shareable, repository_files
+from ..deltas.writing import refuse_foreign
+from ..hub.repository import repository_files
+from ..hub.sharing import check_shareable
 from ..models.pretrained import FPTPreTrainedModel
 from ..torch_utils.plain_names import named_parameters, plain_module
 from .data_checks import check_data

@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 
 from ..backbones.building import DROPOUT_FIELDS
 from ..backbones.structure import output_width
-from ..heads.heads import IGNORED_LABEL
+from ..heads.problems import IGNORED_LABEL
 from ..models.pretrained import FPTPreTrainedModel
 from .batch_checks import is_held
 from .epochs import epoch_setter

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 from transformers import default_data_collator
 
-from ..heads.heads import IGNORED_LABEL
+from ..heads.problems import IGNORED_LABEL
 from ..models.pretrained import FPTPreTrainedModel
 from ..rules.limits import MEMORY
 from .batch_checks import CheckedCollator, naming_the_row

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset
 from transformers import Trainer, default_data_collator
 from transformers.trainer_utils import IntervalStrategy
 
-from ..heads.heads import problem_type_of
+from ..heads.problems import problem_type_of
 from .batch_checks import CheckedCollator, check_first_batch, is_held, naming_the_row
 from .cached_features import CachedFeatures, check_features
 from .label_checks import LabelRule, check_labels_at_hand

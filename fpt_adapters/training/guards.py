@@ -4,7 +4,7 @@ import torch
 from transformers import TrainerCallback
 from transformers.utils import logging
 
-from ..deltas.file import tensor_digest
+from ..deltas.tensors import tensor_digest
 from ..models.pretrained import FPTPreTrainedModel
 from ..torch_utils.plain_names import named_parameters
 from .saving import gather

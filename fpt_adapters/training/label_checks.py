@@ -16,12 +16,12 @@ from transformers import DataCollatorWithPadding, DefaultDataCollator, default_d
 from transformers.trainer_utils import RemoveColumnsCollator
 from transformers.utils import logging
 
-from ..heads.heads import IGNORED_LABEL
+from ..heads.head import TOKENS as ANY  # a length that the data decides
+from ..heads.problems import IGNORED_LABEL
 
 logger = logging.get_logger(__name__)
 
 LABEL_NAMES = ("labels", "label", "label_ids")  # that transformers' collators read, the first of them first
-ANY = -1  # a length that the data decides
 FILL_IN = f"fill it in, drop the row, or write {IGNORED_LABEL} where nothing is to be learned"
 ROUNDING = 1e-6  # by which a share of 1 may be over it, as float32 has it
 NUMBERS = "biuf"  # kinds of NumPy's types
@@ -41,14 +41,18 @@ class LabelRule:
 
     problem_type: str | None
     num_labels: int
-    each: tuple[int, ...]  # the shape of a row's answers: () for one, (ANY,) or (ANY, labels_per_token) for tokens
+    each: tuple[int, ...]  # the shape of a row's answers: see `Head.shape_of_answers`
 
     @classmethod
     def of(cls, model) -> "LabelRule":
         """The rule of a model with a head."""
         config = model.config
-        each = (ANY, config.labels_per_token)[: 1 + (config.labels_per_token > 1)] if model.per_token else ()
-        return cls(config.problem_type, config.num_labels, each)
+        return cls(config.problem_type, config.num_labels, model.head_type.shape_of_answers(config))
+
+    @property
+    def per_token(self) -> bool:
+        """Whether a row has as many answers as it has tokens."""
+        return ANY in self.each
 
     def first_wrong(self, labels: Sequence[Any] | np.ndarray | Tensor) -> Wrong | None:
         """Look at labels, one row each: numbers, arrays, tensors or lists. None: all are right."""

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 from transformers import Trainer
 from transformers.utils import logging
 
-from ..deltas.file import running_statistics
+from ..deltas.tensors import running_statistics
 from ..models.pretrained import FPTPreTrainedModel
 from ..torch_utils.plain_names import plain_name
 from ..torch_utils.sharding import is_sharded

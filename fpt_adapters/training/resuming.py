@@ -12,7 +12,9 @@ from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_NAME, logging
 
-from ..deltas.file import DeltaError, check_delta, read_delta, read_json, running_statistics
+from ..deltas.errors import DeltaError
+from ..deltas.file import read_delta, read_json
+from ..deltas.tensors import check_delta, running_statistics
 from ..models.pretrained import FPTPreTrainedModel
 
 logger = logging.get_logger(__name__)
@@ -81,9 +83,9 @@ def check_checkpoint(folder: Path, model: FPTPreTrainedModel) -> None:
     if lacking is not None:
         raise DeltaError(f"{folder} is no checkpoint of this model: it has no {lacking}.")
     read_json(folder / CONFIG_NAME)  # which Trainer reads too
-    tensors, saved = read_delta(folder / SAFE_WEIGHTS_NAME, folder / CONFIG_NAME)
-    _check_config(folder, saved, model)
-    check_delta(tensors, model.delta_tensors(), running_statistics(model), folder)
+    delta = read_delta(folder / SAFE_WEIGHTS_NAME, folder / CONFIG_NAME)
+    _check_config(folder, delta.values, model)
+    check_delta(delta.by_name(model.tensor_places(), folder), model.delta_tensors(), running_statistics(model), folder)
 
 
 def _check_config(folder: Path, saved: dict[str, Any], model: FPTPreTrainedModel) -> None:

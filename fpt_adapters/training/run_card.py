@@ -6,7 +6,6 @@ import importlib.util
 import io
 import os
 import platform
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,9 +20,10 @@ from transformers.utils import logging
 
 from ..analysis.pictures import confusion_matrix, learning_curves
 from ..configuration_fpt import FPTConfig
-from ..hub.card import CARD_NAME, FPTCard, SplitResult, auto_class
-from ..hub.card_metrics import NO_METRICS, main_metric, mean_floors, metric_name
-from ..hub.card_numbers import confusion_of, delta_size, numbers_of
+from ..hub.card import CARD_NAME, FPTCard, SplitResult
+from ..hub.card_metrics import NO_METRICS, main_metric, metric_name
+from ..hub.card_model import auto_class
+from ..hub.card_numbers import delta_size, numbers_of
 from ..hub.repository import PICTURES
 from ..models.pretrained import FPTPreTrainedModel
 from ..version import __version__
@@ -92,10 +92,10 @@ class RunCard:
         if not metrics or not self.records:
             return
         split = SPLIT_NAMES.get(prefix, prefix)
-        floors = trainer.floors.get(split)
+        floors, head = trainer.floors.get(split), trainer.model.head_type
         if floors is None:
-            floors = mean_floors(output.predictions, output.label_ids, metrics) or None
-        counts = confusion_of(output.predictions, output.label_ids, trainer.model.config)
+            floors = head.floors(output.predictions, output.label_ids, metrics) or None
+        counts = head.confusion(output.predictions, output.label_ids, trainer.model.config)
         trainer.card.results[split] = SplitResult(split, output.num_samples, metrics, floors, counts)
         self.steps[split] = trainer.state.global_step
 
@@ -124,11 +124,8 @@ class RunCard:
                 raise TypeError(f"FPTCard has no field {name!r}; its fields: {', '.join(sorted(known))}.")
             setattr(trainer.card, name, value)
         delta = trainer.gather_delta()
-        if not trainer.is_world_process_zero():
-            return
-        with tempfile.TemporaryDirectory() as trial:
-            trainer.accelerator.unwrap_model(trainer.model).save_pretrained(trial, state_dict=delta)
-            self.write(trainer, delta_size(trial))
+        if trainer.is_world_process_zero():
+            self.write(trainer, trainer.accelerator.unwrap_model(trainer.model).delta_bytes(delta))
 
     def write(self, trainer: Trainer, size: int | None) -> bool:
         """`size`: bytes of the delta. Returns whether the card was written: somebody's own text stays."""

@@ -14,8 +14,8 @@ from transformers.trainer_utils import HubStrategy
 from transformers.utils import PushInProgress, logging
 
 from ..hub.card_numbers import delta_size
-from ..hub.code_export import name_code
-from ..hub.repository import check_shareable, repository_files, upload
+from ..hub.repository import repository_files, upload
+from ..hub.sharing import check_shareable
 
 logger = logging.get_logger(__name__)
 
@@ -39,7 +39,8 @@ class Uploads:
         if not trainer.is_world_process_zero():
             return None
         trainer._finish_current_push()
-        return self._start(trainer, files_to_upload(trainer, Path(trainer.args.output_dir)), message, token, revision)
+        files = repository_files(trainer.args.output_dir, trainer.accelerator.unwrap_model(trainer.model))
+        return self._start(trainer, files, message, token, revision)
 
     def _start(
         self, trainer: Trainer, files: dict[str, bytes], message: str, token: str | None, revision: str | None
@@ -59,20 +60,14 @@ class Uploads:
         report_failed_uploads(trainer)
         trainer.callback_handler.on_push_begin(args, trainer.state, trainer.control)
         trainer.run_card.write(trainer, delta_size(folder))
-        files = files_to_upload(trainer, folder) | _state_files(trainer, folder)
+        model = trainer.accelerator.unwrap_model(trainer.model)
+        files = repository_files(folder, model, card_folder=args.output_dir) | _state_files(trainer, folder)
         message = f"Training in progress, step {trainer.state.global_step}"
         job = self._start(trainer, files, message, args.hub_token, args.hub_revision)
         if busy:
             running.jobs.append(job)
         else:
             trainer.push_in_progress = PushInProgress([job])
-
-
-def files_to_upload(trainer: Trainer, folder: Path) -> dict[str, bytes]:
-    """What the Hub repo holds: of `args.output_dir`, where the card is, and of the saved model in `folder`."""
-    model = trainer.accelerator.unwrap_model(trainer.model)
-    name_code(folder, model.with_code)
-    return repository_files(trainer.args.output_dir) | repository_files(folder, model.with_code)
 
 
 def report_failed_uploads(trainer: Trainer) -> None:

@@ -197,9 +197,9 @@ def test_what_is_no_map_is_refused(attentions, message, make_model, monkeypatch)
     forward = model.encode
 
     def encode(**inputs):
-        output, mask = forward(**inputs)
-        output.attentions = [a[..., :5] for a in output.attentions] if attentions == "window" else attentions
-        return output, mask
+        encoded = forward(**inputs)
+        encoded.attentions = [a[..., :5] for a in encoded.attentions] if attentions == "window" else attentions
+        return encoded
 
     monkeypatch.setattr(model, "encode", encode)
     with pytest.raises(ValueError, match=message):

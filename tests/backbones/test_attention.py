@@ -8,7 +8,8 @@ from conftest import HEADS, LAYERS, TINY_BACKBONES, since, tiny_config
 from transformers import AttentionInterface, AutoModel, AutoModelForSequenceClassification
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from fpt_adapters import FPTConfig, FPTForSequenceClassification, FPTModel, attention
+from fpt_adapters import FPTConfig, FPTForSequenceClassification, FPTModel
+from fpt_adapters.backbones.cpu import attention
 from fpt_adapters.backbones.cpu.attention import attention_forward
 
 OWN = [name for name in TINY_BACKBONES if name not in ("longformer", "openai-gpt", "t5")]  # the rest have their own

@@ -43,8 +43,8 @@ from fpt_adapters import (
 from fpt_adapters.backbones.baselines.modeling_identity import IdentityConfig
 from fpt_adapters.backbones.baselines.modeling_lstm import LSTMConfig
 from fpt_adapters.backbones.building import build_backbone
+from fpt_adapters.backbones.causality import is_causal
 from fpt_adapters.backbones.fingerprints import BY_LAYER, BY_NAME, fingerprints
-from fpt_adapters.backbones.structure import is_causal
 
 FAMILIES = sorted(TINY_BACKBONES)
 TEXT_FAMILIES = [name for name in FAMILIES if name not in IMAGE_BACKBONES]  # test_image_backbones.py has the others'
@@ -392,7 +392,7 @@ def test_projected_inputs_meet_the_untouched_backbone(stock, model_type):
     with torch.no_grad():
         inputs = torch.randn(2, 9, 3, generator=torch.Generator().manual_seed(1))
         scale = math.sqrt(WIDTH) if model_type == "gemma" else 1.0
-        embeds = model.input_projection(inputs)[0] * scale
+        embeds = model.input_projection(inputs).states * scale
         expected = reference(inputs_embeds=embeds).last_hidden_state
         got = model(input_values=inputs).last_hidden_state
     torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
@@ -425,7 +425,7 @@ def test_gemmas_scale_reaches_positions_and_inputs_alike(make_model):
         model.position_embeddings.weight.normal_()
         inputs = torch.randn(1, 4, 3)
         model(input_values=inputs)
-        expected = (model.input_projection(inputs)[0] + model.position_embeddings.weight[:4]) * math.sqrt(WIDTH)
+        expected = (model.input_projection(inputs).states + model.position_embeddings.weight[:4]) * math.sqrt(WIDTH)
     torch.testing.assert_close(seen[0]["inputs_embeds"], expected)
     assert make_model("llama", FPTModel).embedding_scale == 1.0
 

@@ -5,7 +5,7 @@ import torch
 from conftest import TINY_BACKBONES
 from torch import nn
 
-from fpt_adapters.backbones.cpu.dropout import Dropout, dropout, replace_dropout
+from fpt_adapters.backbones.cpu.dropout import Dropout, drop, replace_dropout
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
@@ -13,7 +13,7 @@ from fpt_adapters.backbones.cpu.dropout import Dropout, dropout, replace_dropout
 def test_drops_and_scales(p, dtype):
     torch.manual_seed(0)
     inputs = torch.ones(1_000_003, dtype=dtype)  # no multiple of what one draw serves
-    outputs = dropout(inputs, p)
+    outputs = drop(inputs, p)
     assert outputs.dtype == dtype
     values = outputs.unique()
     assert values[0] == 0 and len(values) == 2
@@ -27,14 +27,14 @@ def test_drops_and_scales(p, dtype):
 @pytest.mark.parametrize("lag", [1, 2, 3, 4, 5])
 def test_elements_fall_independently(lag):
     torch.manual_seed(1)
-    dropped = (dropout(torch.ones(400_000), 0.5) == 0).double()
+    dropped = (drop(torch.ones(400_000), 0.5) == 0).double()
     together = (dropped[lag:] * dropped[:-lag]).mean().item()
     assert together == pytest.approx(0.25, abs=0.005)
 
 
 def test_the_gradient_has_the_same_zeros_and_scale():
     inputs = torch.randn(7, 11, 5, requires_grad=True)
-    outputs = dropout(inputs, 0.3)
+    outputs = drop(inputs, 0.3)
     outputs.sum().backward()
     torch.testing.assert_close(inputs.grad * inputs, outputs)
     assert (inputs.grad == 0).any() and (inputs.grad > 1).any()
@@ -42,7 +42,7 @@ def test_the_gradient_has_the_same_zeros_and_scale():
 
 def test_transposed_inputs_keep_their_shape():
     inputs = torch.randn(6, 4).t()
-    outputs = dropout(inputs, 0.5)
+    outputs = drop(inputs, 0.5)
     assert outputs.shape == inputs.shape
     kept = outputs != 0
     torch.testing.assert_close(outputs[kept], 2 * inputs[kept])
@@ -51,17 +51,17 @@ def test_transposed_inputs_keep_their_shape():
 def test_draws_from_torchs_generator():
     inputs = torch.ones(1000)
     torch.manual_seed(3)
-    first, second = dropout(inputs, 0.5), dropout(inputs, 0.5)
+    first, second = drop(inputs, 0.5), drop(inputs, 0.5)
     torch.manual_seed(3)
-    assert torch.equal(dropout(inputs, 0.5), first) and not torch.equal(first, second)
+    assert torch.equal(drop(inputs, 0.5), first) and not torch.equal(first, second)
 
 
 def test_its_ends():
     inputs = torch.randn(100)
-    assert dropout(inputs, 0.0) is inputs
-    assert not dropout(inputs, 1.0).any()
-    assert dropout(torch.empty(0, 3), 0.5).shape == (0, 3)
-    assert dropout(torch.empty(2, 3, device="meta"), 0.5).device.type == "meta"
+    assert drop(inputs, 0.0) is inputs
+    assert not drop(inputs, 1.0).any()
+    assert drop(torch.empty(0, 3), 0.5).shape == (0, 3)
+    assert drop(torch.empty(2, 3, device="meta"), 0.5).device.type == "meta"
 
 
 def test_the_module_follows_train_and_eval():
@@ -93,7 +93,7 @@ def test_compiled_code_uses_torchs(monkeypatch):
     monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
     inputs = torch.ones(10)
     torch.manual_seed(0)
-    outputs = dropout(inputs, 0.5)
+    outputs = drop(inputs, 0.5)
     torch.manual_seed(0)
     assert torch.equal(outputs, nn.functional.dropout(inputs, 0.5))
 

@@ -172,20 +172,30 @@ def test_it_is_saved_and_loaded_as_every_model(lstm, tmp_path):
 
 
 KINDS = {"lstm": (LSTMConfig, LSTMModel), "identity": (IdentityConfig, IdentityModel)}
+CODE = {
+    kind: code_files(FPTConfig(base_model_config=config_class(hidden_size=8), input_size=2, sequence_length=4))
+    for kind, (config_class, _) in KINDS.items()
+}
+
+
+def write_code(folder, kind):
+    """Write the code that travels with a model on a backbone of a kind; returns the names of its files."""
+    for name, text in CODE[kind].items():
+        (folder / name).write_text(text, encoding="utf-8")
+    return set(CODE[kind])
 
 
 @pytest.fixture
 def copied(tmp_path, monkeypatch):
-    """copied(folder, kind, part): a file of the library as a module, out of a copy such as travels with a model."""
+    """copied(folder, kind): the library's backbones as a module, out of a copy such as travels with a model."""
     for mapping in (CONFIG_MAPPING, MODEL_MAPPING):
         monkeypatch.setattr(mapping, "_extra_content", dict(mapping._extra_content))
     monkeypatch.syspath_prepend(tmp_path)
 
-    def copy(folder, kind, part):
+    def copy(folder, kind):
         (tmp_path / folder).mkdir(exist_ok=True)
-        for name, text in code_files().items():
-            (tmp_path / folder / name).write_text(text, encoding="utf-8")
-        return importlib.import_module(f"{folder}.backbones_baselines_{part}_{kind}")
+        write_code(tmp_path / folder, kind)
+        return importlib.import_module(f"{folder}.fpt_backbones")
 
     yield copy
     for name in [name for name in sys.modules if name.partition(".")[0] in os.listdir(tmp_path)]:
@@ -195,7 +205,7 @@ def copied(tmp_path, monkeypatch):
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_copy_of_its_code_takes_no_ones_place(copied, kind):
     config_class, model_class = KINDS[kind]
-    copy = copied("first", kind, "modeling")
+    copy = copied("first", kind)
     its_config_class = getattr(copy, config_class.__name__)
     assert its_config_class is not config_class and CONFIG_MAPPING[config_class.model_type] is config_class
     assert type(AutoModel.from_config(config_class(hidden_size=8))) is model_class
@@ -207,20 +217,21 @@ def test_a_copys_model_serves_another_copys_configuration(copied, kind):
     """Transformers imports the configuration of a folder from one copy, and the model from another."""
     config_class, model_class = KINDS[kind]
     CONFIG_MAPPING._extra_content.pop(config_class.model_type)  # as on a machine without the library
-    first, second = copied("first", kind, "configuration"), copied("second", kind, "modeling")
+    first, second = copied("first", kind), copied("second", kind)
     config = AutoConfig.for_model(config_class.model_type, hidden_size=8)
     assert type(config) is getattr(first, config_class.__name__)
-    assert type(AutoModel.from_config(config)) is getattr(second, model_class.__name__)
+    assert type(AutoModel.from_config(config)) is getattr(first, model_class.__name__)
+    its_config = getattr(second, config_class.__name__)(hidden_size=8)
+    assert type(AutoModel.from_config(its_config)) is getattr(second, model_class.__name__)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_its_code_travels_with_a_model_and_is_known_to_its_configuration(kind, tmp_path):
-    for name, text in code_files().items():
-        (tmp_path / name).write_text(text, encoding="utf-8")
+    files = write_code(tmp_path, kind)
     needed = {Path(file).name for file in get_relative_import_files(tmp_path / "configuration_fpt.py")}
-    configuration, model = (f"backbones_baselines_{part}_{kind}.py" for part in ("configuration", "modeling"))
-    assert configuration in needed  # an Auto class reads the configuration before it fetches the model
-    assert {configuration, model} <= set(code_files())
+    assert "fpt_backbones.py" in needed & files  # an Auto class reads the configuration before it fetches the model
+    registered = f"AutoConfig.register({KINDS[kind][0].__name__}"
+    assert registered in (tmp_path / "fpt_backbones.py").read_text(encoding="utf-8")
 
 
 # As a backbone

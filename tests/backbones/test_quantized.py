@@ -25,10 +25,11 @@ from transformers import (
 from transformers.pytorch_utils import Conv1D
 
 from fpt_adapters import DeltaError, FPTConfig, FPTForSequenceClassification, FPTModel, FPTTrainer, LSTMConfig
-from fpt_adapters.backbones.policy import count_by_group
-from fpt_adapters.backbones.quantized_layers import is_quantized, parameter_size
+from fpt_adapters.backbones.counting import count_by_group
+from fpt_adapters.backbones.quantized_layers import parameter_size
+from fpt_adapters.backbones.structure import is_quantized
 from fpt_adapters.hub.card_template import describe_base
-from fpt_adapters.rules.quantization import SETTINGS, checked_settings, settings_of
+from fpt_adapters.rules.quantization import SETTINGS, checked_quantization, settings_of
 
 ROOT = Path(__file__).parents[2]
 IMAGES = [name for name in IMAGE_BACKBONES if name == "vit"]
@@ -260,7 +261,7 @@ def test_auto_classes_quantise_a_plain_delta(base_of, tmp_path, settings):
         base_model_name_or_path=base_of("gpt2"),
         quantization_config=BitsAndBytesConfig(**settings),
     )
-    assert model.config.base_quantization == checked_settings(settings)
+    assert model.config.base_quantization == checked_quantization(settings)
     assert_same(codes(model), codes(build(base_of("gpt2"), settings)))
     headless = AutoModel.from_pretrained(
         tmp_path / "plain", base_model_name_or_path=base_of("gpt2"), quantization_config=settings
@@ -354,7 +355,7 @@ REFUSED = [
 
 @pytest.mark.parametrize(("values", "message"), REFUSED)
 def test_a_delta_names_nothing_but_the_known_settings(values, message):
-    for build_config in (checked_settings, lambda values: FPTConfig(base_quantization=values)):
+    for build_config in (checked_quantization, lambda values: FPTConfig(base_quantization=values)):
         with pytest.raises(ValueError, match=message):
             build_config(values)
 
@@ -362,11 +363,11 @@ def test_a_delta_names_nothing_but_the_known_settings(values, message):
 def test_settings_are_those_of_transformers():
     """The names, and what a name means where it is not given."""
     for width, defaults in SETTINGS.items():
-        ours, theirs = checked_settings({width: True}), BitsAndBytesConfig(**{width: True})
+        ours, theirs = checked_quantization({width: True}), BitsAndBytesConfig(**{width: True})
         assert {name: theirs.to_dict()[name] for name in ours} == ours == {width: True} | defaults
         assert settings_of(theirs) == ours
         assert BitsAndBytesConfig(**ours).to_dict() == theirs.to_dict()
-    assert settings_of(BitsAndBytesConfig(**FOUR)) == checked_settings(FOUR)
+    assert settings_of(BitsAndBytesConfig(**FOUR)) == checked_quantization(FOUR)
 
 
 @pytest.mark.parametrize("other", [QuantoConfig(weights="int8"), {"quant_method": "gptq", "bits": 4}])

@@ -27,7 +27,7 @@ from transformers import (
     GPT2Model,
 )
 
-import fpt_adapters.deltas.file
+import fpt_adapters.deltas.writing
 from fpt_adapters import (
     DeltaError,
     FPTForSequenceClassification,
@@ -39,14 +39,27 @@ from fpt_adapters import (
 
 INPUTS = torch.randn(2, 10, 3, generator=torch.Generator().manual_seed(0))
 FILES = ["config.json", "model.safetensors"]
-GPT2_NORMS = {
-    f"fpt.backbone.{module}.{kind}"
-    for module in ("h.0.ln_1", "h.0.ln_2", "h.1.ln_1", "h.1.ln_2", "ln_f")
-    for kind in ("weight", "bias")
+PLACES = {  # in the file of a delta on a tiny GPT-2, and what is there
+    "input.projection.bias": "fpt.input_projection.projection.bias",
+    "input.projection.weight": "fpt.input_projection.projection.weight",
+    "backbone.position.0": "fpt.backbone.wpe.weight",
+    "backbone.layers.0.norm.0": "fpt.backbone.h.0.ln_1.weight",
+    "backbone.layers.0.norm.1": "fpt.backbone.h.0.ln_1.bias",
+    "backbone.layers.0.norm.2": "fpt.backbone.h.0.ln_2.weight",
+    "backbone.layers.0.norm.3": "fpt.backbone.h.0.ln_2.bias",
+    "backbone.layers.1.norm.0": "fpt.backbone.h.1.ln_1.weight",
+    "backbone.layers.1.norm.1": "fpt.backbone.h.1.ln_1.bias",
+    "backbone.layers.1.norm.2": "fpt.backbone.h.1.ln_2.weight",
+    "backbone.layers.1.norm.3": "fpt.backbone.h.1.ln_2.bias",
+    "backbone.norm.0": "fpt.backbone.ln_f.weight",
+    "backbone.norm.1": "fpt.backbone.ln_f.bias",
+    "output.bias": "head.bias",
+    "output.weight": "head.weight",
 }
-INPUT = {"fpt.input_projection.projection.weight", "fpt.input_projection.projection.bias"}
-HEAD = {"head.weight", "head.bias"}
-GPT2_DELTA = GPT2_NORMS | INPUT | HEAD | {"fpt.backbone.wpe.weight"}
+NORMS = {place for place in PLACES if ".norm." in place}
+INPUT = {place for place in PLACES if place.startswith("input.")}
+HEAD = {place for place in PLACES if place.startswith("output.")}
+POSITION = {"backbone.position.0"}
 
 
 def train(model, seed=0):
@@ -86,10 +99,10 @@ def test_exactly_the_trained_tensors_are_saved(saved):
     model, folder = saved
     assert sorted(os.listdir(folder)) == FILES
     tensors = load_file(folder / "model.safetensors")
-    assert set(tensors) == GPT2_DELTA
-    assert set(tensors) == {name for name, p in model.named_parameters() if p.requires_grad}
-    for name, tensor in tensors.items():
-        assert torch.equal(tensor, model.get_parameter(name)) and tensor.dtype == torch.float32
+    assert set(tensors) == set(PLACES)
+    assert set(PLACES.values()) == {name for name, p in model.named_parameters() if p.requires_grad}
+    for place, tensor in tensors.items():
+        assert torch.equal(tensor, model.get_parameter(PLACES[place])) and tensor.dtype == torch.float32
 
 
 @pytest.mark.parametrize(
@@ -98,39 +111,41 @@ def test_exactly_the_trained_tensors_are_saved(saved):
         ({"trainable": ["output"]}, INPUT | HEAD),
         ({"trainable": ["input", "output"]}, INPUT | HEAD),
         ({"trainable": []}, INPUT | HEAD),
-        ({"trainable": ["norm"]}, INPUT | HEAD | GPT2_NORMS),
-        ({"positions": "new"}, GPT2_DELTA - {"fpt.backbone.wpe.weight"} | {"fpt.position_embeddings.weight"}),
-        ({"positions": "new", "trainable": ["output"]}, INPUT | HEAD | {"fpt.position_embeddings.weight"}),
+        ({"trainable": ["norm"]}, INPUT | HEAD | NORMS),
+        ({"positions": "new"}, PLACES.keys() - POSITION | {"position.weight"}),
+        ({"positions": "new", "trainable": ["output"]}, INPUT | HEAD | {"position.weight"}),
         (
             {"input_type": "tokens", "input_size": None, "vocab_size": 9, "trainable": ["output"]},
-            {"fpt.input_projection.embedding.weight"} | HEAD,
+            {"input.embedding.weight"} | HEAD,
         ),
-        (
-            {"trainable": ["attention"]},
-            INPUT
-            | HEAD
-            | {
-                f"fpt.backbone.h.{i}.attn.{module}.{kind}"
-                for i in range(LAYERS)
-                for module in ("c_attn", "c_proj")
-                for kind in ("weight", "bias")
-            },
+        *(
+            (
+                {"trainable": [group]},
+                INPUT | HEAD | {f"backbone.layers.{i}.attention.{n}" for i in layers for n in range(4)},
+            )
+            for group, layers in {"attention": range(LAYERS), "last_attention": [LAYERS - 1]}.items()
         ),
     ],
 )
 def test_the_policy_decides_what_is_saved(make_model, tmp_path, fields, expected):
     model = make_model("gpt2", **fields)
     model.save_pretrained(tmp_path)
-    assert set(load_file(tmp_path / "model.safetensors")) == expected == set(model.delta_tensors())
+    assert set(load_file(tmp_path / "model.safetensors")) == expected
+    assert {model.tensor_places()[name] for name in model.delta_tensors()} == expected
 
 
 def test_a_model_without_a_head_and_one_for_tokens(make_model, tmp_path):
     make_model("gpt2", FPTModel).save_pretrained(tmp_path / "headless")
-    names = {name.removeprefix("fpt.") for name in GPT2_DELTA - HEAD}
-    assert set(load_file(tmp_path / "headless" / "model.safetensors")) == names
+    assert set(load_file(tmp_path / "headless" / "model.safetensors")) == PLACES.keys() - HEAD
     make_model("gpt2", FPTForTokenClassification).save_pretrained(tmp_path / "tokens")
-    names = GPT2_DELTA - HEAD | {"head.out_proj.weight", "head.out_proj.bias"}
-    assert set(load_file(tmp_path / "tokens" / "model.safetensors")) == names
+    places = PLACES.keys() - HEAD | {"output.out_proj.weight", "output.out_proj.bias"}
+    assert set(load_file(tmp_path / "tokens" / "model.safetensors")) == places
+
+
+@pytest.mark.parametrize("model_type", TINY_BACKBONES)
+def test_no_two_tensors_have_one_place(make_model, model_type):
+    places = make_model(model_type, trainable=["attention", "feedforward"]).tensor_places()
+    assert len(set(places.values())) == len(places) > 10
 
 
 def test_a_delta_of_the_papers_size_is_small(gpt2_base, tmp_path):
@@ -139,6 +154,27 @@ def test_a_delta_of_the_papers_size_is_small(gpt2_base, tmp_path):
     assert trained == 4 * 132_874
     total = sum((tmp_path / name).stat().st_size for name in os.listdir(tmp_path))
     assert trained < total <= trained + 32 * 1024
+
+
+@pytest.mark.parametrize("model_type", ["gpt2", "t5", "vit"])
+@pytest.mark.parametrize("labels", [["a", "b", "c"], ["ärgerlich", 'quote " and \\', "\u2028 \x07 \x7f \U0001f600"]])
+@pytest.mark.parametrize("with_code", [False, True])
+def test_its_size_is_known_before_it_is_written(make_model, tmp_path, model_type, labels, with_code):
+    model = make_model(model_type, id2label=dict(enumerate(labels)))
+    model.with_code = with_code
+    model.half()
+    size = model.delta_bytes()
+    model.save_pretrained(tmp_path)
+    assert (tmp_path / "model.safetensors").stat().st_size == size
+
+
+def test_the_size_is_that_of_the_given_state_dict(saved):
+    model, folder = saved
+    state = {name: tensor.half() for name, tensor in model.state_dict().items()}
+    assert model.delta_bytes(state) == (folder / "model.safetensors").stat().st_size
+    state["head.weight"] = torch.full_like(state["head.weight"], torch.nan)
+    with pytest.raises(ValueError, match=r"head\.weight is not finite"):
+        model.delta_bytes(state)
 
 
 @pytest.mark.parametrize("model_type", ["albert", "t5"])
@@ -157,7 +193,7 @@ def test_tied_parameters_are_saved_once(make_model, tmp_path):
     blocks[1].ln_1.weight = blocks[0].ln_1.weight
     for state_dict in (None, model.state_dict()):
         model.save_pretrained(tmp_path, state_dict=state_dict)
-        assert set(load_file(tmp_path / "model.safetensors")) == GPT2_DELTA - {"fpt.backbone.h.1.ln_1.weight"}
+        assert set(load_file(tmp_path / "model.safetensors")) == PLACES.keys() - {"backbone.layers.1.norm.3"}
 
 
 def test_parts_of_one_storage_are_saved_as_they_are(saved):
@@ -166,7 +202,7 @@ def test_parts_of_one_storage_are_saved_as_they_are(saved):
     state_dict = model.state_dict() | {"head.weight": whole[:4], "head.bias": whole[4, :4]}
     model.save_pretrained(folder, state_dict=state_dict)
     tensors = load_file(folder / "model.safetensors")
-    assert torch.equal(tensors["head.weight"], whole[:4]) and torch.equal(tensors["head.bias"], whole[4, :4])
+    assert torch.equal(tensors["output.weight"], whole[:4]) and torch.equal(tensors["output.bias"], whole[4, :4])
 
 
 def test_values_come_from_the_given_state_dict(saved):
@@ -174,7 +210,7 @@ def test_values_come_from_the_given_state_dict(saved):
     given = {name: torch.full_like(tensor, 2.5) for name, tensor in model.state_dict().items()}
     model.save_pretrained(folder, state_dict=given)
     tensors = load_file(folder / "model.safetensors")
-    assert set(tensors) == GPT2_DELTA
+    assert set(tensors) == set(PLACES)
     assert all((tensor == 2.5).all() for tensor in tensors.values())
     loaded = FPTForSequenceClassification.from_pretrained(folder)
     assert (loaded.head.weight == 2.5).all() and not (loaded.fpt.backbone.wte.weight == 2.5).any()
@@ -373,7 +409,7 @@ def test_a_loaded_model_trains_on(saved):
     _, folder = saved
     loaded = FPTForSequenceClassification.from_pretrained(folder).train()
     loaded(input_values=INPUTS, labels=torch.tensor([0, 3])).loss.backward()
-    assert {name for name, p in loaded.named_parameters() if p.grad is not None} == GPT2_DELTA
+    assert {name for name, p in loaded.named_parameters() if p.grad is not None} == set(PLACES.values())
 
 
 def test_fields_can_be_given_on_loading(saved):
@@ -449,23 +485,33 @@ def test_an_honest_rewrite_loads(saved):
     assert torch.equal(outputs(FPTForSequenceClassification.from_pretrained(folder)), outputs(model))
 
 
-@pytest.mark.parametrize("name", sorted(GPT2_DELTA))
-def test_a_missing_tensor_is_named(saved, name):
+@pytest.mark.parametrize("place, name", PLACES.items())
+def test_a_missing_tensor_is_named(saved, place, name):
     _, folder = saved
-    rewrite(folder, lambda tensors: tensors.pop(name))
+    rewrite(folder, lambda tensors: tensors.pop(place))
     refused(folder, f"lacks {name},", "model.safetensors")
 
 
 def test_many_missing_tensors_are_counted(saved):
     _, folder = saved
-    rewrite(folder, lambda tensors: [tensors.pop(name) for name in GPT2_NORMS])
+    rewrite(folder, lambda tensors: [tensors.pop(place) for place in NORMS])
     refused(folder, "fpt.backbone.h.0.ln_1.weight", "and 6 more")
 
 
-def test_an_unexpected_tensor_is_named(saved):
+@pytest.mark.parametrize(
+    "place, words",
+    [
+        ("backbone.other.0", "fpt.backbone.wte.weight"),
+        ("backbone.layers.0.attention.0", "fpt.backbone.h.0.attn.c_attn.weight"),
+        ("fpt.backbone.wte.weight", "fpt.backbone.wte.weight"),
+        ("head.weight", "head.weight"),  # a name is no place
+        ("backbone.layers.2.norm.0", "backbone.layers.2.norm.0"),
+    ],
+)
+def test_an_unexpected_tensor_is_named(saved, place, words):
     _, folder = saved
-    rewrite(folder, lambda tensors: tensors.update({"fpt.backbone.wte.weight": torch.zeros(VOCABULARY, 32)}))
-    refused(folder, "has fpt.backbone.wte.weight, which this model does not train")
+    rewrite(folder, lambda tensors: tensors.update({place: torch.zeros(VOCABULARY, 32)}))
+    refused(folder, f"has {words}, which this model does not train")
 
 
 def test_a_policy_that_differs_from_the_file_is_refused(saved):
@@ -474,21 +520,22 @@ def test_a_policy_that_differs_from_the_file_is_refused(saved):
     refused(folder, "lacks", "attn", trainable=["input", "output", "norm", "position", "attention"])
 
 
-@pytest.mark.parametrize("name", ["head.weight", "fpt.backbone.wpe.weight"])
-def test_a_misshapen_tensor_is_named_with_both_shapes(saved, name):
+@pytest.mark.parametrize("place", ["output.weight", "backbone.position.0"])
+def test_a_misshapen_tensor_is_named_with_both_shapes(saved, place):
     model, folder = saved
-    rewrite(folder, lambda tensors: tensors.update({name: tensors[name][:3].clone()}))
+    name = PLACES[place]
+    rewrite(folder, lambda tensors: tensors.update({place: tensors[place][:3].clone()}))
     refused(folder, f"{name} has shape (3, 32)", str(tuple(model.get_parameter(name).shape)))
 
 
-@pytest.mark.parametrize("transposed", ["head.weight", "fpt.input_projection.projection.weight"])
+@pytest.mark.parametrize("transposed", ["output.weight", "input.projection.weight"])
 def test_a_transposed_tensor_is_refused(saved, transposed):
     _, folder = saved
     rewrite(folder, lambda tensors: tensors.update({transposed: tensors[transposed].T.contiguous()}))
-    refused(folder, transposed)
+    refused(folder, PLACES[transposed])
 
 
-@pytest.mark.parametrize("name", sorted(GPT2_DELTA))
+@pytest.mark.parametrize("name", PLACES)
 def test_a_flipped_bit_is_found_in_its_tensor(saved, name):
     _, folder = saved
     file = folder / "model.safetensors"
@@ -603,7 +650,7 @@ def test_a_delta_without_a_head_fills_no_headed_model(make_model, tmp_path):
 
 def test_a_head_of_another_kind_is_refused(saved):
     _, folder = saved
-    refused(folder, "lacks head.out_proj.weight", model_class=FPTForTokenClassification)
+    refused(folder, "has output.bias, output.weight, which this", model_class=FPTForTokenClassification)
 
 
 def test_a_missing_file_is_an_oserror(saved, tmp_path):
@@ -873,7 +920,7 @@ def no_space():
     raise OSError(28, "No space left on device")
 
 
-CALLS = {"save_file": fpt_adapters.deltas.file, "fsync": os, "replace": os}
+CALLS = {"save_file": fpt_adapters.deltas.writing, "fsync": os, "replace": os}
 
 
 @pytest.mark.parametrize("name, where", CALLS.items(), ids=CALLS)
@@ -928,7 +975,7 @@ def test_a_killed_save_leaves_a_whole_checkpoint(saved, monkeypatch, name, where
         number += 1
     assert number > 1
     assert len(os.listdir(folder)) > len(FILES)  # what the killed ones left may be another's, at work
-    monkeypatch.setattr(fpt_adapters.deltas.file, "STALE", -1)
+    monkeypatch.setattr(fpt_adapters.deltas.writing, "STALE", -1)
     model.save_pretrained(folder)
     assert sorted(os.listdir(folder)) == FILES  # but not for long
     assert torch.equal(outputs(FPTForSequenceClassification.from_pretrained(folder)), outputs(model))
@@ -1048,7 +1095,7 @@ class BatchNormModel(GPT2Model):
         return output
 
 
-BUFFERS = {"fpt.backbone.statistics.running_mean", "fpt.backbone.statistics.running_var"}
+BUFFERS = {"backbone.statistics.0", "backbone.statistics.1"}  # mean and variance
 
 
 @pytest.fixture
@@ -1090,15 +1137,14 @@ def test_an_unchanged_buffer_of_some_changed_ones_stays_out(with_batch_norm, tmp
     with_batch_norm.fpt.backbone.statistics.running_mean += 1
     with_batch_norm.save_pretrained(tmp_path)
     found = set(load_file(tmp_path / "model.safetensors")) & BUFFERS
-    assert found == {"fpt.backbone.statistics.running_mean"}
+    assert found == {"backbone.statistics.0"}
 
 
 def test_a_misshapen_buffer_is_named(with_batch_norm, tmp_path):
     with_batch_norm.fpt.backbone.statistics.running_mean += 1
     with_batch_norm.save_pretrained(tmp_path)
-    name = "fpt.backbone.statistics.running_mean"
-    rewrite(tmp_path, lambda tensors: tensors.update({name: torch.zeros(5)}))
-    refused(tmp_path, name)
+    rewrite(tmp_path, lambda tensors: tensors.update({"backbone.statistics.0": torch.zeros(5)}))
+    refused(tmp_path, "fpt.backbone.statistics.running_mean")
 
 
 def test_all_models_share_the_checkpoint():

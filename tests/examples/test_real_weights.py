@@ -41,7 +41,7 @@ def test_hidden_states_are_the_untouched_backbones(base):
     model, backbone = FPTModel.from_backbone(base, **FIELDS).eval(), AutoModel.from_pretrained(base).eval()
     values = torch.randn(2, 12, 3)
     with torch.no_grad():
-        embeds, _ = model.input_projection(values)
+        embeds = model.input_projection(values).states
         expected = backbone(inputs_embeds=embeds).last_hidden_state
         torch.testing.assert_close(model(input_values=values).last_hidden_state, expected, rtol=1e-4, atol=1e-5)
 

@@ -17,7 +17,6 @@ from transformers import PreTrainedTokenizerFast, TrainingArguments
 
 from fpt_adapters import (
     FPTCard,
-    FPTFeatureExtractor,
     FPTForImageClassification,
     FPTForSequenceClassification,
     FPTForTokenClassification,
@@ -26,43 +25,37 @@ from fpt_adapters import (
     FPTTrainer,
     GroupCount,
 )
-from fpt_adapters.backbones.policy import trained_sum
+from fpt_adapters.backbones.counting import trained_sum
+from fpt_adapters.heads.scores import confusion_counts, majority_floor_of, mean_floors
 from fpt_adapters.hub.card import (
     MARKER,
     SplitResult,
-    auto_class,
     example_text,
     hub_id,
     pipeline_tag,
 )
-from fpt_adapters.hub.card_metrics import better_high, is_share, main_metric, mean_floors
+from fpt_adapters.hub.card_metrics import better_high, is_share, main_metric
+from fpt_adapters.hub.card_model import auto_class
 from fpt_adapters.hub.card_numbers import (
     best_step,
-    confusion_counts,
     delta_size,
     last_loss,
-    majority_floor_of,
 )
 from fpt_adapters.hub.card_reading import read_summary, retitle
 from fpt_adapters.hub.card_template import (
     byte_size,
     code,
-    counted,
-    describe_answers,
     describe_base,
-    describe_input,
     duration,
     fenced,
-    one_line,
     percent,
-    plain,
     readable,
     score,
     setting,
     share,
-    thousands,
 )
 from fpt_adapters.hub.local_paths import command_without_paths, without_paths
+from fpt_adapters.rules.wording import counted, one_line, plain, thousands
 
 REPO = "someone/a-delta"
 IMAGES = {"input_type": "images", "image_size": [8, 12], "num_channels": 1, "patch_size": 4}
@@ -389,7 +382,7 @@ def test_no_path_of_several_is_lost_or_kept_whole(argument, wanted):
 
 def test_the_inputs_in_words(make_model):
     words = {
-        name: describe_input(make_model("gpt2", model_class, **fields).config)
+        name: (config := make_model("gpt2", model_class, **fields).config).input.describe(config)
         for name, (model_class, fields) in KINDS.items()
     }
     assert words["images"] == "images of 8 x 12 pixels and 1 channel, as 6 patches of 4 x 4."
@@ -399,7 +392,8 @@ def test_the_inputs_in_words(make_model):
 
 
 def test_the_answers_in_words(make_model):
-    config = make_model("gpt2", FPTForTokenClassification, **KINDS["bits"][1]).config
+    model = make_model("gpt2", FPTForTokenClassification, **KINDS["bits"][1])
+    config, describe_answers = model.config, model.head_type.describe
     assert describe_answers(config) == "3 for each token, each one of 2 labels."
     config.labels_per_token, config.id2label = 1, {0: "no", 1: "a|b"}
     assert describe_answers(config) == r"one of 2 labels: no, a\|b."
@@ -777,13 +771,8 @@ def tokenizer(**special):
 
 
 def processor_for(model):
-    config = model.config
-    if config.input_type == "images":
-        return FPTImageProcessor(config.image_size, config.num_channels)
-    if config.input_type == "tokens":
-        return tokenizer()
-    size = config.num_channels if config.input_type == "series" else config.input_size
-    return FPTFeatureExtractor(feature_size=size, max_length=config.series_length or config.sequence_length)
+    kind = model.config.input
+    return tokenizer() if kind.modality == "text" else kind.processor(model.config)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 import torch
 from client import Client
-from conftest import LAYERS
 from PIL import Image
 from safetensors.torch import load
 
@@ -207,10 +206,8 @@ def test_a_push_is_one_commit(way, hub, pushed):
 
 def test_the_backbone_stays_where_it_is(way, hub, saved_base):
     names = load(hub.files(way)["model.safetensors"]).keys()
-    norms = {f"fpt.backbone.{name}" for name in ("ln_f.weight", "ln_f.bias")}
-    for layer in range(LAYERS):
-        norms |= {f"fpt.backbone.h.{layer}.ln_{i}.{kind}" for i in (1, 2) for kind in ("weight", "bias")}
-    assert {name for name in names if "backbone." in name} == {*norms, "fpt.backbone.wpe.weight"}
+    norms = {f"backbone.{place}norm.{i}" for place in ("", "layers.0.", "layers.1.") for i in range(4 if place else 2)}
+    assert {name for name in names if "backbone." in name} == {*norms, "backbone.position.0"}
     for data in hub.files(way).values():
         assert (saved_base / "model.safetensors").read_bytes()[-200:] not in data
 

@@ -1,9 +1,9 @@
 """Deltas for machines with transformers alone: the library's code travels with them where that is asked for."""
 
 import ast
+import builtins
 import json
 import os
-import re
 import shutil
 import site
 import subprocess
@@ -15,9 +15,12 @@ import pytest
 import transformers
 from client import Client
 from packaging.version import Version
-from transformers.dynamic_module_utils import check_imports, get_relative_imports
+from safetensors.torch import load
+from transformers import GPT2Config, ViTConfig
+from transformers.dynamic_module_utils import check_imports, get_relative_import_files, get_relative_imports
 
 import fpt_adapters
+from fpt_adapters import FPTConfig, IdentityConfig, LSTMConfig
 from fpt_adapters.hub.code_export import code_files
 
 OLD_TRANSFORMERS = Version(transformers.__version__) < Version("5.6")
@@ -158,6 +161,10 @@ def code_in(names):
     return {name for name in names if name.endswith(".py")}
 
 
+def tensors_of(files):
+    return {name: tensor.tolist() for name, tensor in load(files["model.safetensors"]).items()}
+
+
 def json_of(files, name):
     return json.loads(files[name])
 
@@ -229,55 +236,130 @@ def imported_names(text):
             yield node.module, node.level
 
 
-def closure(names):
-    """The travelling files that those of `names` need, themselves included."""
-    found, waiting = set(), set(names)
-    while waiting:
-        name = waiting.pop()
-        found.add(name)
-        needed = {f"{module}.py" for module, level in imported_names(code_files()[name]) if level}
-        waiting |= needed - found
-    return found
+IMAGES = {"input_type": "images", "image_size": 8, "num_channels": 1, "patch_size": 2}
+VALUES = {"input_type": "values", "input_size": 3, "sequence_length": 10}
+TOKENS = {"input_type": "tokens", "vocab_size": 25, "sequence_length": 8}
+LORA = {"peft_type": "lora", "r": 2, "target_modules": ["c_attn"]}
+IMAGE_PROCESSOR = b'{"image_processor_type": "FPTImageProcessor"}'
+EXTRACTOR = b'{"feature_extractor_type": "FPTFeatureExtractor"}'
+EIGHT_BITS = {"load_in_8bit": True}
+TRAVELLERS = {  # by kind of model: its configuration, and its processor's
+    "text": (FPTConfig(base_model_config=GPT2Config(), **TOKENS), b"{}"),
+    "image": (FPTConfig(base_model_config=GPT2Config(), **IMAGES), IMAGE_PROCESSOR),
+    "values": (FPTConfig(base_model_config=GPT2Config(), **VALUES), EXTRACTOR),
+    "image backbone": (FPTConfig(base_model_config=ViTConfig(), **IMAGES), IMAGE_PROCESSOR),
+    "lstm": (FPTConfig(base_model_config=LSTMConfig(), **VALUES), EXTRACTOR),
+    "identity": (FPTConfig(base_model_config=IdentityConfig(), **VALUES), EXTRACTOR),
+    "random": (FPTConfig(base_model_config=GPT2Config(), backbone_init="random", **TOKENS), b"{}"),
+    "layers": (FPTConfig(base_model_config=GPT2Config(), backbone_layers=2, **TOKENS), b"{}"),
+    "quantized": (FPTConfig(base_model_config=GPT2Config(), base_quantization=EIGHT_BITS, **TOKENS), b"{}"),
+    "adapter": (FPTConfig(base_model_config=GPT2Config(), peft_config=LORA, **IMAGES), IMAGE_PROCESSOR),
+}
+MOST_FILES, MOST_BYTES = 20, 150_000
 
 
-def test_what_travels_is_what_the_models_and_processors_need():
-    assert code_files().keys() == closure({"modeling_fpt.py", *PROCESSORS})
-    for name in ("configuration_fpt.py", "modeling_fpt.py", *PROCESSORS):  # what the Auto classes name
-        assert name in code_files()
+@pytest.fixture(params=TRAVELLERS)
+def travelling(request):
+    return code_files(*TRAVELLERS[request.param])
 
 
-def test_but_for_its_imports_a_travelling_file_is_the_librarys():
-    own = {path.read_text(encoding="utf-8") for path in LIBRARY.rglob("*.py")}
-
-    def without_names(text):
-        return re.sub(r"from [\w.]+ import", "from ... import", text)
-
-    assert {without_names(text) for text in code_files().values()} <= {without_names(text) for text in own}
-
-
-def test_the_trainer_and_the_tasks_stay_home():
-    rooms = {name.partition("_")[0] for name in code_files()}
-    assert not rooms & {"analysis", "data", "training", "tasks"} and "hub_finding.py" not in code_files()
+@pytest.mark.parametrize("kind", [kind for kind in TRAVELLERS if kind != "adapter"])
+def test_what_travels_is_little(kind):
+    files = code_files(*TRAVELLERS[kind])
+    size = sum(len(text.encode()) for text in files.values())
+    print(f"{kind}: {len(files)} files, {size:,} bytes")
+    assert len(files) <= MOST_FILES and size <= MOST_BYTES
 
 
-@pytest.mark.parametrize("name", code_files())
-def test_a_travelling_file_needs_nothing_uncommon(name, tmp_path):
-    file = tmp_path / name
-    file.write_text(code_files()[name], encoding="utf-8")
-    for module, level in imported_names(code_files()[name]):
-        assert level in (0, 1) and module is not None, f"from . import, or from .. import: {module}"
-        if level == 1:
-            assert "." not in module and module in get_relative_imports(file)
-        else:
-            optional = {"peft"} if name.endswith("peft_api.py") else set()
-            assert module.partition(".")[0] in MAY_IMPORT | optional | sys.stdlib_module_names, module
-    check_imports(file)  # raises ImportError for what is missing, as a clean machine would
+def test_each_file_is_needed(travelling, tmp_path):
+    for name, text in travelling.items():
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    entries = {"configuration_fpt.py", "modeling_fpt.py", *PROCESSORS} & travelling.keys()
+    needed = {Path(file).name for name in entries for file in get_relative_import_files(tmp_path / name)}
+    assert {"configuration_fpt.py", "modeling_fpt.py"} <= travelling.keys() == needed | entries
+
+
+MARKS = {  # of what only some models need: what begins its definition
+    "class FPTImageProcessor(": {"image", "image backbone", "adapter"},
+    "class FPTFeatureExtractor(": {"values", "lstm", "identity"},
+    "class ImageEncoder(": {"image backbone"},
+    "class LSTMModel(": {"lstm"},
+    "class IdentityModel(": {"identity"},
+    "def draw_random(": {"random"},
+    "def first_layers(": {"layers"},
+    "def load_placed(": {"quantized"},
+    "    from peft import": {"adapter"},
+    "class FPTCard": set(),
+    "class Flattener": set(),
+    "def upload(": set(),
+    "def find_deltas(": set(),
+    "class NoLargerThan(": set(),
+    "class FPTPreTrainedModel(": set(TRAVELLERS),
+    "def read_delta(": set(TRAVELLERS),
+}
+
+
+@pytest.mark.parametrize("mark", MARKS)
+def test_a_model_takes_along_what_it_needs(mark):
+    own = "".join(path.read_text(encoding="utf-8") for path in LIBRARY.rglob("*.py"))
+    assert mark in own
+    taken = {kind for kind, traveller in TRAVELLERS.items() if mark in "".join(code_files(*traveller).values())}
+    assert taken == MARKS[mark]
+
+
+def loose_names(text):
+    """Names that a module uses at its top or in its functions, and nowhere defines, imports or takes."""
+    tree, known = ast.parse(text), {*dir(builtins), "__file__"}
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.ClassDef, ast.FunctionDef)):
+            known.add(node.name)
+        elif isinstance(node, (ast.Import, ast.ImportFrom)):
+            known |= {alias.asname or alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.arg):
+            known.add(node.arg)
+        elif isinstance(node, ast.ExceptHandler):
+            known.add(node.name)
+        elif isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Load):
+            known.add(node.id)
+    return {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)} - known
+
+
+def own_names(text):
+    """Names that a module defines at its top."""
+    names = set()
+    for node in ast.parse(text).body:
+        stored = [one.id for one in ast.walk(node) if isinstance(one, ast.Name) and not isinstance(one.ctx, ast.Load)]
+        names |= {node.name} if isinstance(node, (ast.ClassDef, ast.FunctionDef)) else set(stored)
+    return names
+
+
+def test_a_travelling_file_needs_nothing_uncommon(travelling, tmp_path):
+    for name, text in travelling.items():
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    for name, text in travelling.items():
+        assert not loose_names(text), name
+        for module, level in imported_names(text):
+            assert level in (0, 1) and module is not None, f"from . import, or from .. import: {module}"
+            if level == 1:
+                assert f"{module}.py" in travelling and module in get_relative_imports(tmp_path / name)
+            else:
+                optional = {"peft"} if name == "fpt_adapters.py" else set()
+                assert module.partition(".")[0] in MAY_IMPORT | optional | sys.stdlib_module_names, module
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.ImportFrom) and node.level:
+                assert {alias.name for alias in node.names} <= own_names(travelling[f"{node.module}.py"]), name
+        check_imports(tmp_path / name)  # raises ImportError for what is missing, as a clean machine would
+
+
+def travelling_in(files):
+    """The code that should be in a repo, by what its other files say."""
+    return code_files(FPTConfig.from_dict(json_of(files, "config.json")), files.get("preprocessor_config.json", b"{}"))
 
 
 def test_code_travels_when_asked(repo_id, with_code, hub):
     files = hub.files(repo_id)
-    assert code_in(files) == set(code_files())
-    for name, text in code_files().items():
+    assert code_in(files) == set(travelling_in(files))
+    for name, text in travelling_in(files).items():
         assert files[name].decode() == text
     auto_map = json_of(files, "config.json")["auto_map"]
     assert auto_map["AutoConfig"] == "configuration_fpt.FPTConfig"
@@ -415,14 +497,54 @@ def saved_again(with_code, clean, home):
 
 
 def test_saved_again_it_keeps_its_code(repo_id, saved_again, hub):
-    travelling = set(code_files())
-    assert closure({"modeling_fpt.py"}) <= code_in(os.listdir(saved_again[repo_id])) <= travelling
     old, new = hub.files(repo_id), hub.files(f"{repo_id}-again")
-    assert new.keys() == old.keys() and code_in(new) == travelling
-    for name in new.keys() - {"README.md", "config.json", "model.safetensors"}:
+    code = code_in(old) - PROCESSORS
+    assert code == code_in(os.listdir(saved_again[repo_id])) == code_in(new)
+    assert {name for name in new if not name.endswith(".py")} - {".gitattributes"} == {
+        *("README.md", "config.json", "model.safetensors")
+    }
+    for name in code:
         assert new[name] == old[name], name
     assert json_of(new, "config.json") == json_of(old, "config.json")
-    assert new["README.md"].decode() == old["README.md"].decode().replace(repo_id, f"{repo_id}-again")
+    assert tensors_of(new) == tensors_of(old)
+    assert "- fpt\n" in new["README.md"].decode()  # by which others find it
+
+
+def test_the_stock_trainer_trains_it_without_the_library(with_code, clean, library, home):
+    code = """
+    model = AutoModelForImageClassification.from_pretrained("owner/image", trust_remote_code=True)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    rows = [{"pixel_values": pixels, "labels": 1} for pixels in INPUTS["owner/image"]["pixel_values"]]
+    arguments = TrainingArguments("run", use_cpu=True, disable_tqdm=True, report_to="none", max_steps=2, save_steps=1)
+    transformers.Trainer(model, arguments, train_dataset=rows).train()
+    changed = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}
+    result = [sorted(changed), sorted(trained), logits(model.eval(), "owner/image")]
+    """
+    changed, trained, expected = clean.run(code)
+    assert changed == trained
+    code = 'result = logits(AutoModelForImageClassification.from_pretrained("run/checkpoint-2"), "owner/image")'
+    assert library.run(code) == expected
+
+
+def test_what_stays_at_home_says_so(with_code, clean):
+    asked_for = ("from_backbone('owner/base')", "print_trainable_parameters()", "save_backbone('backbone')")
+    code = """
+    model = AutoModelForImageClassification.from_pretrained("owner/image", trust_remote_code=True)
+    result = eval("model." + call)
+    """
+    for call in (*asked_for, "add_adapter('lora')", "gradient_checkpointing_enable()"):
+        error = clean.fails(code, call=call)
+        assert "ImportError" in error.kinds and "pip install fpt_adapters" in str(error), call
+
+
+def test_a_base_without_a_hub_id_is_not_pushed_from_code_either(with_code, clean):
+    code = """
+    model = AutoModelForImageClassification.from_pretrained("owner/image", trust_remote_code=True)
+    model.config.base_model = None
+    model.push_to_hub("owner/nameless")
+    """
+    assert "names the Hub id of its base" in str(clean.fails(code))
 
 
 @pytest.mark.parametrize("place", ["folder", "repo"])
@@ -498,12 +620,16 @@ def test_the_trainer_pushes_code_when_asked(library, clean, hub, home):
     trainer = FPTTrainer(model, arguments, train_dataset=rows, processing_class=model.processor)
     trainer.train()
     trainer.push_to_hub()
+    trainer.model.push_to_hub("owner/trained-too")
     result = logits(trainer.model.eval(), "owner/image")
     """
     expected = library.run(PUSHING + textwrap.dedent(code))
-    files = hub.files("owner/trained")
-    travelling = set(code_files())
-    assert {name for name in code_in(files) if "/" not in name} == travelling
+    files, others = hub.files("owner/trained"), hub.files("owner/trained-too")
+    assert {name for name in files if "/" not in name} == others.keys()
+    for name in others.keys() - {"README.md", "model.safetensors"}:  # whose header is in any order
+        assert others[name] == files[name], name
+    assert tensors_of(others) == tensors_of(files)
+    assert {name for name in code_in(files) if "/" not in name} == set(travelling_in(files))
     assert "auto_map" in json_of(files, "config.json") and "auto_map" in json_of(files, "preprocessor_config.json")
     code = """
     model = AutoModelForImageClassification.from_pretrained("owner/trained", trust_remote_code=True)

@@ -32,8 +32,8 @@ from fpt_adapters import (
     FPTForTokenClassification,
     FPTModel,
 )
-from fpt_adapters.heads.heads import classification_loss, pool
-from fpt_adapters.inputs.projections import build_input
+from fpt_adapters.heads.problems import classification_loss
+from fpt_adapters.heads.sequence import pool
 
 NO_VALUES = {"input_size": None, "sequence_length": None}
 VALUES = {"input_type": "values", "input_size": 3, "sequence_length": 10}
@@ -503,15 +503,17 @@ def test_the_head_reads_the_pooled_states(make_model):
 
 
 def module_for(**fields):
-    return build_input(FPTConfig(**{k: v for k, v in fields.items() if v is not None}), WIDTH)
+    config = FPTConfig(**{k: v for k, v in fields.items() if v is not None})
+    return config.input.build(config, WIDTH)
 
 
 @pytest.mark.parametrize("height, width, p, channels", [(8, 8, 4, 3), (4, 12, 4, 1), (6, 4, 2, 2), (3, 5, 1, 3)])
 def test_image_patches_equal_a_loop(height, width, p, channels):
     module = module_for(input_type="images", image_size=[height, width], num_channels=channels, patch_size=p)
     images = torch.randn(2, channels, height, width)
-    patches, mask = module.to_tokens(images, None)
-    assert mask is None and patches.shape == (2, (height // p) * (width // p), p * p * channels)
+    encoded = module.to_tokens(images, None)
+    patches = encoded.states
+    assert encoded.mask is None and patches.shape == (2, (height // p) * (width // p), p * p * channels)
     for b in range(2):
         token = 0
         for top in range(0, height, p):
@@ -548,7 +550,8 @@ def naive_patches(series, length, stride):
 def test_series_patches_equal_a_loop(steps, length, stride, channels):
     module = series_module(steps, length, stride, channels)
     series = torch.randn(2, steps, channels)
-    patches, mask = module.to_tokens(series, None)
+    encoded = module.to_tokens(series, None)
+    patches, mask = encoded.states, encoded.mask
     assert mask is None
     assert torch.equal(patches, torch.stack([naive_patches(one, length, stride) for one in series]))
     assert patches.shape[1] <= module.config.num_tokens
@@ -560,7 +563,8 @@ def test_a_padded_series_has_the_patches_of_the_series_alone(length, stride, rea
     module = series_module(20, length, stride, 2)
     series = torch.randn(1, 20, 2)
     mask = (torch.arange(20) < real).long()[None]
-    patches, token_mask = module.to_tokens(series, mask)
+    encoded = module.to_tokens(series, mask)
+    patches, token_mask = encoded.states, encoded.mask
     alone = naive_patches(series[0, :real], length, stride)
     assert token_mask.shape == patches.shape[:2]
     assert token_mask.sum().item() == len(alone)
@@ -572,8 +576,9 @@ def test_a_full_mask_is_no_mask():
     for shape in SHAPES:
         module = series_module(*shape)
         series = torch.randn(2, shape[0], shape[3])
-        patches, mask = module.to_tokens(series, torch.ones(2, shape[0], dtype=torch.long))
-        assert torch.equal(patches, module.to_tokens(series, None)[0])
+        encoded = module.to_tokens(series, torch.ones(2, shape[0], dtype=torch.long))
+        patches, mask = encoded.states, encoded.mask
+        assert torch.equal(patches, module.to_tokens(series, None).states)
         assert mask.all()
 
 
@@ -651,8 +656,7 @@ def test_dropout_follows_the_input(make_model, input_type, probability):
     module = make_model("gpt2", **INPUTS[input_type] | changes).fpt.input_projection
     batch = next(iter(example(input_type, batch=60).values()))
     torch.manual_seed(0)
-    dropped, _ = module.train()(batch)
-    whole, _ = module.eval()(batch)
+    dropped, whole = module.train()(batch).states, module.eval()(batch).states
     zeros = dropped == 0
     assert zeros.float().mean().item() == pytest.approx(probability, abs=0.02)
     torch.testing.assert_close(dropped[~zeros], whole[~zeros] / (1 - probability), rtol=1e-4, atol=0)

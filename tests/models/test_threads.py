@@ -19,7 +19,7 @@ from transformers import (
 )
 
 from fpt_adapters import FPTConfig, FPTForSequenceClassification
-from fpt_adapters.deltas.file import tensor_digest
+from fpt_adapters.deltas.tensors import tensor_digest
 
 THREADS, CALLS = 16, 200
 FIELDS = {"input_type": "values", "input_size": 3, "sequence_length": 10, "num_labels": 4}

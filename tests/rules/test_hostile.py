@@ -35,9 +35,9 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 import fpt_adapters.backbones.baselines.modeling_lstm
 import fpt_adapters.backbones.building
-import fpt_adapters.models.loading
+import fpt_adapters.models.base
 from fpt_adapters import DeltaError, FPTConfig, FPTForSequenceClassification, FPTModel
-from fpt_adapters.deltas.file import CONFIG_KEY, DIGESTS_KEY
+from fpt_adapters.deltas.file import CONFIG_KEY, DIGESTS_KEY, FORMAT_KEY
 from fpt_adapters.hub.download import commit_of
 from fpt_adapters.hub.repository import repository_files, write_repository
 from fpt_adapters.rules.config_rules import build_base_config
@@ -612,7 +612,7 @@ def test_a_base_is_not_built_larger_than_its_weights(absurd, name):
 def test_a_configuration_alone_builds_nothing_larger_than_the_machine(hostile, monkeypatch):
     config = AutoConfig.from_pretrained(hostile("random", input_size=2**20))
     with monkeypatch.context() as patch:
-        patch.setattr(fpt_adapters.models.loading, "MEMORY", 2**26)
+        patch.setattr(fpt_adapters.models.base, "MEMORY", 2**26)
         with pytest.raises(ValueError, match="new modules are larger than this machine's memory"):
             AutoModel.from_config(config)
     config.input_size = 3
@@ -740,11 +740,15 @@ def test_nor_is_a_long_one_of_the_base(hostile, refused, name):
 # Weights
 
 
-HEAD = "head.weight"
+HEAD, HEAD_NAME = "output.weight", "head.weight"  # its place in the file, its name in the model
 NOT_TRAINED = (
+    "backbone.other.0",
+    "backbone.layers.0.attention.0",
+    "backbone.layers.2.norm.0",
     "fpt.backbone.wte.weight",
     "fpt.backbone.h.0.attn.c_attn.weight",
     "fpt.backbone.h.0.attn.bias",
+    "head.weight",
     "fpt.backbone.ln_f.weight.data",
     "fpt.config",
     "backbone.wte.weight",
@@ -766,7 +770,9 @@ def add(name):
 
 @pytest.mark.parametrize("name", [*NOT_TRAINED, "x" * 10**5], ids=lambda name: name[:40])
 def test_no_frozen_weight_is_changed(hostile, refused, name):
-    refused(hostile(tensors=add(name)), f"has {name[:200]}", "which this model does not train", error=DeltaError)
+    named = {"backbone.other.0": "fpt.backbone.wte.weight", "backbone.layers.0.attention.0": "h.0.attn.c_attn.weight"}
+    words = named.get(name, f"has {name[:200]}")
+    refused(hostile(tensors=add(name)), words, "which this model does not train", error=DeltaError)
 
 
 @pytest.mark.parametrize("loader", [FPTModel, AutoModel])
@@ -832,7 +838,7 @@ def test_a_name_that_comes_twice_is_one_tensor(hostile, refused):
     header, body = read_header(file)
     twice = json.dumps({HEAD: header[HEAD] | {"shape": [128]}})
     file.write_bytes(with_length((json.dumps(header)[:-1] + ", " + twice[1:]).encode()) + body)
-    refused(folder, HEAD, "shape", error=DeltaError)
+    refused(folder, HEAD_NAME, "shape", error=DeltaError)
 
 
 @pytest.mark.parametrize(
@@ -849,7 +855,7 @@ def test_a_name_that_comes_twice_is_one_tensor(hostile, refused):
 def test_forged_digests_are_refused(hostile, refused, metadata, words):
     folder = hostile()
     file = folder / "model.safetensors"
-    save_file(load_file(file), file, metadata={"format": "pt", **metadata})
+    save_file(load_file(file), file, metadata={"format": "pt", FORMAT_KEY: "1", **metadata})
     refused(folder, words, error=DeltaError)
 
 
@@ -858,30 +864,30 @@ def test_a_tensor_of_another_shape_is_refused(hostile, refused, shape):
     def reshape(tensors):
         tensors[HEAD] = torch.zeros(shape)
 
-    refused(hostile(tensors=reshape), HEAD, str(shape), "(4, 32)", error=DeltaError)
+    refused(hostile(tensors=reshape), HEAD_NAME, str(shape), "(4, 32)", error=DeltaError)
 
 
 OLD_SAFETENSORS = Version(safetensors.__version__) < Version("0.7")
 COMPLEX = pytest.param("complex64", marks=pytest.mark.skipif(OLD_SAFETENSORS, reason="safetensors has it since 0.7"))
-TRAINED = (HEAD, "fpt.backbone.ln_f.weight")
+TRAINED = {HEAD: HEAD_NAME, "backbone.norm.0": "fpt.backbone.ln_f.weight"}
 
 
-@pytest.mark.parametrize("name", TRAINED)
+@pytest.mark.parametrize("place", TRAINED)
 @pytest.mark.parametrize("dtype", ["float64", "int64", "int8", "uint8", "bool", COMPLEX, "float8_e4m3fn"])
-def test_a_tensor_of_another_dtype_is_refused(hostile, refused, name, dtype):
+def test_a_tensor_of_another_dtype_is_refused(hostile, refused, place, dtype):
     def cast(tensors):
-        tensors[name] = tensors[name].to(getattr(torch, dtype))
+        tensors[place] = tensors[place].to(getattr(torch, dtype))
 
-    refused(hostile(tensors=cast), name, dtype, "float32", error=DeltaError)
+    refused(hostile(tensors=cast), TRAINED[place], dtype, "float32", error=DeltaError)
 
 
-@pytest.mark.parametrize("name", TRAINED)
+@pytest.mark.parametrize("place", TRAINED)
 @pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
-def test_a_tensor_that_is_not_finite_is_refused(hostile, refused, name, value):
+def test_a_tensor_that_is_not_finite_is_refused(hostile, refused, place, value):
     def spoil(tensors):
-        tensors[name].view(-1)[-1] = float(value)
+        tensors[place].view(-1)[-1] = float(value)
 
-    refused(hostile(tensors=spoil), name, "not finite", error=DeltaError)
+    refused(hostile(tensors=spoil), TRAINED[place], "not finite", error=DeltaError)
 
 
 def test_no_other_file_takes_the_place_of_the_configuration(hostile, refused):

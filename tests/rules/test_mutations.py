@@ -99,7 +99,8 @@ def logits_of(model, inputs):
 
 
 def all_tensors(model):
-    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    """What a model is made of; without what it computes of its configuration, such as rotary frequencies."""
+    return {**model.state_dict(), **dict(model.named_parameters())}
 
 
 def make_truth(name, folder):
@@ -168,7 +169,8 @@ FILLED = ("auto", None)  # in the configuration until a model is built
 
 def judge_honest(truth, files, values, model):
     """What is wrong with a model of files that somebody signed: another weight, or another value, than they say."""
-    stored = load_tensors(files[WEIGHTS])
+    names = {place: name for name, place in model.tensor_places().items()}
+    stored = {names[place]: tensor for place, tensor in load_tensors(files[WEIGHTS]).items() if place in names}
     for name, tensor in all_tensors(model).items():
         if name in stored:
             expected = stored[name]
@@ -427,7 +429,7 @@ def mutated(root, count, seed=0):
 
 
 @needs_fork
-@pytest.mark.parametrize("count", [250, pytest.param(20_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [150, pytest.param(20_000, marks=pytest.mark.slow)])
 def test_no_mutation_gives_a_wrong_model(count, tmp_path, record_property):
     results = mutated(tmp_path, count)
     outcomes = Counter(result["outcome"].partition(":")[0] for result in results)

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
+from conftest import saved_tensors
 from datasets import Dataset as HubDataset
-from safetensors.torch import load_file
 from test_distributed import launch
 from test_training import TRAINERS, AfterStep, arguments, assert_same, copied, losses, sequences, stop_after
 from torch.utils.data import Dataset, Subset
@@ -592,7 +592,7 @@ def test_after_training_all_is_as_ever(make_model, tmp_path):
     assert prediction.metrics["test_accuracy"] == last["eval_accuracy"]
     assert next(iter(trainer.get_train_dataloader()))["input_values"].shape == (8, 10, 3)
     trainer.save_model()
-    assert_same(load_file(tmp_path / "model.safetensors"), model.delta_tensors())
+    assert_same(saved_tensors(tmp_path, model), model.delta_tensors())
     loaded = FPTForSequenceClassification.from_pretrained(tmp_path)
     inputs = torch.stack([example["input_values"] for example in data])
     assert np.allclose(loaded(input_values=inputs).logits.detach().numpy(), prediction.predictions, atol=1e-5)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import load_script
+from conftest import load_script, saved_tensors
 from safetensors.torch import load_file
 
 from fpt_adapters import FPTForImageClassification
@@ -124,7 +124,7 @@ def test_only_the_first_process_writes(runs):
 
 def test_a_checkpoint_of_two_processes_loads_in_one(runs):
     model = FPTForImageClassification.from_pretrained(runs[1] / "rank0" / "checkpoint-12")
-    saved = load_file(runs[1] / "rank0" / "model.safetensors")
+    saved = saved_tensors(runs[1] / "rank0", model)
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
     assert trained.keys() == saved.keys()
     assert all(torch.equal(saved[name], p) for name, p in trained.items())

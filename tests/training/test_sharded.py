@@ -9,7 +9,7 @@ import torch
 import yaml
 from accelerate.utils import FullyShardedDataParallelPlugin
 from accelerate.utils.fsdp_utils import fsdp2_prepare_auto_wrap_policy
-from conftest import LAYERS, TINY_BACKBONES, load_script
+from conftest import LAYERS, TINY_BACKBONES, load_script, saved_tensors
 from safetensors.torch import load_file
 from test_distributed import ROOT, launch
 from transformers import AutoConfig, TrainingArguments
@@ -44,7 +44,7 @@ def test_fully_sharded_training_is_that_of_one_process(by_torch):
     script = load_script(FULLY_SHARDED)
     model = script.build_model()
     assert record(by_torch)["losses"] == pytest.approx(script.train(model), abs=1e-5)
-    saved = load_file(by_torch / "saved" / "model.safetensors")
+    saved = saved_tensors(by_torch / "saved", model)
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
     assert saved.keys() == trained.keys()
     for name, parameter in trained.items():
@@ -115,10 +115,10 @@ def test_each_back_end_writes_the_delta_that_one_process_writes(sharded, alone):
     _, folder = sharded
     one = alone.model.delta_tensors()
     for place in ("whole", "whole/checkpoint-3", "whole/checkpoint-6", "resumed"):
-        saved = load_file(folder / place / "model.safetensors")
+        saved = saved_tensors(folder / place, alone.model)
         assert saved.keys() == one.keys()
         assert all(t.dtype == torch.float32 and t.shape == one[name].shape for name, t in saved.items())
-    for name, tensor in load_file(folder / "whole" / "model.safetensors").items():
+    for name, tensor in saved_tensors(folder / "whole", alone.model).items():
         torch.testing.assert_close(tensor, one[name].detach(), atol=1e-4, rtol=0)
 
 
@@ -211,7 +211,7 @@ def test_values_in_fp32_stay_so_though_the_model_was_cast(make_model, tmp_path):
     model = make_model("gpt2")
     whole = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
     model.bfloat16().save_pretrained(tmp_path, state_dict=whole)
-    saved = load_file(tmp_path / "model.safetensors")
+    saved = saved_tensors(tmp_path, model)
     assert saved and all(torch.equal(tensor, whole[name]) for name, tensor in saved.items())
 
 

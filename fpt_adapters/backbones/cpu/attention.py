@@ -14,7 +14,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from .dropout import dropout as drop
+from .dropout import drop
 
 NAME = "fpt"
 LONGEST = {torch.float32: 32, torch.bfloat16: 512}  # tokens, up to which plain products are faster without dropout

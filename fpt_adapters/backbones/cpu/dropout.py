@@ -31,7 +31,7 @@ class _Dropped(torch.autograd.Function):
         return (gradient * ctx.scale).mul_(kept), None
 
 
-def dropout(inputs: Tensor, p: float) -> Tensor:
+def drop(inputs: Tensor, p: float) -> Tensor:
     """Zero each element with probability `p` and scale the others by 1 / (1 - p). Draws from torch's own generator."""
     threshold = round(p * LEVELS)
     if threshold == 0:
@@ -42,11 +42,11 @@ def dropout(inputs: Tensor, p: float) -> Tensor:
 
 
 class Dropout(nn.Dropout):
-    """`torch.nn.Dropout`, with `dropout` as its function."""
+    """`torch.nn.Dropout`, with `drop` as its function."""
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Any shape -> the same shape."""
-        return dropout(inputs, self.p) if self.training else inputs
+        return drop(inputs, self.p) if self.training else inputs
 
 
 def replace_dropout(module: nn.Module) -> None:

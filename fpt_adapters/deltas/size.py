@@ -1,0 +1,28 @@
+"""How large the file of a delta is, known before it is written."""
+
+import json
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from ..configuration_fpt import FPTConfig
+from .writing import metadata_of
+
+BYTES = 4  # of a number, stored in float32
+DIGEST = "0" * 16  # as long as each is
+ALIGNMENT = 8  # of where the numbers begin; the header is filled up with spaces
+
+
+def delta_bytes(config: FPTConfig, tensors: Mapping[str, Tensor]) -> int:
+    """The bytes of the `model.safetensors` that `write_delta` makes of these; no value is read.
+
+    A safetensors file is the length of its header in 8 bytes, the header in JSON, and the numbers.
+    """
+    values = json.loads(config.to_json_string())
+    header: dict[str, dict] = {"__metadata__": metadata_of(values, [DIGEST] * len(tensors))}
+    end = 0
+    for name in sorted(tensors):
+        start, end = end, end + BYTES * tensors[name].numel()
+        header[name] = {"dtype": "F32", "shape": list(tensors[name].shape), "data_offsets": [start, end]}
+    length = len(json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode())
+    return 8 + -(-length // ALIGNMENT) * ALIGNMENT + end

@@ -1,0 +1,12 @@
+"""The heads. A new one is a file, a row here, and the class in modeling_fpt.py that names it."""
+
+from .head import Head, Headless
+from .sequence import ImageHead, SequenceHead
+from .tokens import TokensHead
+
+HEADS: dict[str, Head] = {
+    "none": Headless(),
+    "sequence": SequenceHead(),
+    "image": ImageHead(),
+    "tokens": TokensHead(),
+}

@@ -1,0 +1,113 @@
+"""The model, as its card's template needs it: what it is, and the code that loads it."""
+
+import json
+from typing import Any, Protocol
+
+from ..backbones.counting import GroupCount, trained_sum
+from ..configuration_fpt import FPTConfig
+from ..heads.head import Head
+from ..inputs.input_type import Loading
+from ..rules.wording import counted, plain
+from .card_template import byte_size, describe_base, share
+
+
+class SharedModel(Protocol):
+    """What a card asks of a model: its configuration, its head, and its parameters by group."""
+
+    config: FPTConfig
+    head_type: Head
+
+    def count_parameters(self) -> list[GroupCount]:
+        """Rows of the parameter table."""
+
+
+def auto_class(model: SharedModel) -> str:
+    """The transformers class that loads a model of this kind."""
+    return model.head_type.auto_class
+
+
+def pipeline_tag(model: SharedModel) -> str | None:
+    """The Hub's name for what the model does, where a pipeline of transformers does it."""
+    return model.head_type.pipeline_tag(model.config)
+
+
+def model_facts(model: SharedModel, task_name: str | None, delta_bytes: int | None) -> dict[str, Any]:
+    """What the model is: the first line, a list, and the parameter table."""
+    rows = sorted(model.count_parameters(), key=lambda row: not row.trained)
+    trained = trained_sum(rows)
+    task = f"{plain(task_name)}: " if task_name else ""
+    parameters = f"{counted(trained.parameters, 'parameter')} ({share(trained.percent)} % of the whole)"
+    size = "" if delta_bytes is None else f" of {byte_size(delta_bytes)}"
+    description = [f"Base: {describe_base(model.config)}", f"Input: {model.config.input.describe(model.config)}"]
+    answers = model.head_type.describe(model.config)
+    if answers is not None:
+        description.append(f"Answers: {answers}")
+    if delta_bytes is not None:
+        description.append(f"Delta: {counted(delta_bytes, 'byte')}, checked tensor by tensor when it is loaded.")
+    return {
+        "headline": f"{task}{parameters} trained on a frozen transformer, shared as a delta{size}.",
+        "description": description,
+        "parameter_rows": rows,
+        "trained": trained,
+    }
+
+
+def loading_facts(model: SharedModel, repo_id: str, text: str) -> dict[str, Any]:
+    """What the code that loads the model names: its class, an input that fits, and the shape of the output.
+
+    `text`: what the code gives a tokenizer.
+    """
+    config, head, base_argument, pipeline_arguments = model.config, model.head_type, "", ""
+    if config.base_model is None and config.backbone_init != "random":
+        place = '"path/to/the/base"'
+        base_argument = f", base_model_name_or_path={place}"
+        pipeline_arguments = f', model_kwargs={{"base_model_name_or_path": {place}}}'
+    loading = Loading(
+        repo_id=repo_id,
+        auto_class=head.auto_class,
+        pipeline_tag=head.pipeline_tag(config),
+        base_argument=base_argument,
+        pipeline_arguments=pipeline_arguments,
+        output_name=head.output_name,
+        text=json.dumps(text),
+    )
+    return {
+        "auto_class": head.auto_class,
+        "base_argument": base_argument,
+        "output_name": head.output_name,
+        "output_shape": f"({', '.join(map(str, head.shape_of_output(config)))})",
+        "input_name": config.input.argument,
+        "example": config.input.example(config),
+        "usage": config.input.usage(config, loading),
+    }
+
+
+def example_text(tokenizer: Any | None) -> str:
+    """A text that the tokenizer takes: any words or, where it knows no others, the first of its own."""
+    text = "your text"
+    if not hasattr(tokenizer, "decode"):
+        return text
+    try:
+        tokenizer(text)
+        return text
+    except Exception:  # a tokenizer for which a word is unknown raises no narrower one
+        special = set(tokenizer.all_special_ids)
+        return tokenizer.decode([token for token in range(len(tokenizer)) if token not in special][:3])
+
+
+def base_limits(config: FPTConfig) -> list[str]:
+    """What a delta cannot do without its base, and how far that is checked."""
+    if config.backbone_init == "random":
+        return [
+            "The delta alone is no model: loading draws the random base again. Another version of torch or "
+            "transformers may draw other weights; that is noticed, and refused."
+        ]
+    named = "`base_model_name_or_path=`"
+    how = f"loading fetches the base too, or reads a copy that {named} names."
+    if not config.base_model:
+        how = f"who loads it must have the base, and say where it is with {named}."
+    return [
+        f"The delta alone is no model: {how}",
+        "That it is the base trained on is checked by a fingerprint, which samples every tensor: it tells another or "
+        "a fine-tuned base, not one altered outside the samples.",
+    ]

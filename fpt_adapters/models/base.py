@@ -1,0 +1,127 @@
+"""The base under a model: built, with the configuration filled in by what was found."""
+
+import copy
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers import PreTrainedModel
+from transformers.utils import find_adapter_config_file
+
+from ..backbones.building import backbone_class, build_backbone, default_init_scheme
+from ..backbones.device_maps import DeviceMap, refuse_meta
+from ..backbones.fingerprints import BY_LAYER
+from ..backbones.structure import embedding_width, frozen_dtype, position_parameters
+from ..configuration_fpt import FPTConfig
+from ..hub.download import fetch_base
+from ..rules.limits import MEMORY
+from ..rules.travelling import TRAVELS
+from ..torch_utils.isolation import DefaultDtype
+
+if TYPE_CHECKING:
+    from ..adapters.peft_api import PeftConfig
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Base:
+    """A frozen backbone that a model is made on.
+
+    `config`: what was asked for, filled in with what was found, such as fingerprint, dtype, positions and adapter.
+    `fingerprints`: of its weights as stored, by kind. `shared`: whether other models have the same memory.
+    """
+
+    backbone: PreTrainedModel
+    config: FPTConfig
+    fingerprints: dict[str, str]
+    shared: bool = False
+
+
+def build_base(
+    config: FPTConfig,
+    source: Any = None,
+    dtype: torch.dtype | str | None = None,
+    attn_implementation: str | None = None,
+    hub_kwargs: dict[str, Any] | None = None,
+    device_map: DeviceMap | None = None,
+    peft_config: "PeftConfig | dict[str, Any] | str | None" = None,
+) -> Base:
+    """Build the backbone that `config` describes, which stays as it is.
+
+    `source`, `hub_kwargs`: where its weights are: a folder, a Hub id, a `FrozenBase`, or None: drawn from the seed.
+    Those of a `FrozenBase` are shared, and have its dtype and attention. `attn_implementation`: which attention runs
+    in it (None: the one that `config` names, as its caller may have it do, or else the fastest). `peft_config`: the
+    adapter to put on it, in any form that `from_backbone` takes (None: the config's, if any).
+    Raises ValueError for another dtype, a config without a backbone's, new modules larger than the memory, and what
+    `build_backbone` and `add_adapter` refuse; OSError where the base is not found; RuntimeError on the meta device.
+    """
+    refuse_meta()
+    dtype = config.dtype if dtype in (None, "auto") else DTYPES.get(dtype, dtype)
+    if dtype is not None and dtype not in DTYPES.values():
+        raise ValueError(f"dtype is one of {', '.join(DTYPES)}; got {dtype!r}.")
+    if config.base_model_config is None:
+        raise ValueError("FPTConfig needs base_model_config, the backbone's own configuration.")
+    named = config.base_model_config._attn_implementation  # which a copy forgets
+    config = copy.deepcopy(config)
+    base_config = config.base_model_config
+    config._attn_implementation = attn_implementation or {"": config._attn_implementation, "base_model_config": named}
+    backbone_class(base_config)  # raises, before anything is fetched
+    config.backbone_init_scheme = config.backbone_init_scheme or default_init_scheme(base_config, config.backbone_init)
+    shared = source is not None and not isinstance(source, str)
+    if shared:
+        backbone, found = source.backbone_for(config), source.fingerprints
+    else:
+        backbone, found = build_backbone(
+            base_config,
+            None if config.backbone_init == "random" else _fetch(source, hub_kwargs or {}),
+            init=config.backbone_init,
+            seed=config.backbone_init_seed,
+            scheme=config.backbone_init_scheme,
+            layers=config.backbone_layers,
+            dropout=config.backbone_dropout,
+            dtype=dtype,
+            attn_implementation=base_config._attn_implementation or config._attn_implementation,
+            quantization=config.base_quantization,
+            device_map=device_map,
+            source=source,
+        )
+    peft_config = config.peft_config if peft_config is None else peft_config
+    if peft_config is not None:
+        from ..adapters.adding import add_adapter  # importing peft takes long
+
+        config.peft_config = add_adapter(backbone, peft_config)
+        config.check()
+    config.base_model_fingerprint = found[BY_LAYER]
+    config._attn_implementation = backbone.config._attn_implementation
+    config.dtype = frozen_dtype(backbone) if config.base_quantization is None else backbone.config.dtype
+    if not TRAVELS:
+        _check_new_modules(config, embedding_width(backbone))
+    if config.positions == "auto":
+        config.positions = "backbone" if position_parameters(backbone) else "new"
+    if config.pooling == "auto":
+        from ..backbones.causality import is_causal
+
+        with DefaultDtype(torch.float32):  # in which frozen weights and new ones may meet
+            config.pooling = "last" if is_causal(backbone) else "mean"
+    return Base(backbone, config, found, shared)
+
+
+def _check_new_modules(config: FPTConfig, width: int) -> None:
+    new = config.token_size + config.num_tokens + config.labels_per_token * (config.num_labels or 1)
+    if 4 * new * width > MEMORY:
+        raise ValueError("The new modules are larger than this machine's memory: write smaller sizes or fewer labels.")
+
+
+def _fetch(name_or_path: str, hub_kwargs: dict[str, Any]) -> Path:
+    """As `fetch_base`. Raises ValueError for a source that holds a peft adapter too, which changes its weights."""
+    adapter = find_adapter_config_file(name_or_path, **hub_kwargs)
+    if adapter is not None:
+        raise ValueError(
+            f"{name_or_path!r} holds a peft adapter ({os.path.basename(adapter)}), and a backbone is the weights of "
+            "one model: merge it (PeftModel.merge_and_unload) and give what save_pretrained writes then, or give the "
+            "adapter's base."
+        )
+    return fetch_base(name_or_path, **hub_kwargs)

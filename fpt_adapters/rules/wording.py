@@ -1,0 +1,29 @@
+"""How numbers, and text that others wrote, are worded in a model card."""
+
+import re
+from typing import Any
+
+MARKDOWN = re.compile(r"([\\`*\[\]<>|~&$]|(?<![^\W_])_|_(?![^\W_]))")  # what plain text must not be read as
+LINE_START = re.compile(r"^(\d*)([#+=.)-])(?=[#+=-]*(?:\s|$))")  # nor where it begins a line: headings and lists
+
+
+def thousands(number: int) -> str:
+    """12345 -> 12,345."""
+    return f"{number:,}"
+
+
+def counted(number: int, thing: str, things: str | None = None) -> str:
+    """1 patch, 64 patches."""
+    return f"{thousands(number)} {thing if number == 1 else things or thing + 's'}"
+
+
+def one_line(text: Any) -> str | None:
+    """Text on one line, without control characters; None for nothing."""
+    text = "" if text is None else str(text)
+    line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    return line or None
+
+
+def plain(text: Any) -> str:
+    """Text that Markdown shows as it is, also in a table."""
+    return LINE_START.sub(r"\1\\\2", MARKDOWN.sub(r"\\\1", one_line(text) or ""))
