@@ -41,6 +41,7 @@ from .models.pretrained import FPTPreTrainedModel
 from .version import __version__
 
 if TYPE_CHECKING:
+    from .training.cached_features import cache_features
     from .training.guards import TrainingError
     from .training.trainer import FPTTrainer
 
@@ -94,13 +95,18 @@ __all__ = [
     "LSTMModel",
     "TrainingError",
     "__version__",
+    "cache_features",
     "find_deltas",
     "format_deltas",
     "format_table",
     "update_config",
 ]
 
-_TRAINING = {"FPTTrainer": "training.trainer", "TrainingError": "training.guards"}
+_TRAINING = {  # where each is
+    "FPTTrainer": "training.trainer",
+    "TrainingError": "training.guards",
+    "cache_features": "training.cached_features",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -1,12 +1,15 @@
 """Batches are checked before they reach the model: their values, and of the first one whether it fits the model."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import contextlib
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset
 
 from ..configuration_fpt import FPTConfig
 from ..models.pretrained import FPTPreTrainedModel
@@ -14,6 +17,7 @@ from .label_checks import LabelRule, Wrong, raw_labels
 
 SEQUENCES = ("input_ids", "input_values")  # arguments of which an example has one step after the other
 ROW = " This is row "  # what messages name it by
+SEARCHED = 60  # seconds that a wrong row is looked for, at most
 
 
 class BatchError(ValueError):
@@ -160,3 +164,38 @@ def check_first_batch(
     tokens = encoded.states.shape[1]
     if rule is not None and rule.per_token and (problem := _unlabelled_tokens(batch["labels"], tokens)):
         raise ValueError(f"{problem.capitalize()}.")
+
+
+# Rows of data sets
+
+
+def is_held(dataset: object) -> bool:
+    """Whether a data set has examples that can be looked at without reading on."""
+    return isinstance(dataset, Sized) and not isinstance(dataset, IterableDataset) and len(dataset) > 0
+
+
+@contextlib.contextmanager
+def naming_the_row(called: str, loader_of: Callable[[], DataLoader | None]) -> Iterator[None]:
+    """Name the row that makes a batch wrong, where it is found again by `loader_of()`, of the data set `called`."""
+    try:
+        yield
+    except BatchError as error:
+        loader = loader_of()
+        found = _find_wrong(loader) if is_held(getattr(loader, "dataset", None)) else None
+        if found is None:
+            raise ValueError(str(error)) from error  # which is not looked for again, in another data set
+        row, problem = found
+        raise ValueError(f"{problem}{ROW}{row} of {called}.") from error
+
+
+def _find_wrong(loader: DataLoader) -> tuple[int, str] | None:
+    """The first row of a loader's data set that makes a wrong batch, and what is wrong; None where none was found."""
+    start = time.monotonic()
+    for row in range(len(loader.dataset)):
+        try:
+            loader.collate_fn([loader.dataset[row]])
+        except BatchError as error:
+            return row, error.problem
+        if time.monotonic() - start > SEARCHED:
+            return None
+    return None

@@ -1,12 +1,13 @@
 """What a training must do to the weights: leave the frozen ones as they are, and keep the trained ones finite."""
 
 import torch
+from transformers import TrainerCallback
 from transformers.utils import logging
 
 from ..deltas.tensors import tensor_digest
 from ..models.pretrained import FPTPreTrainedModel
 from ..torch_utils.plain_names import named_parameters
-from .distributing import gather
+from .saving import gather
 
 logger = logging.get_logger(__name__)
 
@@ -17,21 +18,35 @@ class TrainingError(RuntimeError):
     """Training went wrong in a way that its numbers alone would hide."""
 
 
-class WeightGuard:
-    """What the weights were before a training. All processes build and ask it, where the model is sharded.
+class WeightGuard(TrainerCallback):
+    """Compares the weights at the end of a training with those before it, and stops one that has diverged.
 
     `frozen`: dtype and sum over the bits of every frozen parameter, taken on its device, by name; enough to see that
-    none was trained. `may_round`: whether a frozen weight may come into another dtype (DeepSpeed rounds those).
+    none was trained. `may_round`: whether a frozen weight may come into another dtype (DeepSpeed rounds those). Where
+    the model is sharded, all processes must have one.
     """
 
-    def __init__(self, model: FPTPreTrainedModel, may_round: bool = False):
-        self.model, self.may_round = model, may_round
+    def __init__(self, may_round: bool = False):
+        self.may_round = may_round
+        self.model: FPTPreTrainedModel | None = None  # that trains now
+        self.resumed = False
+        self.frozen: dict[str, tuple[torch.dtype, int]] = {}
+        self.trained: dict[str, str] = {}
+
+    def begin(self, model: FPTPreTrainedModel, resumed: bool) -> None:
+        """Note what the weights are before a training; one that is `resumed` may have ended already."""
+        self.model, self.resumed = model, resumed
         self.frozen, self.trained = self._checksums(), self._digests()
 
-    def check(self, steps: int, resumed: bool) -> None:
-        """Raise TrainingError for a frozen weight that changed or a trained one that is not finite.
+    def on_log(self, args, state, control, logs=None, **kwargs) -> None:
+        """Called by the Trainer. Raises TrainingError where the training has diverged."""
+        if self.model is not None and "loss" in (logs or {}):
+            refuse_divergence(self.model, f"at step {state.global_step}")
 
-        A trained one that stayed as it was is warned of, unless the training was `resumed` or made no steps.
+    def on_train_end(self, args, state, control, **kwargs) -> None:
+        """Called by the Trainer. Raises TrainingError for a frozen weight that changed or a trained one not finite.
+
+        A trained one that stayed as it was is warned of, unless the training was resumed or made no steps.
         """
         after = self._checksums()
         if self.may_round:
@@ -41,11 +56,12 @@ class WeightGuard:
             raise TrainingError(f"The frozen weight {changed[0]} changed in training ({len(changed)} tensors in all).")
         refuse_divergence(self.model, "after training")
         unmoved = [name for name, digest in self._digests().items() if self.trained[name] == digest]
-        if unmoved and steps and not resumed:
+        if unmoved and state.global_step and not self.resumed:
             logger.warning(
-                f"{len(unmoved)} of {len(self.trained)} trained tensors did not change in {steps} steps, the first "
-                f"is {unmoved[0]}: no gradient reaches them, or the learning rate is too small for fp32."
+                f"{len(unmoved)} of {len(self.trained)} trained tensors did not change in {state.global_step} steps, "
+                f"the first is {unmoved[0]}: no gradient reaches them, or the learning rate is too small for fp32."
             )
+        self.model = None
 
     def _checksums(self) -> dict[str, tuple[torch.dtype, int]]:
         frozen = ((name, gather(p)) for name, p in named_parameters(self.model).items() if not p.requires_grad)

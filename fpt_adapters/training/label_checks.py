@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Subset
 from transformers import DataCollatorWithPadding, DefaultDataCollator, default_data_collator
+from transformers.trainer_utils import RemoveColumnsCollator
 from transformers.utils import logging
 
 from ..heads.head import TOKENS as ANY  # a length that the data decides
@@ -197,6 +198,8 @@ def check_labels_at_hand(what: str, dataset: Dataset, rule: LabelRule, collator:
 
 
 def _changes_none(collator: Callable) -> bool:
+    if isinstance(collator, RemoveColumnsCollator):
+        collator = collator.data_collator
     return collator is default_data_collator or isinstance(collator, (DefaultDataCollator, DataCollatorWithPadding))
 
 

@@ -23,6 +23,13 @@ OPTIMIZER_STATE = "state of the optimizer and the schedule"
 OPTIMIZER, DEEPSPEED = "optimizer", "global_step"  # what the files or folders of an optimizer's state begin with
 
 
+def find_checkpoint(given: str | bool | None, folder: Path) -> Path | None:
+    """The checkpoint to resume, as `Trainer.train` is told: a path, True for the last one in `folder`, or none."""
+    if not given:
+        return None
+    return last_checkpoint(folder) if given is True else Path(given)
+
+
 def last_checkpoint(folder: Path) -> Path | None:
     """The newest checkpoint in `folder` that was written to its end; a warning names those that are passed over.
 

@@ -1,184 +1,300 @@
-"""`FPTTrainer`: transformers' Trainer with a learning rate per group, guards, and a strict resume.
+"""`FPTTrainer`: transformers' Trainer for a delta: what only a subclass can do, each a few lines.
 
 The stock Trainer trains these models as well: the loss, the freezing and the small checkpoints are the model's.
 """
 
 import contextlib
 import os
-from collections.abc import Mapping
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils.data import Dataset
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from huggingface_hub import CommitInfo
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, IterableDataset
+from transformers import Trainer
+from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
+from transformers.trainer_utils import EvalLoopOutput, PredictionOutput
 
-from ..configuration_fpt import PARAMETER_GROUPS
-from ..deltas.disk import refuse_full_disk, room_for, size_of
-from ..deltas.writing import refuse_foreign
-from ..hub.repository import repository_files
+from ..backbones.precision import weights_kept
+from ..hub.card import FPTCard
 from ..models.pretrained import FPTPreTrainedModel
-from ..torch_utils.plain_names import named_parameters
-from .cached_features import innermost
-from .checking import CheckingTrainer
-from .distributing import compiled_in_place
-from .guards import WeightGuard, refuse_divergence
-from .resuming import check_checkpoint, last_checkpoint, warn_of_callbacks, warn_of_random_numbers
+from .batch_checks import naming_the_row
+from .batch_sources import BatchSource, choose_source, evaluation_loader
+from .before_training import accepted, check_training
+from .cached_features import MOST_BYTES
+from .data_checks import check_collated, first_batch, loader_of_rows
+from .epochs import SetEpoch, epoch_setter, innermost
+from .feature_store import FeatureStore
+from .group_learning_rates import split_by_group
+from .guards import WeightGuard
+from .label_checks import LabelRule
+from .processes import check_processes, make_ready_for_ddp, unpinned, unwrap_after_training
+from .resuming import find_checkpoint
+from .run_card import RunCard
+from .saving import base_left_out, delta_missing_only, gather_delta, room_for_checkpoint
+from .uploads import Uploads, report_failed_uploads
 
 
-class SetEpoch(TrainerCallback):
-    """Tells a data set with `set_epoch` which epoch begins, however the data loader wraps it."""
+class FPTTrainer(Trainer):
+    """Trainer for frozen pretrained transformers; takes what `Trainer` takes, and:
 
-    def __init__(self, dataset: Dataset):
-        self.dataset = dataset
+    `group_learning_rates`: a learning rate for each named parameter group (`input`, `output`, `norm`, `position` ...;
+    see `PARAMETER_GROUPS`); the others have `args.learning_rate`.
 
-    def on_epoch_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Called by the Trainer; after a resume, `state.epoch` has a fraction."""
-        self.dataset.set_epoch(int(state.epoch))
+    `cache_features`: whether the backbone runs once over the data, and over those that are evaluated meanwhile, where
+    the head alone trains; see the function `cache_features`. None: where that pays and can be. True: or ValueError.
+    Write False where a callback changes a data set, or your `compute_loss` reads the raw inputs. `most_cached`: bytes.
 
+    `train_dataset` may be a stream: an `ExampleStream`, or a `datasets` or torch IterableDataset. Each process and
+    worker reads its share, epoch after epoch until `max_steps`, and goes on behind a checkpoint's last example.
 
-class FPTTrainer(CheckingTrainer):
-    """Trainer for frozen pretrained transformers.
+    Before training it refuses (ValueError, DeltaError, NoSpaceError) models, labels, inputs, folders and checkpoints
+    with which it would go wrong; see `before_training.py`. It raises TrainingError if a frozen weight changed, or a
+    trained one is not finite; see `WeightGuard`. Of a sharded model, the delta is gathered and saved without the base.
 
-    Takes what `Trainer` takes, and `group_learning_rates`: a learning rate for each named parameter group (`input`,
-    `output`, `norm`, `position` ...; see `PARAMETER_GROUPS`); the others have `args.learning_rate`.
-
-    Before training it refuses: a model that trains nothing, trained weights below fp32, an empty training set, wrong
-    labels and inputs (see `CheckingTrainer`), an output folder with another kind of model or without room for the
-    delta (NoSpaceError, an OSError), and a checkpoint to resume that is not exactly this model's. After training it
-    raises TrainingError if a frozen weight changed or a trained one is not finite, and warns of a trained one that
-    stayed as it was. Trained weights that are no longer finite when Trainer logs stop training with TrainingError.
-
-    Where the head alone trains, the backbone runs once over the data; see `CachingTrainer` for `cache_features`. The
-    training data may be a stream, which is read and not held; see `StreamingTrainer`.
-    Training ends with the delta and a model card in `args.output_dir`; see `PublishingTrainer` for it and for the Hub.
+    A training that ends well leaves in `args.output_dir` the delta, the processor and a model card, into which what is
+    evaluated afterwards comes too, but for the training set. `card` is the model's: fill in what only you know
+    (`task_name`, `license`, `limits` ...), and into `floors` the accuracy that needs no learning, by split
+    ("validation", "test"; else that of the largest class), or a dict of such scores by metric (else, of numbers, what
+    always answering their mean scores). A model that `model_init` makes goes on with the card.
     """
 
-    def __init__(self, model: FPTPreTrainedModel | None = None, args=None, *more, group_learning_rates=None, **kwargs):
-        self.group_learning_rates = dict(group_learning_rates or {})
+    def __init__(
+        self, model=None, args=None, *more, group_learning_rates=None, cache_features: bool | None = None, **kwargs
+    ):
+        self.group_learning_rates: dict[str, float] = dict(group_learning_rates or {})
+        self.cache_features, self.most_cached = cache_features, MOST_BYTES
+        self.floors: dict[str, float | dict[str, float]] = {}
+        self.is_in_train = False  # Trainer sets it, but calls `call_model_init` before
         self._checkpoint: Path | None = None  # that is resumed
-        super().__init__(compiled_in_place(model), args, *more, **kwargs)
+        self._source = BatchSource()
+        self._store: FeatureStore | None = None  # of the training that is under way
+        model = None if model is None else accepted(model, args, self.group_learning_rates)
+        if args is not None and args.ddp_find_unused_parameters is None:
+            args.ddp_find_unused_parameters = False  # every trained parameter takes part in every step
+        super().__init__(model, args, *more, **kwargs)
+        check_processes(self)
         if self.group_learning_rates and self.optimizer is not None:
             raise ValueError("group_learning_rates sets up Trainer's optimizer; give that or your own, not both.")
-        dataset = innermost(self.train_dataset)
-        if callable(getattr(dataset, "set_epoch", None)) and not self.streams:
-            self.add_callback(SetEpoch(dataset))
+        tokenizer = getattr(self.data_collator, "tokenizer", None)  # which Trainer saves, and finds by this name
+        self.processing_class = tokenizer if self.processing_class is None else self.processing_class
+        self.run_card, self._uploads = RunCard(self), Uploads()
+        self._guard = WeightGuard(may_round=self.is_deepspeed_enabled)
+        self.add_callback(self._guard)
+        if not isinstance(self.train_dataset, IterableDataset) and epoch_setter(self.train_dataset) is not None:
+            self.add_callback(SetEpoch(innermost(self.train_dataset)))
+        check_collated(self)
 
-    def check_model(self, model: FPTPreTrainedModel, args) -> None:
-        """Raise TypeError for another kind of model, ValueError for one without a group that is to learn."""
-        if not isinstance(model, FPTPreTrainedModel):
-            raise TypeError(f"FPTTrainer trains an FPT model, got {type(model).__name__}: use transformers' Trainer.")
-        trained = {row.group for row in model.count_parameters() if row.trained}
-        for group in self.group_learning_rates:
-            if group not in trained:
-                raise ValueError(
-                    f"group_learning_rates has {group!r}; the groups that train here are "
-                    f"{', '.join(name for name in PARAMETER_GROUPS if name in trained)}."
-                )
-        super().check_model(model, args)
+    @property
+    def card(self) -> FPTCard:
+        """The model's card."""
+        return self.run_card.card_of(self)
+
+    @property
+    def shards(self) -> bool:
+        """Whether FSDP or DeepSpeed spreads the model over processes."""
+        return self.is_fsdp_enabled or self.is_deepspeed_enabled
+
+    @property
+    def label_rule(self) -> LabelRule | None:
+        """What the labels of a batch must be; None where there is no head, or an own loss reads them."""
+        own_loss = self.compute_loss_func is not None or type(self).compute_loss is not FPTTrainer.compute_loss
+        return None if self.model.headless or own_loss else LabelRule.of(self.model)
+
+    # Training
 
     def call_model_init(self, trial=None) -> FPTPreTrainedModel:
-        """As `Trainer.call_model_init`; the new model is checked as the class describes."""
-        model = super().call_model_init(trial)
+        """As `Trainer.call_model_init`: a new model for each training, with the card and the processor of the last."""
+        model = accepted(super().call_model_init(trial), self.args, self.group_learning_rates)
         if self.is_in_train:
+            self.run_card.hand_on(self, model)
             self.model = model
             self._begin()
         return model
 
     def create_optimizer(self, model=None) -> torch.optim.Optimizer:
-        """As `Trainer`, with its parameter groups split by FPT group where learning rates differ."""
+        """As `Trainer.create_optimizer`, with its parameter groups split where learning rates differ."""
         created = self.optimizer is None
         optimizer = super().create_optimizer(model)
         if created and self.group_learning_rates:
-            names = {id(parameter): name for name, parameter in named_parameters(self.model).items()}
-            group_of = self.model.parameter_groups()
-            param_groups = list(optimizer.param_groups)
-            optimizer.param_groups.clear()
-            for param_group in param_groups:
-                by_group: dict[str, list] = {}
-                for parameter in param_group["params"]:
-                    by_group.setdefault(group_of[names[id(parameter)]], []).append(parameter)
-                for group, parameters in by_group.items():
-                    lr = self.group_learning_rates.get(group, self.args.learning_rate)
-                    optimizer.add_param_group({**param_group, "params": parameters, "lr": lr})
+            split_by_group(optimizer, self.model, self.group_learning_rates, self.args.learning_rate)
         return optimizer
 
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        """As `Trainer.compute_loss`; where nothing is labelled, it is 0 with label smoothing, too."""
+        if torch.is_tensor(num_items_in_batch):
+            num_items_in_batch = num_items_in_batch.clamp(min=1)
+        return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+
     def train(self, resume_from_checkpoint: str | bool | None = None, trial=None, ignore_keys_for_eval=None):
-        """As `Trainer.train`, between the guards that the class describes."""
-        self._checkpoint = self._find_checkpoint(resume_from_checkpoint)
-        if self.model_init is None:
-            self._begin()
-        folder = None if self._checkpoint is None else os.fspath(self._checkpoint)
-        result = super().train(folder, trial, ignore_keys_for_eval)
-        self._guard.check(self.state.global_step, resumed=self._checkpoint is not None)
+        """As `Trainer.train`, between the checks that the class describes.
+
+        The metric `train_features_runtime` is the seconds that cached features took before the training began.
+        """
+        self._checkpoint = find_checkpoint(resume_from_checkpoint, Path(self.args.output_dir))
+        self._store = FeatureStore(self)
+        sharded = delta_missing_only(self.model) if self.shards else contextlib.nullcontext()
+        try:
+            if self.model_init is None:
+                self._begin()
+            with sharded, naming_the_row("the training set", lambda: loader_of_rows(self, self.train_dataset)):
+                folder = None if self._checkpoint is None else os.fspath(self._checkpoint)
+                result = super().train(folder, trial, ignore_keys_for_eval)
+        finally:
+            self._end()
         if trial is None:
-            with self._room():
-                self.report_training()
+            with room_for_checkpoint(self.model, self.args.output_dir):
+                self.run_card.finish(self)
         return result
 
     def _begin(self) -> None:
         """Check what training needs, and note what the weights are before it."""
-        self._check_before_training()
-        refuse_foreign(Path(self.args.output_dir))
-        if self.args.push_to_hub and Path(self.args.output_dir).is_dir():
-            repository_files(self.args.output_dir)  # refuses what could not be pushed
-        if self.args.should_save:
-            refuse_full_disk(self.args.output_dir, size_of(self.model.delta_tensors().values()))
-        self.card.check()
-        if self._checkpoint is not None:
-            check_checkpoint(self._checkpoint, self.model)
-            warn_of_random_numbers(self._checkpoint, self.args.process_index, self.args.world_size)
-            if not self.args.restore_callback_states_from_checkpoint:
-                warn_of_callbacks(self._checkpoint, self.callback_handler.callbacks)
-        self.card.results.clear()
-        self._step_of_results.clear()
-        self._guard = WeightGuard(self.model, may_round=self.is_deepspeed_enabled)
-        self._keep_frozen_home(self._guard.frozen)
+        check_training(self, self._checkpoint)
+        self.run_card.begin(self.card)
+        self._guard.begin(self.model, resumed=self._checkpoint is not None)
+        make_ready_for_ddp(self.model, self._guard.frozen, self.args.world_size)
+
+    def _end(self) -> None:
+        """Give back what only a training needs."""
+        self._source.close()
+        self._store.clear()
+        self._source, self._store, self._checkpoint = BatchSource(), None, None
+        self.is_in_train = False  # where it was stopped by an error, too
+        unwrap_after_training(self)
+
+    def log(self, logs: dict[str, float], *args, **kwargs) -> None:
+        """As `Trainer.log`; the end of a training also tells the seconds that its features took."""
+        if "train_runtime" in logs and self._store is not None and self._store.seconds:
+            logs["train_features_runtime"] = round(self._store.seconds, 4)
+        super().log(logs, *args, **kwargs)
+
+    def end(self) -> None:
+        """Leave the other processes, or some may abort (gloo); the last call of a script."""
+        self.model_wrapped = self.model
+        self.accelerator.free_memory()
+        self.accelerator.end_training()
+
+    # Batches
+
+    def get_train_dataloader(self) -> DataLoader:
+        """As `Trainer.get_train_dataloader`: batches of a data set, a stream, or cached features."""
+        self._source.close()  # that of a try with larger batches
+        self._source = choose_source(self, super().get_train_dataloader, self._checkpoint, self._store)
+        return unpinned(self._source.loader)
+
+    def get_eval_dataloader(self, eval_dataset: str | Dataset | None = None) -> DataLoader:
+        """As `Trainer.get_eval_dataloader`; during training, of cached features where they can be."""
+        return unpinned(evaluation_loader(self, super().get_eval_dataloader, eval_dataset, self._store))
+
+    def get_test_dataloader(self, test_dataset: Dataset) -> DataLoader:
+        """As `Trainer.get_test_dataloader`."""
+        return unpinned(evaluation_loader(self, super().get_test_dataloader, test_dataset, store=None))
+
+    # Evaluation
+
+    def evaluate(self, eval_dataset=None, *args, **kwargs) -> dict[str, float]:
+        """As `Trainer.evaluate`; after a training the results come into the card in `args.output_dir`."""
+        with self.run_card.of_evaluation(self, eval_dataset):
+            return super().evaluate(eval_dataset, *args, **kwargs)
+
+    def predict(self, test_dataset, *args, **kwargs) -> PredictionOutput:
+        """As `Trainer.predict`; after a training the results come into the card in `args.output_dir`."""
+        with self.run_card.of_evaluation(self, test_dataset):
+            return super().predict(test_dataset, *args, **kwargs)
+
+    def evaluation_loop(
+        self, dataloader, description, prediction_loss_only=None, ignore_keys=None, metric_key_prefix="eval"
+    ) -> EvalLoopOutput:
+        """As `Trainer.evaluation_loop`; what it rounds (`bf16_full_eval`) comes back, and a wrong row is named."""
+        if not self.is_in_train:  # before it, that was seen to
+            first_batch(self, dataloader, "the evaluation set")
+        rounds = (self.args.bf16_full_eval or self.args.fp16_full_eval) and not self.is_in_train
+        kept = weights_kept(self.model) if rounds else contextlib.nullcontext()
+        with kept, naming_the_row("the evaluation set", lambda: dataloader):
+            output = super().evaluation_loop(
+                dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix=metric_key_prefix
+            )
+        self.run_card.record(self, output, metric_key_prefix)
+        return output
+
+    # Saving
+
+    def gather_delta(self) -> dict[str, Tensor]:
+        """What a checkpoint holds, whole and on the CPU, in each process; all must call it."""
+        return gather_delta(self.accelerator.unwrap_model(self.model))
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """As `Trainer.save_model`, which all processes call; a checkpoint alone holds the pickle `training_args.bin`.
+
+        A checkpoint's `trainer_state.json`, which Trainer writes last, goes first: one with it is whole.
+        """
+        saves, folder = self.args.should_save, Path(output_dir or self.args.output_dir)
+        if saves and output_dir is not None:
+            (folder / TRAINER_STATE_NAME).unlink(missing_ok=True)
+        if not self.shards:
+            super().save_model(output_dir, _internal_call=True)
+        else:
+            delta = self.gather_delta()
+            if saves:
+                self._save(output_dir, state_dict=delta)
+        if saves and not (_internal_call and output_dir is not None):
+            (folder / TRAINING_ARGS_NAME).unlink(missing_ok=True)
+        if self.args.push_to_hub and not _internal_call:
+            self.push_to_hub(commit_message="Model save", revision=self.args.hub_revision)
 
     def _save_checkpoint(self, *args, **kwargs) -> None:
         """Trainer writes a checkpoint here (there is no public hook)."""
-        with self._room():
+        with room_for_checkpoint(self.model, self.args.output_dir):
             super()._save_checkpoint(*args, **kwargs)
 
-    def _room(self) -> contextlib.AbstractContextManager[None]:
-        """Say it where the disk becomes full; what is written has about a checkpoint's size: the delta and moments."""
-        parameters = named_parameters(self.model).values()
-        moments = [parameter for parameter in parameters if parameter.requires_grad] * 2  # of Adam
-        return room_for(self.args.output_dir, size_of([*self.model.delta_tensors().values(), *moments]))
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        """Trainer also saves a sharded model here (there is no public hook): leave the base out."""
+        with base_left_out(self):
+            super()._save_optimizer_and_scheduler(output_dir)
 
-    def log(self, logs: dict[str, float], *args, **kwargs) -> None:
-        """As `Trainer.log`; raises TrainingError where the training has diverged."""
-        super().log(logs, *args, **kwargs)
-        if "loss" in logs and self.is_in_train:
-            refuse_divergence(self.model, f"at step {self.state.global_step}")
+    def _save_rng_state(self, output_dir: str) -> None:
+        """Trainer calls this in every process for each checkpoint (there is no public hook): keep the place too."""
+        super()._save_rng_state(output_dir)
+        self._source.save(Path(output_dir), self.args.process_index)
 
-    def _check_before_training(self) -> None:
-        trained = [(n, p) for n, p in named_parameters(self.model).items() if p.requires_grad]
-        if not trained:
-            remedy = "model.apply_policy() undoes what froze them" if self.model.trained_groups else "name some group"
-            raise ValueError(f"Nothing would train: trainable={self.model.config.trainable}, {remedy}.")
-        for name, parameter in trained:
-            if parameter.dtype != torch.float32:
-                raise ValueError(
-                    f"Trained weights must be float32, but {name} is {parameter.dtype}: give dtype to from_backbone, "
-                    "which casts the frozen weights alone, instead of calling .to(dtype) on the model."
-                )
-        if self.train_dataset is None:
-            raise ValueError("Training needs a train_dataset.")
-        if isinstance(self.train_dataset, Mapping):
-            splits = ", ".join(map(str, self.train_dataset))
-            raise ValueError(f"train_dataset is one data set, got a mapping of {splits}: give the one to train on.")
-        if type(self.train_dataset).__name__ == "DataFrame":
-            raise ValueError("train_dataset is a DataFrame: give datasets.Dataset.from_pandas(frame) of it.")
-        if not self.streams and len(self.train_dataset) == 0:
-            raise ValueError("The training set is empty.")
-        self.check_data()
+    # The card and the Hub
 
-    def _find_checkpoint(self, given: str | bool | None) -> Path | None:
-        if not given:
-            return None
-        if given is True:
-            return last_checkpoint(Path(self.args.output_dir))
-        return Path(given)
+    def create_model_card(self, **fields: Any) -> None:
+        """Write the card and its pictures into `args.output_dir`. `fields` fill in the card's, as `license="mit"`.
+
+        Of a sharded model, all processes call it. A README.md that is not ours stays. Raises TypeError for a name that
+        is no field of `FPTCard`.
+        """
+        self.run_card.create(self, fields)
+
+    def push_to_hub(
+        self,
+        commit_message: str | None = "End of training",
+        blocking: bool = True,
+        token: str | None = None,
+        revision: str | None = None,
+        private: bool | None = None,
+        **card_fields: Any,
+    ) -> CommitInfo | Future | None:
+        """Upload configuration, delta, processor and card to `args.hub_model_id`, as one commit.
+
+        As `Trainer.push_to_hub`, but nothing else of `args.output_dir` leaves it. `card_fields`: see
+        `create_model_card`. Raises ValueError for a base without a Hub id.
+        """
+        if self.hub_model_id is None and private is not None:
+            self.args.hub_private_repo = private
+        token, revision = self.args.hub_token if token is None else token, revision or self.args.hub_revision
+        job = self._uploads.start_final(self, commit_message, token, revision, card_fields)
+        return job.result() if blocking and job is not None else job
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        """Trainer calls this after each checkpoint (there is no public hook): upload it in the background."""
+        if self.is_world_process_zero():
+            self._uploads.start_checkpoint(self, Path(checkpoint_folder))
+
+    def _finish_current_push(self) -> None:
+        """Trainer calls this at the end of training: also say what failed."""
+        super()._finish_current_push()
+        report_failed_uploads(self)

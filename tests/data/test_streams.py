@@ -12,7 +12,7 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset
 
 from fpt_adapters.data.streams import RESHARDS, ExampleStream, HeldOut, Place, share_of_shards
-from fpt_adapters.training.stream_batches import BatchStream, StreamState
+from fpt_adapters.training.resumable_batches import BatchStream, StreamState
 
 SHARDS = (7, 5, 9, 4)  # rows of each
 ROWS = [100 * shard + row for shard, count in enumerate(SHARDS) for row in range(count)]

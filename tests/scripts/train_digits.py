@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 from torch.profiler import profile
-from transformers import OpenAIGPTConfig, TrainingArguments, set_seed
+from transformers import OpenAIGPTConfig, TrainerCallback, TrainingArguments, set_seed
 
 from fpt_adapters import FPTForImageClassification, FPTTrainer
 from fpt_adapters.tasks import TASKS
@@ -57,21 +57,41 @@ def main(folder: Path, batch_size: int) -> None:
         preprocess_logits_for_metrics=task.preprocess_logits_for_metrics,
     )
     refusal = refusal_of_another_base(trainer) if args.world_size > 1 else None  # first: gloo may hang if it ends so
+    trainer.evaluate()  # which must not keep the processes from training together
+    wrapping = {}
+    trainer.add_callback(NoteWrapper(trainer, wrapping))
     with profile(record_shapes=True) as profiled:
         trainer.train()
     trainer.save_model()
     record = {
         "processes": args.world_size,
         "losses": [row["loss"] for row in trainer.state.log_history if "loss" in row],
-        "wrapper": type(trainer.model_wrapped).__name__,
-        "finds_unused": getattr(trainer.model_wrapped, "find_unused_parameters", None),
+        **wrapping,
         "metrics": trainer.evaluate(),
         "refusal": refusal,
         "traffic": [(e.name, e.input_shapes) for e in profiled.events() if e.name.startswith("gloo:")],
     }
-    Path(args.output_dir).mkdir(parents=True, exist_ok=True)
-    (Path(args.output_dir) / "record.json").write_text(json.dumps(record))
+    place = Path(args.output_dir)
+    place.mkdir(parents=True, exist_ok=True)
+    args.save_strategy, args.output_dir = "no", str(folder / "again")
+    trainer.train()
+    record["again"] = [row["loss"] for row in trainer.state.log_history if "loss" in row]
+    record["wrapped again"] = wrapping["wrapper"]
+    (place / "record.json").write_text(json.dumps(record))
     trainer.end()
+
+
+class NoteWrapper(TrainerCallback):
+    """Notes what the model is wrapped in while it trains."""
+
+    def __init__(self, trainer: FPTTrainer, found: dict):
+        self.trainer, self.found = trainer, found
+
+    def on_train_begin(self, args, state, control, **kwargs) -> None:
+        """Called by the Trainer."""
+        wrapped = self.trainer.model_wrapped
+        self.found["wrapper"] = type(wrapped).__name__
+        self.found["finds_unused"] = getattr(wrapped, "find_unused_parameters", None)
 
 
 def refusal_of_another_base(trainer: FPTTrainer) -> str:

@@ -12,7 +12,8 @@ import weakref
 from pathlib import Path
 
 import torch
-from transformers import GPT2Config, TrainingArguments, set_seed
+from torch.nn.parallel import DistributedDataParallel
+from transformers import GPT2Config, TrainerCallback, TrainingArguments, set_seed
 
 from fpt_adapters import FPTForImageClassification, FPTTrainer
 from fpt_adapters.tasks import TASKS
@@ -22,11 +23,25 @@ def main(folder: Path) -> None:
     torch.set_num_threads(1)
     trainers, records = zip(*(train(folder, cached) for cached in (True, False)), strict=True)
     trainer = trainers[-1]
-    wrapped = [weakref.ref(trainer.model_wrapped) for trainer in trainers]
     rank = trainer.args.process_index
     trainer.end()
-    record = {"runs": records, "wrapped": sum(reference() is not None for reference in wrapped)}
+    record = {"runs": records, "wrapped": [wrapper() is not None for wrapper in WRAPPERS]}
     (folder / f"record{rank}.json").write_text(json.dumps(record))
+
+
+WRAPPERS = []
+
+
+class NoteWrapper(TrainerCallback):
+    """Notes, weakly, what the model is wrapped in while it trains."""
+
+    def __init__(self, trainer: FPTTrainer):
+        self.trainer = trainer
+
+    def on_train_begin(self, args, state, control, **kwargs) -> None:
+        """Called by the Trainer."""
+        assert isinstance(self.trainer.model_wrapped, DistributedDataParallel)
+        WRAPPERS.append(weakref.ref(self.trainer.model_wrapped))
 
 
 def train(folder: Path, cached: bool) -> tuple[FPTTrainer, dict]:
@@ -70,6 +85,7 @@ def train(folder: Path, cached: bool) -> tuple[FPTTrainer, dict]:
         preprocess_logits_for_metrics=task.preprocess_logits_for_metrics,
         cache_features=cached,
     )
+    trainer.add_callback(NoteWrapper(trainer))
     trainer.train()
     rows = trainer.state.log_history
     return trainer, {

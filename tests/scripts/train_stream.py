@@ -5,7 +5,6 @@
 Each process writes what it saw, by stream and run, into rankN.json.
 """
 
-import gc
 import hashlib
 import json
 import sys
@@ -48,7 +47,7 @@ class Recorder(FPTTrainer):
     def training_step(self, model, inputs, *args):
         """As `Trainer.training_step`."""
         rows = [round(1000 * x) for x in inputs["input_values"][:, 0, 0].tolist()]
-        self.seen.append([self._stream.state.epoch, rows])
+        self.seen.append([self._source.stream.state.epoch, rows])
         return super().training_step(model, inputs, *args)
 
 
@@ -94,7 +93,6 @@ def main(folder: Path) -> None:
         record[name] = {"whole": whole, "again": again}
     rank = TrainingArguments(str(folder), use_cpu=True).process_index
     (folder / f"rank{rank}.json").write_text(json.dumps(record))
-    gc.collect()  # the wrapped models go before their process group
     torch.distributed.destroy_process_group()
 
 

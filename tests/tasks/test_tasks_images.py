@@ -16,7 +16,7 @@ from transformers.image_utils import load_image
 
 from fpt_adapters.tasks.augmentation import Augmentation, crop_flip_rotate
 from fpt_adapters.tasks.images import Cifar10, Cifar10Lra, Digits, Mnist
-from fpt_adapters.training.trainer import SetEpoch
+from fpt_adapters.training.epochs import SetEpoch
 
 
 @pytest.fixture(autouse=True)

@@ -11,9 +11,9 @@ from accelerate import Accelerator
 from conftest import saved_tensors
 from datasets import Dataset as HubDataset
 from test_distributed import launch
-from test_training import AfterStep, arguments, assert_same, copied, losses, sequences, stop_after
+from test_training import TRAINERS, AfterStep, arguments, assert_same, copied, losses, sequences, stop_after
 from torch.utils.data import Dataset, Subset
-from transformers import ConvBertConfig
+from transformers import ConvBertConfig, Trainer
 
 from fpt_adapters import (
     FPTForImageClassification,
@@ -21,9 +21,10 @@ from fpt_adapters import (
     FPTForTokenClassification,
     FPTTrainer,
     TrainingError,
+    cache_features,
 )
+from fpt_adapters.training import run_card
 from fpt_adapters.training.cached_features import CachedFeatures, compute_features
-from fpt_adapters.training.publishing import PublishingTrainer
 
 HEAD_ALONE = {"trainable": ("output",), "input_dropout": 0.0, "backbone_dropout": 0.0}
 TOKENS = {"input_type": "tokens", "input_size": None, "vocab_size": 7}
@@ -109,7 +110,7 @@ def holed(count, seed=0):
 @pytest.fixture(autouse=True)
 def _no_pictures(monkeypatch):
     """Most of a tiny training's time would go into the card's pictures."""
-    monkeypatch.setattr(PublishingTrainer, "_pictures", lambda self: {})
+    monkeypatch.setattr(run_card, "draw_pictures", lambda card, config: {})
 
 
 def count_examples(model):
@@ -206,10 +207,10 @@ def test_wrong_head_inputs_are_refused(make_model):
 def test_a_batch_is_cut_to_its_longest_example():
     tensors = {"head_inputs": torch.arange(24.0).view(3, 4, 2), "labels": torch.arange(12).view(3, 4)}
     cached = CachedFeatures(tensors, lengths=torch.tensor([2, 1, 4]))
-    batch = cached.__getitems__([1, 0])
+    batch = cached.batch([1, 0])
     assert batch["labels"].tolist() == [[4, 5], [0, 1]]
     assert torch.equal(batch["head_inputs"], tensors["head_inputs"][[1, 0], :2])
-    assert cached[2]["labels"].tolist() == [[8, 9, 10, 11]]
+    assert cached[1]["labels"].tolist() == [4, 5, 6, 7]  # the default collator takes examples of one length
     assert len(cached) == 3 and cached.nbytes == 24 * 4 + 12 * 8
 
 
@@ -335,19 +336,19 @@ def test_resume_continues_bit_by_bit(make_model, tmp_path):
     resumed.train(resume_from_checkpoint=True)
     assert losses(resumed) == losses(whole) and len(losses(whole)) == 9
     assert_same(copied(resumed.model), copied(whole.model))
-    assert sum(seen) == 20 + 4 * 4  # the features, and four looks at four examples before
+    assert sum(seen) == 20 + 2 * 4  # the features, and two looks at four examples before
 
 
 def test_two_processes_share_the_work_and_give_the_same(tmp_path):
     launch(TRAIN_HEAD, tmp_path)
     for rank in (0, 1):
         record = json.loads((tmp_path / f"record{rank}.json").read_text())
-        assert record["wrapped"] == 0  # one that outlives the process group may hang Python's end
+        assert record["wrapped"] == [False, False]  # one that outlives the process group may hang Python's end
         kept, run = record["runs"]
         assert kept["processes"] == 2 and len(kept["losses"]) == 12
         for name in ("losses", "metrics", "weights"):
             assert kept[name] == pytest.approx(run[name], abs=1e-6)
-        assert kept["seen"] == 4 * 4 + 32 + 16  # four looks at four examples, then the process's share of both sets
+        assert kept["seen"] == 2 * 4 + 32 + 16  # two looks at four examples, then the process's share of both sets
         assert run["seen"] == 3 * (32 + 16)
 
 
@@ -504,7 +505,7 @@ def test_what_is_kept_counts_among_the_bytes(make_model, tmp_path):
 
 def test_examples_that_do_not_come_are_told(make_model):
     with pytest.raises(RuntimeError, match="The data set has 3 examples, but 0 came"):
-        compute_features(make_model("gpt2", **HEAD_ALONE), [], Accelerator(cpu=True), 3)
+        compute_features(make_model("gpt2", **HEAD_ALONE), [], 3, Accelerator(cpu=True))
 
 
 @pytest.mark.parametrize(
@@ -581,8 +582,8 @@ def test_after_training_all_is_as_ever(make_model, tmp_path):
         model, epochs(tmp_path, eval_strategy="epoch"), train_dataset=data, eval_dataset=data, compute_metrics=accuracy
     )
     trainer.train()
-    cached_dataset = trainer.callback_handler.train_dataloader.dataset
-    assert cached_dataset.tensors == {}  # its memory is free
+    cached = trainer.callback_handler.train_dataloader.dataset.features
+    assert cached.tensors == {}  # its memory is free
     last = next(row for row in reversed(trainer.state.log_history) if "eval_accuracy" in row)
     seen = count_examples(model)
     assert trainer.evaluate()["eval_accuracy"] == last["eval_accuracy"]
@@ -606,3 +607,118 @@ def test_the_time_of_the_features_is_told(make_model, tmp_path, capsys):
     assert metrics["train_features_runtime"] > 0
     shown = capsys.readouterr().err
     assert "features: 100%" in shown and "3/3" in shown
+
+
+# Features that a user keeps
+
+
+@TRAINERS
+@pytest.mark.parametrize(("model_type", "model_class", "fields", "data"), MODELS)
+def test_a_head_trains_on_kept_features(trainer_class, model_type, model_class, fields, data, make_model, tmp_path):
+    results = []
+    for cached in (True, False):
+        model = make_model(model_type, model_class, **HEAD_ALONE, **fields)
+        rows, held, collator = data(20), data(10, seed=1), pad
+        if cached:
+            seen = count_examples(model)
+            rows, held = (cache_features(model, examples, pad, 8, progress=False) for examples in (rows, held))
+            seen.clear()
+            collator = pad if trainer_class is FPTTrainer else None  # which would not take features
+        args = epochs(tmp_path, eval_strategy="epoch", per_device_eval_batch_size=4)
+        more = {} if trainer_class is Trainer else {"cache_features": False}
+        trainer = trainer_class(model, args, collator, rows, held, **more)
+        trainer.train()
+        results.append((losses(trainer), trainer.evaluate()["eval_loss"], copied(model)))
+        if cached:
+            assert sum(seen) == 0 and len(rows) == 20 and rows[0]["head_inputs"].shape[-1] == 32
+    assert results[0][0] == pytest.approx(results[1][0], abs=1e-6, rel=1e-5) and len(results[0][0]) == 9
+    assert results[0][1] == pytest.approx(results[1][1], abs=1e-6)
+    for name, tensor in results[1][2].items():
+        torch.testing.assert_close(results[0][2][name], tensor, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_keeping_features_changes_nothing_else(training, make_model):
+    model = make_model("gpt2", **HEAD_ALONE).train(training)
+    before, state = copied(model), torch.get_rng_state()
+    cache_features(model, sequences(20), batch_size=6, progress=False)
+    for data in (Noisy(sequences(20), by_epoch=False), Noisy(sequences(20), by_epoch=True)):
+        with pytest.raises(ValueError, match="an augmentation"):
+            cache_features(model, data)
+    assert model.training is training and data.epoch == 0
+    assert_same(copied(model), before)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize(
+    ("fields", "spoil", "options", "message"),
+    [
+        ({"trainable": ("norm", "output")}, {}, {}, r"the head alone to train: write trainable=\['output'\]"),
+        (
+            {"input_dropout": 0.1, "output_attentions": True},
+            {},
+            {},
+            r"input_dropout is 0\.1 \(write .*; output_hidden",
+        ),
+        ({}, {}, {"most_bytes": 2559}, "the features of 20 examples take 2,560 bytes, over the 2,559 allowed"),
+        ({}, {"labels": 4}, {}, r"got 4\. This is row 17 of the data set\."),
+        (
+            {},
+            {"input_values": torch.full((10, 3), math.nan)},
+            {},
+            r"NaN or infinity.* This is row 17 of the data set\.",
+        ),
+        ({}, {"input_values": torch.zeros(9, 3)}, {}, r"one has 9 where others have 10.* This is row 1[67]"),
+    ],
+)
+def test_what_cannot_be_kept_is_told(fields, spoil, options, message, make_model):
+    data = sequences(20)
+    data[17] |= spoil
+    with pytest.raises(ValueError, match=message):
+        cache_features(make_model("gpt2", **(HEAD_ALONE | fields)), data, batch_size=6, progress=False, **options)
+
+
+def test_features_for_evaluation_may_be_of_a_model_with_dropout(make_model):
+    model, rows = make_model("gpt2", **(HEAD_ALONE | {"input_dropout": 0.1})), sequences(10)
+    features = cache_features(model, rows, for_training=False, progress=False)
+    with torch.no_grad():
+        whole = model.eval()(**pad(rows))
+        kept = model(**features.batch(range(10)))
+    torch.testing.assert_close(kept.logits, whole.logits)
+    assert kept.loss == pytest.approx(whole.loss.item())
+
+
+def test_kept_features_are_refused_where_more_trains(make_model, tmp_path):
+    features = cache_features(make_model("gpt2", **HEAD_ALONE), sequences(20), progress=False)
+    raw = sequences(20)
+    for kept in ({"train_dataset": features}, {"train_dataset": raw, "eval_dataset": features}):
+        trainer = FPTTrainer(make_model("gpt2"), epochs(tmp_path), **kept)
+        with pytest.raises(ValueError, match="head alone trains, and this one trains more: write trainable="):
+            trainer.train()
+    with pytest.raises(ValueError, match="this one trains more"):
+        trainer.evaluate(features)
+
+
+def test_a_wrong_label_of_kept_features_is_named(make_model, tmp_path):
+    features = cache_features(make_model("gpt2", **HEAD_ALONE), sequences(20), progress=False)
+    features.labels[13] = 7
+    trainer = FPTTrainer(make_model("gpt2", **HEAD_ALONE), epochs(tmp_path), train_dataset=features)
+    with pytest.raises(ValueError, match=r"got 7\. This is row 13 of the training set, by its labels"):
+        trainer.train()
+
+
+def test_resume_on_kept_features_continues_bit_by_bit(make_model, tmp_path):
+    features = cache_features(make_model("bert", **HEAD_ALONE), sequences(20), progress=False)
+
+    def make(folder, **kwargs):
+        args = epochs(tmp_path / folder, save_strategy="steps", save_steps=4, lr_scheduler_type="linear")
+        return FPTTrainer(make_model("bert", **HEAD_ALONE), args, train_dataset=features, **kwargs)
+
+    whole = make("whole")
+    whole.train()
+    make("halves", callbacks=[stop_after(4)]).train()
+    resumed = make("halves")
+    resumed.train(resume_from_checkpoint=True)
+    assert losses(resumed) == losses(whole) and len(losses(whole)) == 9
+    assert_same(copied(resumed.model), copied(whole.model))
+    assert len(features) == 20  # theirs, and not thrown away

@@ -84,6 +84,13 @@ def test_no_pass_is_spent_on_finding_unused_parameters(runs):
     assert two["wrapper"] == "DistributedDataParallel" and two["finds_unused"] is False
 
 
+def test_a_second_training_is_that_of_one_process_too(runs):
+    one, two = map(record, runs)
+    assert len(one["again"]) == 12 and one["again"][-1] < one["losses"][-1]
+    assert two["again"] == pytest.approx(one["again"], abs=1e-5)
+    assert two["wrapped again"] == "DistributedDataParallel"
+
+
 def elements(traffic, name):
     """How many elements each call of a gloo operation took."""
     return [sum(math.prod(shape) for shape in shapes) for called, shapes in traffic if called == f"gloo:{name}"]

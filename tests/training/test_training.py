@@ -1,10 +1,14 @@
 """Training with transformers' own Trainer and with FPTTrainer: what moves, checkpoints, resume, precision, guards."""
 
 import dataclasses
+import importlib
 import json
 import math
+import pkgutil
 import shutil
 import warnings
+from pathlib import Path
+from types import FunctionType
 
 import datasets
 import numpy as np
@@ -15,6 +19,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
+import fpt_adapters
 from fpt_adapters import (
     DeltaError,
     FPTForImageClassification,
@@ -25,6 +30,7 @@ from fpt_adapters import (
 )
 from fpt_adapters.training.batch_checks import wrong_input
 
+ROOT = Path(__file__).parents[2]
 TRAINERS = pytest.mark.parametrize("trainer_class", [Trainer, FPTTrainer])
 NO_DROPOUT = {"input_dropout": 0.0, "backbone_dropout": 0.0}
 WEIGHTS = "model.safetensors"
@@ -915,3 +921,36 @@ def test_no_loader_warns_of_pinned_memory(workers, data, make_model, tmp_path):
         trainer.evaluate()
         trainer.predict(sequences(4))
     assert settings.dataloader_pin_memory is trainer.args.dataloader_pin_memory is True
+
+
+# The house
+
+
+def test_there_is_one_class_over_trainer_and_it_has_no_state():
+    for module in pkgutil.walk_packages(fpt_adapters.__path__, "fpt_adapters."):
+        importlib.import_module(module.name)
+    found, left = set(), [Trainer]
+    while left:
+        below = [cls for cls in left.pop().__subclasses__() if cls.__module__.startswith("fpt_adapters")]
+        found, left = found | set(below), left + below
+    assert found == {FPTTrainer} and FPTTrainer.__bases__ == (Trainer,)
+    own = {name: value for name, value in vars(FPTTrainer).items() if not name.startswith("__")}
+    assert [name for name, value in own.items() if not isinstance(value, (FunctionType, property))] == []
+
+
+PRIVATE = {
+    "_finish_current_push",
+    "_push_from_checkpoint",
+    "_save_checkpoint",
+    "_save_optimizer_and_scheduler",
+    "_save_rng_state",
+}
+
+
+def test_the_private_methods_that_are_overridden_are_trainers_and_listed():
+    own = {name for name in vars(FPTTrainer) if name.startswith("_") and not name.startswith("__")}
+    assert PRIVATE <= own and own & set(dir(Trainer)) == PRIVATE
+    used = PRIVATE | {"_get_collator_with_removed_columns", "_save"}
+    assert used <= set(vars(Trainer))
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    assert [name for name in used | {"_train_batch_size"} if f"`{name}`" not in text] == []
