@@ -23,7 +23,7 @@ from .backbones.baselines.configuration_lstm import LSTMConfig
 from .backbones.baselines.modeling_identity import IdentityModel
 from .backbones.baselines.modeling_lstm import LSTMModel
 from .backbones.counting import GroupCount, format_table
-from .configuration_fpt import PAPER_GROUPS, PARAMETER_GROUPS, FPTConfig
+from .configuration_fpt import FPTConfig
 from .deltas.errors import DeltaError
 from .deltas.writing import update_config
 from .hub.card import FPTCard
@@ -38,6 +38,7 @@ from .modeling_fpt import (
 )
 from .models.frozen_base import FrozenBase
 from .models.pretrained import FPTPreTrainedModel
+from .rules.policy_rules import PAPER_GROUPS, PARAMETER_GROUPS
 from .version import __version__
 
 if TYPE_CHECKING:

@@ -6,21 +6,16 @@ Paper: Lu, Grover, Abbeel, Mordatch, "Pretrained Transformers as Universal Compu
 import copy
 import dataclasses
 import difflib
-import hashlib
-import json
 import os
-import re
 from typing import TYPE_CHECKING, Literal
 
 from huggingface_hub.dataclasses import strict, validated_field
-from huggingface_hub.errors import HFValidationError
-from huggingface_hub.utils import validate_repo_id
 from transformers import AutoConfig, PreTrainedConfig
 
 from .backbones.baselines.configuration_identity import IdentityConfig  # noqa: F401  registers itself with AutoConfig
 from .backbones.baselines.configuration_lstm import LSTMConfig  # noqa: F401
+from .rules.base_rules import check_base
 from .rules.config_rules import (
-    MAX_LAYERS,
     build_base_config,
     check_dtype,
     check_implementation,
@@ -31,6 +26,7 @@ from .rules.config_rules import (
 )
 from .rules.extents import MAX_DEPTH, MAX_LABELS, check_extent
 from .rules.float_fields import FloatFields
+from .rules.policy_rules import PAPER_GROUPS, checked_policy
 from .rules.ranges import MAX_SIZE, check_probability, check_within
 from .rules.travelling import TRAVELS
 
@@ -38,22 +34,6 @@ if TYPE_CHECKING:
     from .heads.head import Head
     from .inputs.input_type import InputType
 
-# `last_attention` is what of `attention` lies in the last layer; a model has the group where `trainable` names it.
-# `adapter` is what peft put beside frozen layers; it trains where there is one.
-PARAMETER_GROUPS = (
-    "input",
-    "output",
-    "norm",
-    "position",
-    "attention",
-    "feedforward",
-    "recurrent",
-    "last_attention",
-    "adapter",
-)
-PAPER_GROUPS = ("input", "output", "norm", "position")
-
-HASHES = {"base_model_revision": "[0-9a-f]{7,64}", "base_model_fingerprint": "[a-z0-9-]{1,32}:[0-9a-f]{1,64}"}
 NO_FIELDS = "config.json of {} holds no fields by name, or is nested too deeply: fetch or save it again."
 
 # Names that transformers itself passes to a config or writes into config.json beyond its dataclass fields.
@@ -70,32 +50,6 @@ TRANSFORMERS_KEYS = {
     "torch_dtype",
     "use_cache",
 }
-
-# A config.json may come from a stranger: no number in it may be absurd.
-MAX_SEED = 2**63 - 1  # torch's
-
-
-# What of config.json may be edited later (label names, say) without changing what the tensors compute.
-EDITABLE = (
-    "architectures",
-    "auto_map",
-    "backbone_dropout",
-    "base_model",
-    "base_model_revision",
-    "base_quantization",
-    "custom_pipelines",
-    "dtype",
-    "id2label",
-    "input_dropout",
-    "label2id",
-    "transformers_version",
-)
-
-
-def config_digest(values: dict) -> str:
-    """16 hex digits over what a config.json says of the tensors beside it."""
-    meaning = {name: value for name, value in values.items() if name not in EDITABLE and not name.startswith("_")}
-    return hashlib.sha256(json.dumps(meaning, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _tables() -> "tuple[dict[str, InputType], dict[str, Head]]":
@@ -251,8 +205,12 @@ class FPTConfig(FloatFields, PreTrainedConfig):
 
         Raises ValueError: the rule, what came, what to write instead.
         """
-        self._check_policy()
-        self._check_base()
+        self.trainable, self.peft_config = checked_policy(self.trainable, self.peft_config, self.positions)
+        check_base(self)
+        if self.base_quantization is not None:
+            from .rules.quantization import checked_quantization
+
+            self.base_quantization = checked_quantization(self.base_quantization)
         self._check_input()
         self._check_head()
 
@@ -301,69 +259,6 @@ class FPTConfig(FloatFields, PreTrainedConfig):
         """Names of the fields that this class adds to `PreTrainedConfig`."""
         inherited = {f.name for f in dataclasses.fields(PreTrainedConfig)}
         return [f.name for f in dataclasses.fields(cls) if f.name not in inherited]
-
-    def _check_policy(self) -> None:
-        unknown = [group for group in self.trainable if group not in PARAMETER_GROUPS]
-        if unknown:
-            raise ValueError(f"trainable takes groups out of {', '.join(PARAMETER_GROUPS)}; got {short(unknown[0])}.")
-        if len(set(self.trainable)) != len(self.trainable):
-            raise ValueError(f"trainable names each group once; got {short(list(self.trainable))}.")
-        if {"attention", "last_attention"} <= set(self.trainable):
-            raise ValueError(
-                "trainable names 'attention', all layers', or 'last_attention', the last one's alone; got both: "
-                "leave one out."
-            )
-        if self.peft_config is not None:
-            from .rules.adapter_settings import checked_settings
-
-            self.peft_config = checked_settings(self.peft_config)
-        elif "adapter" in self.trainable:
-            raise ValueError(
-                "trainable has 'adapter', but there is none: write peft_config, such as {'peft_type': 'lora'}, or "
-                "leave 'adapter' out."
-            )
-        trained = {*self.trainable, *(["adapter"] if self.peft_config is not None else [])}
-        self.trainable = [group for group in PARAMETER_GROUPS if group in trained]
-        if self.positions == "none" and "position" in self.trainable:
-            raise ValueError(
-                "positions='none' leaves no position to train, but trainable has 'position': "
-                f"write trainable={[group for group in self.trainable if group != 'position']} or positions='auto'."
-            )
-
-    def _check_base(self) -> None:
-        if self.base_model is not None:
-            try:
-                validate_repo_id(self.base_model)
-            except HFValidationError as error:
-                raise ValueError(
-                    f"base_model is a Hub id such as 'openai-community/gpt2', never a path; got "
-                    f"{short(self.base_model)}. Give a local copy to "
-                    "from_pretrained(..., base_model_name_or_path=...)."
-                ) from error
-        for name, form in HASHES.items():
-            value = getattr(self, name)
-            if value is not None and not re.fullmatch(form, value):
-                raise ValueError(f"{name} is a hash, of the form {form}; got {short(value)}.")
-        if self.base_quantization is not None:
-            from .rules.quantization import checked_quantization
-
-            self.base_quantization = checked_quantization(self.base_quantization)
-        check_within("backbone_init_seed", self.backbone_init_seed, 0, MAX_SEED)
-        if self.backbone_layers is not None:
-            check_within("backbone_layers", self.backbone_layers, 1, MAX_LAYERS)
-            if self.base_model_config is not None:
-                from .rules.depth import first_layers
-
-                first_layers(self.base_model_config, self.backbone_layers)
-        if self.backbone_dropout is not None:
-            check_probability("backbone_dropout", self.backbone_dropout)
-        if self.backbone_init_scheme in ("gpt2-scaled-residual", "gpt2-flat"):
-            model_type = None if self.base_model_config is None else self.base_model_config.model_type
-            if self.backbone_init != "random" or model_type not in (None, "gpt2"):
-                raise ValueError(
-                    f"backbone_init_scheme={self.backbone_init_scheme!r} is for backbone_init='random' on GPT-2; got "
-                    f"backbone_init={self.backbone_init!r} on {model_type!r}: leave backbone_init_scheme out."
-                )
 
     def _check_input(self) -> None:
         kind, (inputs, _) = self.input, _tables()

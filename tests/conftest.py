@@ -29,9 +29,9 @@ from transformers import AutoConfig, AutoModel, GPT2Config, PreTrainedConfig, Tr
 from transformers.utils import logging
 
 import fpt_adapters
-from fpt_adapters.configuration_fpt import config_digest
 from fpt_adapters.deltas.file import CONFIG_KEY, CONFIG_TEXT_KEY, DIGESTS_KEY, FORMAT, FORMAT_KEY
 from fpt_adapters.deltas.tensors import tensor_digest
+from fpt_adapters.rules.config_digest import config_digest
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"

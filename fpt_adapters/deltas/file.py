@@ -22,7 +22,7 @@ from torch import Tensor
 from transformers.utils import logging
 
 from ..backbones.places import HEAD_PLACE
-from ..configuration_fpt import config_digest
+from ..rules.config_digest import config_digest
 from ..rules.config_rules import short
 from ..torch_utils.plain_names import plain_state
 from ..version import __version__

@@ -14,7 +14,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_NAME, logging
 
-from ..configuration_fpt import EDITABLE, FPTConfig, config_digest
+from ..configuration_fpt import FPTConfig
+from ..rules.config_digest import EDITABLE, config_digest
 from ..version import __version__
 from .disk import STAGING_PREFIX, room_for, share_weights, size_of
 from .errors import DeltaError

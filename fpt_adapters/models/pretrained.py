@@ -1,62 +1,49 @@
-"""`FPTPreTrainedModel`: building on a backbone, the freezing policy, loading and saving the delta.
+"""`FPTPreTrainedModel`: building on a backbone, and loading the delta; the policy and saving are mixins.
 
 What the models share; the networks themselves are in modeling_fpt.py.
 """
 
 import copy
 import os
-from collections.abc import Collection, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from huggingface_hub import CommitInfo
 from torch import Tensor, nn
 from transformers import BitsAndBytesConfig, PreTrainedConfig, PreTrainedModel
 from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_NAME
 
 from ..adapters.peft_mixin import PeftMixin
 from ..backbones.device_maps import DeviceMap
-from ..backbones.places import backbone_places, own_place
-from ..backbones.policy import apply_policy, backbone_groups
-from ..backbones.structure import device_of, frozen_dtype
+from ..backbones.structure import device_of
 from ..configuration_fpt import FPTConfig
 from ..deltas.errors import DeltaError
 from ..deltas.file import Delta, read_delta, read_json, warn_of_edits
-from ..deltas.tensors import check_delta, overlay, persistent_buffers, running_statistics, tensor_digest
-from ..deltas.writing import write_delta
-from ..hub.auto_map import AUTO_MAP
+from ..deltas.tensors import check_delta, overlay, running_statistics
 from ..hub.download import HUB_KEYS, commit_of, fetch, saying_whose
-from ..hub.sharing import TAGS, Origin, check_shareable, write_code
+from ..hub.sharing import Origin
 from ..rules.stock_arguments import (
     IGNORED_LOADING,
-    IGNORED_SAVING,
     REFUSED_LOADING,
-    REFUSED_SAVING,
     take_stock_arguments,
 )
-from ..rules.travelling import TRAVELS
 from ..torch_utils.plain_names import (
     keep_plain_states,
     named_buffers,
     named_parameters,
-    plain_module,
     plain_name,
-    plain_state,
 )
-from ..torch_utils.sharding import refuse_sharded, written_class
-from .base import DTYPES
 from .loading import load_base
+from .policy_mixin import PolicyMixin
+from .saving_mixin import SavingMixin
 
 if TYPE_CHECKING:
     from ..adapters.peft_api import PeftConfig
-    from ..backbones.counting import GroupCount
     from .frozen_base import FrozenBase
 
 DELTA_PLACE = "Give from_pretrained the delta's folder, or its Hub id."
 
 
-class FPTPreTrainedModel(PeftMixin, PreTrainedModel):
+class FPTPreTrainedModel(PolicyMixin, SavingMixin, PeftMixin, PreTrainedModel):
     """What all models of this library share: building, the freezing policy, saving and loading the delta."""
 
     config: FPTConfig
@@ -68,8 +55,6 @@ class FPTPreTrainedModel(PeftMixin, PreTrainedModel):
     processor: Any = None  # what makes this model's inputs of raw data; travels with it
     card: Any = None  # an `FPTCard`: what the model card says beyond what the model itself knows
     origin: Origin | None = None  # where the delta was loaded from
-    trained_groups: dict[str, str]  # of each parameter that the policy trains, by name
-    _with_code: bool | None = None
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_flex_attn = True
@@ -79,32 +64,6 @@ class FPTPreTrainedModel(PeftMixin, PreTrainedModel):
         super().__init__(config)
         self.register_load_state_dict_pre_hook(_name_places)
         keep_plain_states(self)
-
-    def apply_policy(self) -> None:
-        """Have the groups of `config.trainable` train, all else frozen; the outermost constructor ends with this."""
-        self.main_input_name = self.fpt_model.input_projection.input_name
-        trainable = [group for group in self.config.trainable if not (self.headless and group == "output")]
-        if self.config.base_quantization is not None:
-            from ..backbones.quantized_layers import settle_biases
-
-            settle_biases(self.fpt_model.backbone)
-        parameters = named_parameters(self)
-        whose = f"the backbone {type(self.fpt_model.backbone).__name__}"
-        groups = self.parameter_groups()
-        apply_policy(parameters, groups, trainable, whose)
-        if self.fpt_model.shares_base:
-            from ..backbones.sharing import own_weights
-
-            own_weights(self.fpt_model.backbone)
-        self.trained_groups = {name: groups[name] for name, parameter in parameters.items() if parameter.requires_grad}
-        buffers = running_statistics(self)
-        self._base_buffer_digests = {name: tensor_digest(buffer) for name, buffer in buffers.items()}
-        self._ignore_on_save(self._delta_parameters(parameters))
-
-    def _ignore_on_save(self, saved: Collection[str]) -> None:
-        """Tell Trainer which keys a checkpoint lacks on purpose, so that its resume neither warns nor hides others."""
-        names = {*named_parameters(self, remove_duplicate=False), *persistent_buffers(self)}
-        self._keys_to_ignore_on_save = names.difference(saved)
 
     def init_weights(self) -> None:
         """Nothing: the backbone arrives with its weights, and new modules draw theirs as they are built."""
@@ -118,15 +77,6 @@ class FPTPreTrainedModel(PeftMixin, PreTrainedModel):
     def _prefix(self) -> str:
         """What the headless model's parameter names begin with here."""
         return "" if self.headless else self.base_model_prefix + "."
-
-    @property
-    def with_code(self) -> bool:
-        """Whether the library's code is saved beside the delta, for machines that have transformers alone."""
-        return TRAVELS if self._with_code is None else self._with_code
-
-    @with_code.setter
-    def with_code(self, value: bool) -> None:
-        self._with_code = value
 
     @property
     def backbone_prefix(self) -> str:
@@ -146,37 +96,6 @@ class FPTPreTrainedModel(PeftMixin, PreTrainedModel):
     @property
     def _embeddings_name(self) -> str:
         return self.fpt_model.input_projection.embeddings_name
-
-    # The policy
-
-    def parameter_groups(self) -> dict[str, str]:
-        """Group of every parameter by name: one of `PARAMETER_GROUPS`, or other."""
-        prefix = self._prefix
-        own_positions = self.config.positions == "backbone"
-        backbone, qk_norms = self.fpt_model.backbone, self.config.train_qk_norms
-        last_attention = "last_attention" in self.config.trainable
-        groups = backbone_groups(backbone, own_positions, qk_norms, last_attention, self._adapter_parameters())
-        groups = {self.backbone_prefix + name: group for name, group in groups.items()}
-        for name in named_parameters(self):
-            if name.startswith(f"{prefix}input_projection."):
-                groups[name] = "input"
-            elif name == f"{prefix}position_embeddings.weight":
-                groups[name] = "position"
-            elif name not in groups:
-                groups[name] = "output"
-        return groups
-
-    def count_parameters(self) -> "list[GroupCount]":
-        """Tensors, parameters and share of the whole for each group, and whether it trains."""
-        from ..backbones.counting import count_by_group
-
-        return count_by_group(self, self.parameter_groups())
-
-    def print_trainable_parameters(self) -> None:
-        """Print the table of parameters by group."""
-        from ..backbones.counting import format_table
-
-        print(format_table(self.count_parameters()))
 
     # Activation checkpointing
 
@@ -357,173 +276,6 @@ class FPTPreTrainedModel(PeftMixin, PreTrainedModel):
         parameters, buffers = named_parameters(self), running_statistics(self)
         check_delta(tensors, self._delta_parameters(parameters), buffers, file)
         overlay(self, tensors)
-
-    # Saving
-
-    def _delta_parameters(self, parameters: dict[str, nn.Parameter]) -> dict[str, Tensor]:
-        """Of this model's `parameters` those that a checkpoint holds: what trains, and all that the base has not."""
-        own = self.backbone_prefix
-        adapter = {id(parameter) for parameter in self._adapter_parameters()}  # disabled, it does not train
-        return {
-            name: one
-            for name, one in parameters.items()
-            if one.requires_grad or not name.startswith(own) or id(one) in adapter
-        }
-
-    def delta_tensors(self, state_dict: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
-        """What a checkpoint holds: all that the base cannot give back.
-
-        These are the trained parameters, the new modules' parameters (input, head, new positions) even where they do
-        not train, and buffers that training changed. Values come from `state_dict` where given (Trainer passes
-        gathered ones). Raises KeyError if one is missing there, ValueError where peft wraps the model or has merged an
-        adapter into its base.
-        """
-        self._refuse_wrapped()
-        tensors = self._delta_parameters(named_parameters(self))
-        for name, buffer in running_statistics(self).items():
-            if tensor_digest(buffer) != self._base_buffer_digests[name]:
-                tensors[name] = buffer
-        if state_dict is not None:  # gathered in half precision by some back ends, held so by others
-            state_dict = plain_state(state_dict)
-            dtypes = {name: torch.promote_types(t.dtype, state_dict[name].dtype) for name, t in tensors.items()}
-            tensors = {name: state_dict[name].to(dtype) for name, dtype in dtypes.items()}
-        return tensors
-
-    def tensor_places(self) -> dict[str, str]:
-        """What each parameter, and each buffer that training changes, is called in a delta's file, by name."""
-        prefix, groups = self.backbone_prefix, self.parameter_groups()
-        groups |= dict.fromkeys(running_statistics(self), "statistics")
-        own = {name: own_place(name.removeprefix(self._prefix)) for name in groups if not name.startswith(prefix)}
-        within = {name.removeprefix(prefix): group for name, group in groups.items() if name.startswith(prefix)}
-        places = backbone_places(self.fpt_model.backbone, within)
-        return own | {prefix + name: place for name, place in places.items()}
-
-    def save_pretrained(
-        self,
-        save_directory: str | os.PathLike,
-        is_main_process: bool = True,
-        state_dict: Mapping[str, Tensor] | None = None,
-        push_to_hub: bool = False,
-        max_shard_size: int | str | None = None,
-        variant: str | None = None,
-        token: str | bool | None = None,
-        with_code: bool | None = None,
-        **push_kwargs,
-    ) -> None:
-        """Write `config.json` and `model.safetensors`, which holds exactly `delta_tensors`. No network is needed.
-
-        The tensors are saved in float32, whatever the model was cast to by hand (float64 is rounded, with a warning);
-        `config.dtype` becomes the dtype that the frozen weights have then, which a loader gives them again.
-
-        `with_code`: copy the library's code too, for machines without it (None: as the last time; a model that runs
-        from a repo's own code keeps carrying it). `push_to_hub`, `token` and `push_kwargs` (`repo_id` ...): also call
-        `push_to_hub`. What else callers pass to every model is accepted where it changes nothing, such as
-        `max_shard_size` (a delta is always one file), `save_function` and `safe_serialization=True`.
-
-        Raises DeltaError where `save_directory` holds another kind of model, ValueError for a tensor that is empty
-        (sharded, and not gathered) or not finite, and for `variant` and `safe_serialization=False`.
-        """
-        push_kwargs = take_stock_arguments(push_kwargs | {"variant": variant}, IGNORED_SAVING, REFUSED_SAVING)
-        if push_kwargs and not push_to_hub:
-            raise TypeError(
-                f"save_pretrained does not know {', '.join(sorted(push_kwargs))} without push_to_hub=True."
-            )
-        if with_code is not None:
-            self.with_code = with_code
-        if is_main_process:
-            write_delta(save_directory, self.config, self._to_write(state_dict))
-            if self.with_code:
-                write_code(save_directory, self.config)
-        if push_to_hub:
-            repo_id = push_kwargs.pop("repo_id", Path(save_directory).name)
-            self.push_to_hub(repo_id, token=token, **push_kwargs)
-
-    def delta_bytes(self, state_dict: Mapping[str, Tensor] | None = None) -> int:
-        """How large the `model.safetensors` is that `save_pretrained` would write. Raises ValueError as that does."""
-        from ..deltas.size import delta_bytes
-
-        return delta_bytes(self.config, self._to_write(state_dict))
-
-    def _to_write(self, state_dict: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
-        """The delta's tensors by place, checked; the configuration then says what belongs to them."""
-        tensors = self.delta_tensors(state_dict)
-        refuse_sharded(tensors)
-        infinite = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
-        if infinite:
-            raise ValueError(f"{infinite[0]} is not finite: training diverged, and nothing was saved.")
-        self._ignore_on_save(tensors)
-        if state_dict is None or len(state_dict) > len(tensors):  # back ends that cast as they train give no more
-            self.note_dtype()
-        self.config.architectures = [written_class(self).__name__]
-        vars(self.config).pop("auto_map", None)
-        if self.with_code:
-            self.config.auto_map = dict(AUTO_MAP)
-        places = self.tensor_places()
-        return {places[name]: tensor for name, tensor in tensors.items()}
-
-    def note_dtype(self) -> None:
-        """Write into the configuration the dtype that the frozen weights have now: `half()` may have cast them."""
-        dtype = frozen_dtype(self.fpt_model.backbone)
-        if self.config.base_quantization is None:
-            self.config.dtype = dtype if dtype in DTYPES.values() else torch.float32
-
-    def save_backbone(self, save_directory: str | os.PathLike, is_main_process: bool = True) -> None:
-        """Write the backbone as an ordinary transformers checkpoint, with its present weights: a base for new deltas.
-
-        `save_directory`, a new or empty folder, gets `config.json`, the base's own configuration, and weights in
-        float32, which `from_backbone` and transformers' Auto classes load (for T5: AutoModelForTextEncoding). What the
-        backbone does not use here has no trained value: positions beyond this model's tokens are drawn from N(0,
-        initializer_range) with a fixed seed, a pooler is left out, token embeddings are as they came. An adapter is
-        merged into the layers it is on. Input projection, head and positions of `positions="new"` are not the
-        backbone's and are left to `save_pretrained`.
-
-        Raises ValueError for a folder that holds something, weights that are empty (sharded, and not gathered) or not
-        finite, and a backbone that is a part of a model (an image model's layers, BART's encoder).
-        """
-        from .saved_backbone import write_backbone
-
-        if is_main_process:
-            write_backbone(plain_module(self.fpt_model.backbone), self.config, save_directory)
-
-    def push_to_hub(
-        self,
-        repo_id: str,
-        *,
-        commit_message: str = "Upload delta",
-        commit_description: str | None = None,
-        private: bool | None = None,
-        token: str | bool | None = None,
-        revision: str | None = None,
-        create_pr: bool = False,
-        with_code: bool | None = None,
-        max_shard_size: int | str | None = None,
-        tags: list[str] | None = None,
-    ) -> CommitInfo:
-        """Upload configuration, delta, processor and card with its pictures to a Hub repo, in one commit.
-
-        The repo is made if missing. `with_code` and `max_shard_size`: as for `save_pretrained`; `tags`: for the card;
-        the others are those of every transformers model. Processor and card are `self.processor` and `self.card`
-        (FPTTrainer sets both), or those that lay beside the delta this model was loaded from. A model that runs from a
-        repo's own code uploads configuration, delta and code, and transformers' own card.
-
-        Raises ValueError, before anything is sent, for a base that has no Hub id; the Hub client's errors.
-        """
-        check_shareable(self.config)
-        if with_code is not None:
-            self.with_code = with_code
-        commit = {
-            "commit_message": commit_message,
-            "commit_description": commit_description,
-            "private": private,
-            "token": token,
-            "revision": revision,
-            "create_pr": create_pr,
-        }
-        if TRAVELS:
-            return super().push_to_hub(repo_id, tags=[*TAGS, *(tags or ())], **commit)
-        from ..hub.repository import push
-
-        return push(self, repo_id, tags, **commit)
 
 
 def _name_places(model: FPTPreTrainedModel, state_dict: dict[str, Tensor], prefix: str, *_) -> None:

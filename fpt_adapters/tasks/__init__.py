@@ -1,8 +1,9 @@
 """The paper's tasks, and scikit-learn's digits, by name."""
 
 from .bits import BitMemory, BitXor
+from .digits import Digits
 from .files import FileArguments
-from .images import Cifar10, Cifar10Lra, Digits, Mnist
+from .images import Cifar10, Cifar10Lra, Mnist
 from .listops import ListOps
 from .proteins import RemoteHomology
 from .task import SPLITS, Task, TaskData

@@ -16,16 +16,11 @@ from torch.utils.data import Dataset, Subset
 
 from .draws import check_at_least, split_sizes
 from .labels import LabelNames
+from .sources import Source, first_line, read_file
 from .task import SPLITS
 
 logger = logging.getLogger(__name__)
 
-READERS = {
-    ".parquet": "parquet",
-    ".csv": "csv",
-    ".json": "json",
-    ".jsonl": "json",
-}  # file ending -> `datasets` builder
 SPLIT_NAMES = {  # how data sets on the Hub call a split
     "train": ("train",),
     "validation": ("validation", "valid", "val", "dev"),
@@ -36,18 +31,6 @@ LABEL_COLUMNS = ("label", "labels")
 # What rows are drawn for: a word of the random key, so that no two of these draws are related.
 HELD_OUT_TEST, HELD_OUT_VALIDATION, SAMPLES = 101, 102, 103  # SAMPLES + number of the split
 FIXED_SEED = 0  # of what must be the same rows in every run
-
-
-@dataclass(frozen=True)
-class Source:
-    """One file or Hub split: its rows, held or streamed, and what messages call it."""
-
-    data: datasets.Dataset | datasets.IterableDataset
-    name: str
-
-    def where(self, row: int) -> str:
-        """Name a row (from 0) in a message."""
-        return f"row {row} of {self.name}"
 
 
 @dataclass(frozen=True)
@@ -285,33 +268,6 @@ def label_fields(names: Sequence[str]) -> dict[str, dict]:
     return {"id2label": dict(enumerate(names)), "label2id": {name: number for number, name in enumerate(names)}}
 
 
-def read_file(path: str, split: str) -> Source:
-    """Read the rows of a split from a file. Raises ValueError for one that cannot be read, or has none."""
-    flag, ending = f"{split}_file", Path(path).suffix.lower()
-    if not Path(path).is_file():
-        raise ValueError(f"{flag} is a file, but {path!r} is not there: write --{flag} with its path.")
-    if ending not in READERS:
-        raise ValueError(f"{flag} ends in one of {', '.join(READERS)}, got {path!r}: convert it, or rename it.")
-    source_name = f"the {split} split ({path})"
-    if Path(path).stat().st_size == 0:
-        raise ValueError(f"{source_name} is an empty file: a split needs at least one row.")
-    try:
-        builder = datasets.load_dataset_builder(READERS[ending], data_files={"rows": path})
-        builder.download_and_prepare()
-    except (OSError, ValueError, DatasetsError) as error:
-        cause = error.__cause__ if error.__cause__ is not None else error
-        raise ValueError(f"{flag} {path!r} cannot be read as {READERS[ending]}: {first_line(cause)}") from error
-    if builder.info.splits["rows"].num_examples == 0:  # which `as_dataset` cannot return
-        raise ValueError(f"{source_name} has no rows: a split needs at least one.")
-    return Source(builder.as_dataset(split="rows"), source_name)
-
-
 def is_class_label(feature: datasets.features.features.FeatureType) -> bool:
     """Whether a column holds classes and their names."""
     return isinstance(feature, datasets.ClassLabel)
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error's message, or its kind."""
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__

@@ -1,4 +1,4 @@
-"""Image classification: MNIST, CIFAR-10 and CIFAR-10-LRA of the paper (arXiv 2103.05247), and scikit-learn's digits.
+"""Image classification: MNIST, CIFAR-10 and CIFAR-10-LRA of the paper (arXiv 2103.05247).
 
 Pixels are scaled to 0..1 and normalised with the constants of the paper's code, which are not always the statistics of
 the data: MNIST keeps its 0..1, grey CIFAR-10 goes to -1..1, and CIFAR-10's standard deviations are the means of those
@@ -15,13 +15,11 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from ..analysis.extras import extra
 from ..data.streams import ExampleStream
 from ..inputs.image_processing_fpt import FPTImageProcessor
 from ..modeling_fpt import FPTForImageClassification
 from .augmentation import Augmentation
-from .draws import split_sizes
-from .files import FIXED_SEED, SAMPLES, FileArguments, Part, draw_order, find_column, label_fields, split_labels
+from .files import FileArguments, Part, find_column, label_fields, split_labels
 from .image_rows import ImageReader
 from .metrics import majority_floor
 from .pixels import PixelFormat
@@ -29,7 +27,6 @@ from .streaming import open_stream
 from .task import SPLITS, Task, TaskData
 
 IMAGE_COLUMNS = ("image", "img", "pixels", "pixel_values")
-DIGITS_SPLIT = 110  # what `draw_order` is asked for, see files.py
 CROP_FLIP_ROTATE = Augmentation(padding=4, flip=True, degrees=20)
 
 
@@ -266,39 +263,3 @@ class Cifar10Lra(Cifar10):
     mean, std = (0.5,), (0.5,)
 
     patch_size: int = field(default=1, metadata={"help": "Side of a square patch in pixels; one patch is one token."})
-
-
-@dataclass
-class Digits(ImageTask):
-    """scikit-learn's 1,797 handwritten digits, 8 x 8 grey pixels: the task that needs no file, not the paper's.
-
-    scikit-learn's pixels 0..16 become 0..255, as in other grey images. The split is fixed: 1,197 / 300 / 300. The same
-    people wrote digits of all three, so accuracy is higher than on new writers.
-    """
-
-    name = "digits"
-    data_source = "scikit-learn's digits: the test part of the UCI set Optical Recognition of Handwritten Digits"
-    data_license = "CC BY 4.0"
-    limits = ("The same people wrote the training and the test digits: new writers will be read less well.",)
-    image_size = 8
-    num_channels = 1
-    mean, std = (0.3053,), (0.3759,)  # of all images
-
-    patch_size: int = field(default=2, metadata={"help": "Side of a square patch in pixels; one patch is one token."})
-
-    def load(self, seed: int = 0, max_samples: dict[str, int] | None = None) -> TaskData:
-        """Load the digits. `seed` only draws what `max_samples` keeps. Raises ImportError without scikit-learn."""
-        with extra("examples", "The digits come with scikit-learn"):
-            from sklearn.datasets import load_digits
-
-        digits = load_digits()
-        pixels = torch.from_numpy(np.rint(digits.images * (255 / 16)).astype(np.uint8)).unsqueeze(1)
-        order = draw_order(len(pixels), FIXED_SEED, DIGITS_SPLIT)
-        rows = {"test": order[:300], "validation": order[300:600], "train": order[600:]}
-        sizes = split_sizes({split: len(rows[split]) for split in SPLITS}, max_samples)
-        images = {}
-        for number, split in enumerate(SPLITS):
-            chosen = rows[split][draw_order(len(rows[split]), seed, SAMPLES + number)[: sizes[split]]]
-            chosen = np.sort(chosen)
-            images[split] = (pixels, chosen, digits.target[chosen])
-        return self.task_data(images, [str(digit) for digit in digits.target_names], seed)

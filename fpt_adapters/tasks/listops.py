@@ -18,16 +18,12 @@ from transformers import PreTrainedTokenizerFast
 from transformers.utils import logging
 
 from ..modeling_fpt import FPTForSequenceClassification
-from .draws import check_at_least, random_below, random_stream, split_sizes
+from .draws import check_at_least, random_stream, split_sizes
+from .expressions import CLOSE, PAD, TOKENS, evaluate, grow, write
 from .task import Task, TaskData
 from .vocabulary import fixed_tokenizer
 
-PAD, FIRST_DIGIT, MIN, MAX, MED, SM, CLOSE = 0, 1, 11, 12, 13, 14, 15
-TOKENS = ("<pad>", *"0123456789", "[MIN", "[MAX", "[MED", "[SM", "]")  # a token's id is its place
-
 PAPER_LENGTH = 512  # tokens that the paper keeps of an expression
-LEAVES_AND_OPERATORS = 4  # one node in so many is an operator
-TREES_PER_BLOCK = 2048
 BLOCKS_WITHOUT_NEWS = 200  # after so many in a row, a range of lengths counts as exhausted
 PROGRESS_FROM = 5000  # examples from which a draw shows a progress bar
 
@@ -196,9 +192,11 @@ class ListOps(Task):
     def _blocks(self, seed: int, split: str) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         """Yield the expressions of one block of trees after the other, as the variant shows them, without end."""
         for block in itertools.count():
-            levels = _grow(random_stream(seed, split, block), self)
-            values, sizes = _evaluate(levels)
-            yield (*self._shown(*_write(levels, sizes)), values)
+            levels = grow(
+                random_stream(seed, split, block), self.max_depth, self.max_args, self.min_length, self.max_length
+            )
+            values, sizes = evaluate(levels)
+            yield (*self._shown(*write(levels, sizes)), values)
 
     def _shown(self, tokens: np.ndarray, offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Leave of whole expressions what the variant shows of them."""
@@ -210,108 +208,3 @@ class ListOps(Task):
         stays &= in_expression < PAPER_LENGTH
         lengths = np.minimum(np.diff(place[offsets]), PAPER_LENGTH)
         return tokens[stays], np.concatenate([[0], np.cumsum(lengths)])
-
-
-@dataclass
-class _Level:
-    """The nodes of one depth, of all trees of a block: tree after tree, and in each from left to right.
-
-    `tree`: (nodes,) the tree that a node is of, ascending; `ids`: uint8 (nodes,) token ids, digits or operators;
-    `arity`: (operators,) children of each operator; all children of a level are the nodes of the next, in order.
-    """
-
-    tree: np.ndarray
-    ids: np.ndarray
-    arity: np.ndarray
-
-    @property
-    def operators(self) -> np.ndarray:
-        """Which nodes are operators: bool (nodes,)."""
-        return self.ids >= MIN
-
-    @property
-    def first_child(self) -> np.ndarray:
-        """Where each operator's children start in the next level: (operators,)."""
-        return np.cumsum(self.arity) - self.arity
-
-    def of(self, kept: np.ndarray) -> "_Level":
-        """Keep the nodes of some trees; `kept`: bool (trees,)."""
-        nodes = kept[self.tree]
-        return _Level(self.tree[nodes], self.ids[nodes], self.arity[nodes[self.operators]])
-
-
-def _grow(generator: np.random.Philox, law: ListOps) -> list[_Level]:
-    """Draw a block of trees level by level and keep those of a right length: their levels, without empty ones.
-
-    Every node is a digit with probability 3/4, else an operator of 2 to `max_args` children; on level `max_depth` all
-    are digits. The roots are operators: a digit alone is too short for any `min_length`.
-    """
-    levels = []
-    lengths = np.ones(TREES_PER_BLOCK, dtype=np.int64)  # tokens of the nodes drawn so far, `]` included
-    tree = np.arange(TREES_PER_BLOCK)
-    for depth in range(1, law.max_depth + 1):
-        ids = (FIRST_DIGIT + random_below(generator, 10, len(tree))).astype(np.uint8)
-        if depth == 1:
-            operators = np.ones(len(tree), dtype=bool)
-        elif depth < law.max_depth:
-            operators = random_below(generator, LEAVES_AND_OPERATORS, len(tree)) == 0
-        else:
-            operators = np.zeros(len(tree), dtype=bool)
-        parents = tree[operators]
-        ids[operators] = MIN + random_below(generator, 4, len(parents))
-        arity = 2 + random_below(generator, law.max_args - 1, len(parents))
-        levels.append(_Level(tree, ids, arity))
-        lengths += np.bincount(parents, weights=arity + 1, minlength=TREES_PER_BLOCK).astype(np.int64)
-        still_fits = lengths[parents] < law.max_length
-        tree = np.repeat(parents[still_fits], arity[still_fits])
-    kept = (law.min_length < lengths) & (lengths < law.max_length)
-    levels = [level.of(kept) for level in levels]
-    return [level for level in levels if len(level.tree)]
-
-
-def _evaluate(levels: list[_Level]) -> tuple[np.ndarray, list[np.ndarray]]:
-    """Evaluate trees from their leaves up: the roots' values, (trees,), and each level's sizes in tokens, (nodes,)."""
-    all_sizes = []
-    values = sizes = np.zeros(0, dtype=np.int64)
-    for level in reversed(levels):
-        child_values, child_sizes = values, sizes
-        values = level.ids.astype(np.int64) - FIRST_DIGIT
-        sizes = np.ones(len(values), dtype=np.int64)
-        operators = level.operators
-        if operators.any():
-            first = level.first_child
-            answers = np.stack(
-                [
-                    np.minimum.reduceat(child_values, first),
-                    np.maximum.reduceat(child_values, first),
-                    _medians(child_values, first, level.arity),
-                    np.add.reduceat(child_values, first) % 10,
-                ]
-            )
-            values[operators] = answers[level.ids[operators] - MIN, np.arange(len(first))]
-            sizes[operators] = 2 + np.add.reduceat(child_sizes, first)
-        all_sizes.insert(0, sizes)
-    return values, all_sizes
-
-
-def _medians(values: np.ndarray, first: np.ndarray, arity: np.ndarray) -> np.ndarray:
-    """Take the median, cut to an integer, of each run of `arity` values (0-9) that starts at `first`."""
-    runs = np.repeat(np.arange(len(first)), arity)
-    ordered = np.sort(runs * 10 + values) % 10
-    return (ordered[first + (arity - 1) // 2] + ordered[first + arity // 2]) // 2
-
-
-def _write(levels: list[_Level], sizes: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Write trees down as expressions: the tokens of all, uint8, and where each starts and ends, (trees + 1,)."""
-    offsets = np.concatenate([[0], np.cumsum(sizes[0] if sizes else [])]).astype(np.int64)
-    tokens = np.empty(offsets[-1], dtype=np.uint8)
-    place = offsets[:-1]
-    for depth, level in enumerate(levels):
-        tokens[place] = level.ids
-        opened = place[level.operators]
-        tokens[opened + sizes[depth][level.operators] - 1] = CLOSE
-        if len(opened):
-            inner = sizes[depth + 1]
-            before = np.cumsum(inner) - inner
-            place = np.repeat(opened + 1 - before[level.first_child], level.arity) + before
-    return tokens, offsets

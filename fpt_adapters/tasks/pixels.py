@@ -12,7 +12,7 @@ import torch
 from PIL import Image, ImageOps
 
 from ..inputs.image_processing_fpt import MODES, WIDE_MODES, is_scaled, too_many_bits
-from .files import Source
+from .sources import Source
 
 
 class _BadImage(Exception):

@@ -16,9 +16,10 @@ from transformers import PreTrainedTokenizerFast
 from ..data.streams import ExampleStream, Place
 from ..modeling_fpt import FPTForSequenceClassification
 from .draws import check_at_least
-from .files import FileArguments, Part, Source, find_column, label_fields, split_labels
+from .files import FileArguments, Part, find_column, label_fields, split_labels
 from .labels import LabelNames
 from .metrics import majority_floor
+from .sources import Source
 from .streaming import open_stream
 from .task import SPLITS, Task, TaskData
 from .vocabulary import fixed_tokenizer

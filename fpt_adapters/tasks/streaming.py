@@ -17,20 +17,9 @@ from datasets.exceptions import DatasetsError
 
 from ..data.streams import NOTHING, HeldOut, shard_rows
 from .draws import split_sizes
-from .files import (
-    LABEL_COLUMNS,
-    READERS,
-    SPLIT_NAMES,
-    FileArguments,
-    Part,
-    Source,
-    find_column,
-    first_line,
-    is_class_label,
-    keep_some,
-    read_file,
-)
+from .files import LABEL_COLUMNS, SPLIT_NAMES, FileArguments, Part, find_column, is_class_label, keep_some
 from .labels import LabelNames
+from .sources import READERS, Source, first_line, read_file
 
 logger = logging.getLogger(__name__)
 

@@ -9,12 +9,12 @@ from torch import nn
 from torch.utils.data import Dataset, IterableDataset
 from transformers import Trainer, TrainingArguments
 
-from ..configuration_fpt import PARAMETER_GROUPS
 from ..deltas.disk import refuse_full_disk, size_of
 from ..deltas.writing import refuse_foreign
 from ..hub.repository import repository_files
 from ..hub.sharing import check_shareable
 from ..models.pretrained import FPTPreTrainedModel
+from ..rules.policy_rules import PARAMETER_GROUPS
 from ..torch_utils.plain_names import named_parameters, plain_module
 from .data_checks import check_data
 from .resuming import check_checkpoint, warn_of_callbacks, warn_of_random_numbers

@@ -1150,7 +1150,7 @@ def test_a_misshapen_buffer_is_named(with_batch_norm, tmp_path):
 def test_all_models_share_the_checkpoint():
     for model_class in (FPTModel, FPTForSequenceClassification, FPTForTokenClassification):
         for method in ("save_pretrained", "from_pretrained"):
-            assert getattr(model_class, method).__qualname__ == f"{FPTPreTrainedModel.__name__}.{method}"
+            assert method not in vars(model_class) and hasattr(FPTPreTrainedModel, method)
 
 
 def test_a_diverged_model_is_not_saved(saved):

@@ -43,8 +43,8 @@ from fpt_adapters import (
     FPTForSequenceClassification,
     FPTImageProcessor,
 )
-from fpt_adapters.configuration_fpt import EDITABLE
 from fpt_adapters.deltas.file import CONFIG_TEXT_KEY
+from fpt_adapters.rules.config_digest import EDITABLE
 from fpt_adapters.tasks.vocabulary import fixed_tokenizer
 
 resource = pytest.importorskip("resource")  # where memory can be limited and measured

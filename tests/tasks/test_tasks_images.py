@@ -15,7 +15,8 @@ from transformers import HfArgumentParser, Trainer, TrainingArguments
 from transformers.image_utils import load_image
 
 from fpt_adapters.tasks.augmentation import Augmentation, crop_flip_rotate
-from fpt_adapters.tasks.images import Cifar10, Cifar10Lra, Digits, Mnist
+from fpt_adapters.tasks.digits import Digits
+from fpt_adapters.tasks.images import Cifar10, Cifar10Lra, Mnist
 from fpt_adapters.training.epochs import SetEpoch
 
 
