@@ -12,7 +12,15 @@ import torch
 from conftest import rewrite_config
 from huggingface_hub.errors import StrictDataclassError
 from torch import nn
-from transformers import CONFIG_MAPPING, MODEL_MAPPING, AutoConfig, AutoModel, TrainingArguments
+from transformers import (
+    CONFIG_MAPPING,
+    MODEL_MAPPING,
+    AttentionInterface,
+    AttentionMaskInterface,
+    AutoConfig,
+    AutoModel,
+    TrainingArguments,
+)
 from transformers.dynamic_module_utils import get_relative_import_files
 
 from fpt_adapters import (
@@ -27,6 +35,7 @@ from fpt_adapters import (
     LSTMConfig,
     LSTMModel,
 )
+from fpt_adapters.backbones.cpu.attention import NAME
 from fpt_adapters.hub.code_export import code_files
 from fpt_adapters.tasks import BitXor
 
@@ -190,6 +199,8 @@ def copied(tmp_path, monkeypatch):
     """copied(folder, kind): the library's backbones as a module, out of a copy such as travels with a model."""
     for mapping in (CONFIG_MAPPING, MODEL_MAPPING):
         monkeypatch.setattr(mapping, "_extra_content", dict(mapping._extra_content))
+    for interface in (AttentionInterface, AttentionMaskInterface):  # a copy that is no repo's takes the library's name
+        monkeypatch.setitem(interface._global_mapping, NAME, interface._global_mapping[NAME])
     monkeypatch.syspath_prepend(tmp_path)
 
     def copy(folder, kind):

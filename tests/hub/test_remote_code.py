@@ -398,6 +398,18 @@ def test_a_clean_machine_has_no_library(clean, other_clean):
         assert "ModuleNotFoundError" in client.fails("import fpt_adapters").kinds
 
 
+def test_the_attention_of_one_repo_takes_no_place_of_anothers(with_code, clean):
+    code = """
+    from transformers import AttentionInterface
+    for repo_id in ("owner/text", "owner/values"):
+        AutoModel.from_pretrained(repo_id, trust_remote_code=True)
+    names = [name for name in AttentionInterface() if "fpt" in name]
+    result = [len(names), all(AttentionInterface()[name].__module__ == name for name in names)]
+    """
+    count, own = clean.run(code)
+    assert count >= 2 and own
+
+
 def test_a_repo_with_code_loads_without_the_library(repo_id, with_code, clean):
     code = """
     model = getattr(transformers, auto_class).from_pretrained(repo_id, trust_remote_code=True)
