@@ -59,7 +59,9 @@ def build_base(
     `build_backbone` and `add_adapter` refuse; OSError where the base is not found; RuntimeError on the meta device.
     """
     refuse_meta()
-    dtype = config.dtype if dtype in (None, "auto") else DTYPES.get(dtype, dtype)
+    asked = {"dtype": None if dtype == "auto" else DTYPES.get(dtype, dtype)}
+    asked |= {"attn_implementation": attn_implementation, "device_map": device_map}
+    dtype = config.dtype if asked["dtype"] is None else asked["dtype"]
     if dtype is not None and dtype not in DTYPES.values():
         raise ValueError(f"dtype is one of {', '.join(DTYPES)}; got {dtype!r}.")
     if config.base_model_config is None:
@@ -72,7 +74,7 @@ def build_base(
     config.backbone_init_scheme = config.backbone_init_scheme or default_init_scheme(base_config, config.backbone_init)
     shared = source is not None and not isinstance(source, str)
     if shared:
-        backbone, found = source.backbone_for(config), source.fingerprints
+        backbone, found = source.backbone_for(config, **asked), source.fingerprints
     else:
         backbone, found = build_backbone(
             base_config,

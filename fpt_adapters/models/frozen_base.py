@@ -146,11 +146,21 @@ class FrozenBase:
         """The fingerprints of its weights as stored, by kind."""
         return self._base.fingerprints
 
-    def backbone_for(self, config: FPTConfig) -> PreTrainedModel:
-        """A backbone of its own modules on these weights. Raises ValueError for other settings, or changed weights."""
+    def backbone_for(self, config: FPTConfig, **asked: Any) -> PreTrainedModel:
+        """A backbone of its own modules on these weights. Raises ValueError for other settings, or changed weights.
+
+        `asked`: `dtype`, `attn_implementation` and `device_map`, where the caller named one.
+        """
         if fingerprints(self._base.backbone) != self._kept:
             raise ValueError("The weights of this FrozenBase were changed since it was read: read it anew.")
         own = self.config
+        has = {"dtype": own.dtype, "attn_implementation": own._attn_implementation, "device_map": None}
+        for name, given in asked.items():
+            if given is not None and given != has[name]:
+                raise ValueError(
+                    f"{name}={given!r} came, but models on a FrozenBase have its own, {has[name]!r}: leave it out, or "
+                    "give it to FrozenBase.from_pretrained."
+                )
         for name, kept in self.settings.items():
             given = getattr(config, name)
             if given != kept and not (name == "backbone_init_scheme" and given is None):
@@ -160,10 +170,9 @@ class FrozenBase:
                 )
         check_same_architecture(config.base_model_config, own.base_model_config, own.base_model or "a FrozenBase")
         backbone = shared_copy(self._base.backbone)
-        dropouts = [(name, getattr(backbone.config, name)) for name in DROPOUT_FIELDS if name in backbone.config]
-        if any(value != config.backbone_dropout for _, value in dropouts):
+        if config.backbone_dropout != own.backbone_dropout:
             other = backbone_without_weights(config.base_model_config, config.backbone_layers, config.backbone_dropout)
             take_numbers(backbone, other)
-            for name, _ in dropouts:
+            for name in [name for name in DROPOUT_FIELDS if name in backbone.config]:
                 setattr(backbone.config, name, getattr(other.config, name))
         return backbone

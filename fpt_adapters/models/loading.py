@@ -42,7 +42,7 @@ def load_base(
         from .frozen_base import FrozenBase
 
         if isinstance(override, FrozenBase):
-            base = build_base(config, override, attn_implementation=attn_implementation)
+            base = build_base(config, override, dtype, attn_implementation, device_map=device_map)
             return _checked(base, config, "a FrozenBase")
     source, hub_kwargs = _source(config, override)
     hub_kwargs |= {key: delta_hub_kwargs[key] for key in BASE_KEYS if key in delta_hub_kwargs}

@@ -147,6 +147,21 @@ def test_what_is_another_base_is_refused(saved, tmp_path):
         FrozenBase.from_pretrained(folder / "base", trainable=["norm"])
 
 
+@pytest.mark.parametrize(
+    "asked", [{"dtype": "bfloat16"}, {"attn_implementation": "eager"}, {"device_map": "auto"}], ids=str
+)
+def test_what_only_the_base_can_have_is_refused_for_a_model(saved, asked):
+    folder = saved("bert")
+    base = FrozenBase.from_pretrained(folder / "base")
+    load(folder, "the head", base)
+    with pytest.raises(ValueError, match=r"came, but models on a FrozenBase have its own, .*: leave it out, or"):
+        FPTForSequenceClassification.from_pretrained(folder / "the head", base_model_name_or_path=base, **asked)
+    with pytest.raises(ValueError, match=r"came, but models on a FrozenBase have its own"):
+        FPTForSequenceClassification.from_backbone(base, sequence_length=10, **FIELDS, **asked)
+    same = {"dtype": torch.float32, "attn_implementation": base.config._attn_implementation}
+    FPTForSequenceClassification.from_pretrained(folder / "the head", base_model_name_or_path=base, **same)
+
+
 def test_a_base_that_was_changed_by_hand_is_refused(saved):
     folder = saved("gpt2")
     base = FrozenBase.from_pretrained(folder / "base")
