@@ -22,12 +22,18 @@ from .rules.config_rules import (
     check_labels,
     is_implementation,
     said_shortly,
+)
+from .rules.policy_rules import PAPER_GROUPS, checked_policy
+from .rules.ranges import (
+    MAX_DEPTH,
+    MAX_LABELS,
+    MAX_SIZE,
+    FloatFields,
+    check_extent,
+    check_probability,
+    check_within,
     short,
 )
-from .rules.extents import MAX_DEPTH, MAX_LABELS, check_extent
-from .rules.float_fields import FloatFields
-from .rules.policy_rules import PAPER_GROUPS, checked_policy
-from .rules.ranges import MAX_SIZE, check_probability, check_within
 from .rules.travelling import TRAVELS
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from transformers.pytorch_utils import Conv1D
 from ..backbones.fingerprints import fingerprint_of
 from ..backbones.quantized_layers import parameter_size
 from ..rules.adapter_settings import METHODS, NAME, checked_settings
-from ..rules.config_rules import short
+from ..rules.ranges import short
 from ..torch_utils.isolation import DefaultDtype, DrawsFrom
 from ..torch_utils.plain_names import named_buffers, named_modules, plain_state
 from .peft_api import (

@@ -21,7 +21,7 @@ from ..deltas.file import read_json, whole_file
 from ..deltas.tensors import as_stored
 from ..hub.download import fetch, saying_whose
 from ..rules.adapter_settings import LAYER_FIELDS, NAME
-from ..rules.config_rules import short
+from ..rules.ranges import short
 from ..torch_utils.plain_names import named_modules, named_parameters
 from .adding import BASE_LAYER, adapter_buffers, adapter_parameters, on_conv1d, peft_config_of, settings_of
 from .peft_api import (

@@ -17,9 +17,9 @@ from transformers import (
 from transformers import __version__ as VERSION
 from transformers.utils import CONFIG_NAME
 
-from ..rules.config_rules import build_config, refusing_unfit, short
-from ..rules.extents import differing_integers
+from ..rules.config_rules import build_config, refusing_unfit
 from ..rules.limits import NoLargerThan
+from ..rules.ranges import differing_integers, short
 from ..rules.travelling import TRAVELS
 from ..torch_utils.sharding import whole_in_each_process
 from .baselines.modeling_identity import IdentityModel  # noqa: F401  registers itself with AutoModel

@@ -23,7 +23,7 @@ from transformers.utils import logging
 
 from ..backbones.places import HEAD_PLACE
 from ..rules.config_digest import config_digest
-from ..rules.config_rules import short
+from ..rules.ranges import short
 from ..torch_utils.plain_names import plain_state
 from ..version import __version__
 from .errors import DeltaError

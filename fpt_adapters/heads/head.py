@@ -8,7 +8,7 @@ from transformers import PreTrainedConfig
 from transformers.utils import ModelOutput
 
 from ..inputs.encoded import Encoded
-from ..rules.config_rules import short
+from ..rules.ranges import short
 from .problems import PROBLEMS, Classes, Numbers, classification_loss
 
 if TYPE_CHECKING:

@@ -5,8 +5,7 @@ from transformers import PreTrainedConfig
 from transformers.modeling_outputs import TokenClassifierOutput
 
 from ..inputs.encoded import Encoded
-from ..rules.config_rules import MAX_LABELS
-from ..rules.ranges import MAX_SIZE, check_within
+from ..rules.ranges import MAX_LABELS, MAX_SIZE, check_within
 from .head import TOKENS, Head
 from .problems import PROBLEMS, Classes
 

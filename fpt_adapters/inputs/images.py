@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 from transformers import PreTrainedConfig
 
-from ..rules.config_rules import short
+from ..rules.ranges import short
 from ..rules.wording import counted
 from .encoded import Encoded
 from .input_type import InputType, Loading

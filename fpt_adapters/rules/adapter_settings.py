@@ -8,7 +8,8 @@ import math
 import re
 from typing import Any
 
-from .config_rules import MAX_LAYERS, short
+from .config_rules import MAX_LAYERS
+from .ranges import short
 
 NAME = "fpt_delta"  # of the one adapter that a delta has: peft's own calls name theirs "default"
 # peft's methods that wrap linear layers one by one, leave the base's weights as they are, and need nothing of the

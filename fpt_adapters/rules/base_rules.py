@@ -6,8 +6,8 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 from transformers import PreTrainedConfig
 
-from .config_rules import MAX_LAYERS, short
-from .ranges import check_probability, check_within
+from .config_rules import MAX_LAYERS
+from .ranges import check_probability, check_within, short
 
 HASHES = {"base_model_revision": "[0-9a-f]{7,64}", "base_model_fingerprint": "[a-z0-9-]{1,32}:[0-9a-f]{1,64}"}
 MAX_SEED = 2**63 - 1  # torch's

@@ -13,14 +13,11 @@ from typing import Any
 from huggingface_hub.errors import StrictDataclassError
 from transformers import CONFIG_MAPPING, PreTrainedConfig
 
-from .extents import MAX_DEPTH, MAX_LABELS, check_extent, check_integers, is_integer
+from .ranges import MAX_DEPTH, MAX_LABELS, SHOWN, check_extent, check_integers, is_integer, short
 from .travelling import TRAVELS
 
 DTYPES = ("float32", "bfloat16", "float16")
-SHOWN = 200  # characters of a value that a message repeats
 MOST_MESSAGE = 1000  # characters of a message of huggingface_hub's
-
-
 MAX_LAYERS = 512  # of one kind: transformers makes lists of that length as it reads the number; deep models have 200
 # Which attention or experts run: a name with a slash is a repo on the Hub, whose code would be fetched and run.
 IMPLEMENTATIONS = ("attn_implementation", "experts_implementation")
@@ -179,9 +176,3 @@ def check_labels(id2label: Any, label2id: Any) -> None:
         well_formed = all(isinstance(name, str) and str(number).isdecimal() for number, name in labels)
         if not well_formed or not 1 <= len(labels) <= MAX_LABELS:
             raise ValueError(f"{field} is a dict of label numbers and names, 1 to {MAX_LABELS}; got {short(value)}.")
-
-
-def short(value: Any) -> str:
-    """A value as a message repeats it."""
-    text = repr(value)
-    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."

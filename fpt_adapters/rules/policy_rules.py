@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from .config_rules import short
+from .ranges import short
 
 # `last_attention` is what of `attention` lies in the last layer; a model has the group where `trainable` names it.
 # `adapter` is what peft put beside frozen layers; it trains where there is one.

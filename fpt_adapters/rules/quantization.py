@@ -10,7 +10,8 @@ from typing import Any
 from transformers import BitsAndBytesConfig
 from transformers.utils import is_bitsandbytes_available
 
-from .config_rules import DTYPES, short
+from .config_rules import DTYPES
+from .ranges import short
 
 # What goes with 8 and with 4 bits, and its value where nothing is said: bitsandbytes' own.
 SETTINGS = {

@@ -1,8 +1,19 @@
-"""Numbers in a configuration, each in its range: it may come from a stranger, and none may be absurd."""
+"""The range of each number in a configuration, and how much one may hold: it may come from a stranger."""
 
-from .config_rules import short
+from collections.abc import Iterator
+from dataclasses import fields
+from typing import Any, get_args
 
 MAX_SIZE = 2**24  # tokens, ids, pixels, numbers per token: far beyond any model's, and sizes of tensors stay countable
+MAX_DEPTH = 8  # dicts and lists inside each other; the configurations of transformers' own models go to 4
+MAX_LABELS = 2**17  # transformers makes a dict of that many entries as it reads their number, and copies it often
+MAX_VALUES = 2**13  # in a configuration beside its labels; each is copied a dozen times while a model is built
+MOST_PLACE = 100  # characters of the path of a value
+# All integers added up, because code loops over some of them and nothing tells which. Vocabularies and context lengths
+# are the largest, 10**7 at most; one family has a hashed vocabulary of 2 * 10**7.
+MAX_INTEGERS = 2**25
+LABELS = ("id2label", "label2id")
+SHOWN = 200  # characters of a value that a message repeats
 
 
 def check_within(name: str, value: int, least: int, most: int) -> None:
@@ -15,3 +26,89 @@ def check_probability(name: str, value: float) -> None:
     """Raise ValueError for what is no probability, and for 1."""
     if not 0 <= value < 1:
         raise ValueError(f"{name} is a probability of at least 0 and below 1, got {value}.")
+
+
+class FloatFields:
+    """A configuration of which a field of type `float | int` (`| None`) holds a float, whatever number it is given.
+
+    The annotation lets the strict dataclass accept the whole number; truth values and text it refuses.
+    """
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if type(value) is int and any(field.name == name and float in get_args(field.type) for field in fields(self)):
+            try:
+                value = float(value)
+            except OverflowError as error:
+                raise ValueError(f"{name} is a number that a float holds, got one of more than 10**308.") from error
+        super().__setattr__(name, value)
+
+
+def check_extent(values: dict, place: str, most_depth: int, uncounted: tuple[str, ...] = LABELS) -> None:
+    """Raise ValueError for more values, or deeper ones, than a configuration has.
+
+    Fields `uncounted` may have as many as there can be labels.
+    """
+    count, most, inside = 0, (0, place), [(0, place, values, True)]
+    while inside:
+        depth, place, one, counts = inside.pop()
+        if depth > most_depth:
+            raise ValueError(f"{place} is nested more than {MAX_DEPTH} levels deep, as no model's configuration is.")
+        if counts or len(one) > MAX_LABELS:
+            count, most = count + len(one), max(most, (len(one), place))
+        if count > MAX_VALUES:
+            raise ValueError(
+                f"A configuration has at most {MAX_VALUES} values beside its labels, but this one has more, {most[0]} "
+                f"of them in {most[1]}: leave out what is none of its fields."
+            )
+        named = one.items() if isinstance(one, dict) else ((None, value) for value in one)
+        for name, value in named:
+            if isinstance(value, (dict, list, tuple)):
+                where = place if name is None else f"{place[:MOST_PLACE]}.{name!s:.60}"
+                inside.append((depth + 1, where, value, name not in uncounted))
+
+
+def check_integers(values: dict) -> None:
+    """Raise ValueError for a backbone's configuration whose integers are those of no real model."""
+    found = list(integers(values))
+    if sum(abs(value) for _, value in found) > MAX_INTEGERS:
+        name, value = max(found, key=lambda item: abs(item[1]))
+        raise ValueError(
+            f"base_model_config is of no real model: its integers add up to more than {MAX_INTEGERS}, the largest is "
+            f"{name:.60}={value!r:.200}. Give the backbone's own configuration."
+        )
+
+
+def integers(values: Any, place: str = "") -> Iterator[tuple[str, int]]:
+    """The integers in a configuration that count something, each with the name that it has there."""
+    if isinstance(values, dict):
+        for name, value in values.items():
+            if "theta" not in str(name):  # a rotary base, which counts nothing: 10**8 and more
+                yield from integers(value, str(name))
+    elif isinstance(values, list):
+        for value in values:
+            yield from integers(value, place)
+    elif is_integer(values):
+        yield place, values
+
+
+def differing_integers(one: Any, other: Any, place: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Where two configurations, as dicts, hold different integers: the name and both values.
+
+    Names that only one of them has do not count: they are no fields of the class.
+    """
+    if isinstance(one, dict) and isinstance(other, dict):
+        for name in [name for name in one if name in other]:
+            yield from differing_integers(one[name], other[name], str(name))
+    elif one != other and float not in (type(one), type(other)) and [*integers(one), *integers(other)]:
+        yield place, one, other
+
+
+def is_integer(value: Any) -> bool:
+    """Whether a value is a whole number, and no truth value."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def short(value: Any) -> str:
+    """A value as a message repeats it."""
+    text = repr(value)
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."

@@ -3,7 +3,7 @@
 from huggingface_hub.dataclasses import strict
 from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
 
-from ...rules.float_fields import FloatFields
+from ...rules.ranges import FloatFields
 
 
 @strict
