@@ -52,7 +52,7 @@ class Delta:
     format: int = FORMAT
 
     def without_head(self) -> "Delta":
-        """What of the delta belongs to the headless model."""
+        """Return the delta of the headless model."""
         if self.format == 0:
             inner = {name.removeprefix("fpt."): t for name, t in self.tensors.items() if name.startswith("fpt.")}
             return replace(self, tensors=inner or self.tensors)
@@ -61,7 +61,7 @@ class Delta:
         )
 
     def by_name(self, places: Mapping[str, str], source: str | os.PathLike) -> dict[str, Tensor]:
-        """The tensors by their names in a model, which has them at `places`. Raises DeltaError for another place."""
+        """Return the tensors by their names in a model with these `places`. Raises DeltaError for an unknown one."""
         if self.format == 0:
             return dict(self.tensors)
         names = {place: name for name, place in places.items()}
@@ -79,7 +79,7 @@ def says(config_file: Path, values: dict[str, Any]) -> bool:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The values of a JSON file. Raises DeltaError for what is none."""
+    """Read a JSON file. Raises DeltaError for one that is no JSON, or holds no fields by name."""
     if (size := path.stat().st_size) > MOST_TEXT:
         raise DeltaError(f"{path} has {size} bytes, where at most {MOST_TEXT} are read.")
     return parse_json(path.read_text(encoding="utf-8", errors="replace"), path)
@@ -105,7 +105,7 @@ def _config_beside(path: Path) -> dict[str, Any]:
 
 
 def _read_header(file: BinaryIO) -> dict[str, Any]:
-    """What the header of a safetensors file says. Raises SafetensorError for what is none."""
+    """Read the header of a safetensors file. Raises SafetensorError for another file."""
     length = int.from_bytes(file.read(8), "little")
     if length > MOST_TEXT:
         raise SafetensorError(f"its header would have {length} bytes")
@@ -146,7 +146,7 @@ def _config_of(metadata: dict[str, str], path: str | os.PathLike) -> dict[str, A
 
 
 def read_digests(path: str | os.PathLike) -> str:
-    """What tells one delta file's values from another's, whatever its format: the digests of its tensors, sorted."""
+    """Return the sorted digests of a delta file's tensors, by which files of any format are compared."""
     return ",".join(sorted(read_metadata(path).get(DIGESTS_KEY, "").split(",")))
 
 

@@ -1,4 +1,4 @@
-"""How large the file of a delta is, known before it is written."""
+"""The size of a delta's file, before it is written."""
 
 import json
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ ALIGNMENT = 8  # of where the numbers begin; the header is filled up with spaces
 
 
 def delta_bytes(config: FPTConfig, tensors: Mapping[str, Tensor]) -> int:
-    """The bytes of the `model.safetensors` that `write_delta` makes of these; no value is read.
+    """Return how many bytes `write_delta` would write for these as `model.safetensors`; no value is read.
 
     A safetensors file is the length of its header in 8 bytes, the header in JSON, and the numbers.
     """

@@ -92,6 +92,6 @@ def overlay(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
 
 
 def listed(names: list[str]) -> str:
-    """The first names of a list, and how many more there are."""
+    """Word a list: its first names, and how many more there are."""
     more = f" and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""
     return ", ".join(f"{name:.200}" for name in names[:NAMES_SHOWN]) + more

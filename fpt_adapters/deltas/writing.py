@@ -1,4 +1,4 @@
-"""Writing a delta: a crash or a full disk leaves the one before whole, and who reads meanwhile sees one of the two."""
+"""Writing a delta: after a crash or on a full disk the old one stays whole; a reader sees the old or the new one."""
 
 import contextlib
 import json
@@ -152,8 +152,8 @@ def update_config(directory: str | os.PathLike, **fields: Any) -> None:
     """Change fields of a saved delta that say nothing of its weights: names of labels, the base's Hub id, a dropout.
 
     `fields` are `FPTConfig`'s: `id2label` (and `label2id`, else made of it), `base_model`, `base_model_revision`,
-    `backbone_dropout`, `input_dropout`, `dtype`. Both files say it then; config.json alone is a copy, which loading
-    does not go by. Raises ValueError for other fields, DeltaError for a folder without a delta.
+    `backbone_dropout`, `input_dropout`, `dtype`. Both files then say it: config.json is only a copy, which loading
+    does not trust. Raises ValueError for other fields, DeltaError for a folder without a delta.
     """
     wrong = sorted(fields.keys() - EDITABLE)
     if wrong:

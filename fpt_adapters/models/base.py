@@ -1,4 +1,4 @@
-"""The base under a model: built, with the configuration filled in by what was found."""
+"""Build the base under a model, and fill in the configuration with what was found."""
 
 import copy
 import os

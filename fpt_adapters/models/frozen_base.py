@@ -1,4 +1,4 @@
-"""A base that is found and read once, and shared by as many models as are built and loaded on it."""
+"""`FrozenBase`: a base that is read once and shared by any number of models."""
 
 import copy
 import os
@@ -133,12 +133,12 @@ class FrozenBase:
 
     @property
     def config(self) -> FPTConfig:
-        """What the base is; its input and its head mean nothing."""
+        """The configuration of the base; its input and head mean nothing."""
         return self._base.config
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What a model's configuration must say of the frozen weights."""
+        """The fields on the frozen weights that a model's configuration must share."""
         return {name: getattr(self.config, name) for name in SETTLED}
 
     @property
@@ -147,7 +147,7 @@ class FrozenBase:
         return self._base.fingerprints
 
     def backbone_for(self, config: FPTConfig, **asked: Any) -> PreTrainedModel:
-        """A backbone of its own modules on these weights. Raises ValueError for other settings, or changed weights.
+        """Build a backbone with new modules on these weights. Raises ValueError for other settings or changed weights.
 
         `asked`: `dtype`, `attn_implementation` and `device_map`, where the caller named one.
         """

@@ -1,7 +1,7 @@
 """Finding the base of a delta: from the Hub at its pinned commit, or where the caller says; checked by fingerprint.
 
-Of what the caller passed for the delta, only `cache_dir` and `local_files_only` reach the base: the delta's revision,
-subfolder and token are the delta's, and no `trust_remote_code` goes further than the repo it was given for.
+Only `cache_dir` and `local_files_only` of what the caller passed serve the base too: revision, subfolder and token
+are the delta's, and `trust_remote_code` goes no further than the repo it was given for.
 """
 
 import os
@@ -60,7 +60,7 @@ def load_base(
 
 
 def _checked(base: Base, config: FPTConfig, where: str) -> Base:
-    """`base`, if it is the one that a delta of `config` was trained on. Raises DeltaError."""
+    """Return `base` if the delta of `config` was trained on it. Raises DeltaError."""
     wanted = config.base_model_fingerprint
     if wanted not in base.fingerprints.values():
         raise DeltaError(
@@ -73,7 +73,7 @@ def _checked(base: Base, config: FPTConfig, where: str) -> Base:
 
 
 def _source(config: FPTConfig, override: str | os.PathLike | None) -> tuple[str | None, dict[str, Any]]:
-    """Where the base is (None: drawn from its seed), and the revision to read there."""
+    """Return where the base is (None: drawn from its seed) and the revision to read."""
     if override is not None:
         return os.fspath(override), {}
     if config.base_model is None:
@@ -92,5 +92,5 @@ def _source(config: FPTConfig, override: str | os.PathLike | None) -> tuple[str 
 
 
 def _like(wanted: str | None, fingerprints: dict[str, str]) -> str:
-    """The one of `fingerprints` that is of the kind of `wanted`."""
+    """Return the fingerprint of the same kind as `wanted`."""
     return fingerprints.get(str(wanted).partition(":")[0], fingerprints[BY_LAYER])

@@ -12,12 +12,12 @@ if TYPE_CHECKING:
 
 
 class PolicyMixin:
-    """What `FPTPreTrainedModel` has of the policy."""
+    """The methods of `FPTPreTrainedModel` that say which parameters train."""
 
     trained_groups: dict[str, str]  # of each parameter that the policy trains, by name
 
     def apply_policy(self) -> None:
-        """Have the groups of `config.trainable` train, all else frozen; the outermost constructor ends with this."""
+        """Let the groups of `config.trainable` train and freeze all else; the outermost constructor ends with this."""
         self.main_input_name = self.fpt_model.input_projection.input_name
         trainable = [group for group in self.config.trainable if not (self.headless and group == "output")]
         if self.config.base_quantization is not None:
@@ -38,7 +38,7 @@ class PolicyMixin:
         self._ignore_on_save(self._delta_parameters(parameters))
 
     def parameter_groups(self) -> dict[str, str]:
-        """Group of every parameter by name: one of `PARAMETER_GROUPS`, or other."""
+        """Map the name of every parameter to its group: one of `PARAMETER_GROUPS`, or other."""
         prefix = self._prefix
         own_positions = self.config.positions == "backbone"
         backbone, qk_norms = self.fpt_model.backbone, self.config.train_qk_norms
@@ -55,7 +55,7 @@ class PolicyMixin:
         return groups
 
     def count_parameters(self) -> "list[GroupCount]":
-        """Tensors, parameters and share of the whole for each group, and whether it trains."""
+        """Count tensors and parameters of each group, with its share of the whole and whether it trains."""
         from ..backbones.counting import count_by_group
 
         return count_by_group(self, self.parameter_groups())
@@ -67,7 +67,7 @@ class PolicyMixin:
         print(format_table(self.count_parameters()))
 
     def tensor_places(self) -> dict[str, str]:
-        """What each parameter, and each buffer that training changes, is called in a delta's file, by name."""
+        """Map the name of each parameter, and of each buffer that training changes, to its place in a delta's file."""
         prefix, groups = self.backbone_prefix, self.parameter_groups()
         groups |= dict.fromkeys(running_statistics(self), "statistics")
         own = {name: own_place(name.removeprefix(self._prefix)) for name in groups if not name.startswith(prefix)}

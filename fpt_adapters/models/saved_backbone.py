@@ -1,7 +1,7 @@
 """Saving a trained backbone as an ordinary transformers checkpoint, which then is a base like any other.
 
-So the paper's (arXiv 2103.05247) bit-memory-pretrained transformers are made: all groups train on random weights, and
-what came of it is frozen under new deltas.
+The paper's (arXiv 2103.05247) transformers that are pretrained on bit memory are made so: all groups of a random
+backbone are trained, and the result is frozen under new deltas.
 """
 
 import copy
@@ -29,7 +29,7 @@ def write_backbone(backbone: PreTrainedModel, config: FPTConfig, directory: str 
 
 
 def _ordinary_model(backbone: PreTrainedModel, config: FPTConfig) -> PreTrainedModel:
-    """A model of the backbone's class and its base's own configuration, with the backbone's weights in fp32."""
+    """Build a model of the backbone's class from the base's own configuration, with the backbone's weights in fp32."""
     base_config = _own_config(config)
     _check_savable(backbone, base_config)
     with torch.device("meta"):
@@ -53,7 +53,7 @@ def _ordinary_model(backbone: PreTrainedModel, config: FPTConfig) -> PreTrainedM
 
 
 def _own_config(config: FPTConfig) -> PreTrainedConfig:
-    """The base's configuration as it was before this run's dropout and the like, of the layers that were kept."""
+    """Return the base's configuration for the layers that were kept, without this run's dropout and the like."""
     base_config = copy.deepcopy(config.base_model_config)
     if config.backbone_layers is not None:
         base_config = first_layers(base_config, config.backbone_layers)
@@ -85,7 +85,7 @@ def _stored(tensor: Tensor) -> Tensor:
 
 
 def _with_rows(weight: Tensor, rows: int, config: PreTrainedConfig) -> Tensor:
-    """A table of positions (fewer rows, width) with as many rows as its configuration says; new ones are drawn."""
+    """Lengthen a table of positions (rows, width) to the rows that its configuration says; new ones are drawn."""
     std = config.init_std if config.model_type == "opt" else config.initializer_range
     generator = torch.Generator().manual_seed(POSITION_SEED)
     new = torch.empty(rows - len(weight), weight.shape[1], device="cpu").normal_(0, std, generator=generator)

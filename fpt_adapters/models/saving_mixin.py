@@ -21,13 +21,13 @@ from .base import DTYPES
 
 
 class SavingMixin:
-    """What `FPTPreTrainedModel` has of saving and pushing."""
+    """The methods of `FPTPreTrainedModel` that save and push."""
 
     _with_code: bool | None = None
 
     @property
     def with_code(self) -> bool:
-        """Whether the library's code is saved beside the delta, for machines that have transformers alone."""
+        """Whether the library's code is saved beside the delta, for machines that have only transformers."""
         return TRAVELS if self._with_code is None else self._with_code
 
     @with_code.setter
@@ -40,7 +40,7 @@ class SavingMixin:
         self._keys_to_ignore_on_save = names.difference(saved)
 
     def _delta_parameters(self, parameters: dict[str, nn.Parameter]) -> dict[str, Tensor]:
-        """Of this model's `parameters` those that a checkpoint holds: what trains, and all that the base has not."""
+        """Return those of `parameters` that a checkpoint holds: what trains, and what the base does not have."""
         own = self.backbone_prefix
         adapter = {id(parameter) for parameter in self._adapter_parameters()}  # disabled, it does not train
         return {
@@ -109,13 +109,13 @@ class SavingMixin:
             self.push_to_hub(repo_id, token=token, **push_kwargs)
 
     def delta_bytes(self, state_dict: Mapping[str, Tensor] | None = None) -> int:
-        """How large the `model.safetensors` is that `save_pretrained` would write. Raises ValueError as that does."""
+        """Return the bytes that `save_pretrained` would write as `model.safetensors`; raises as it does."""
         from ..deltas.size import delta_bytes
 
         return delta_bytes(self.config, self._to_write(state_dict))
 
     def _to_write(self, state_dict: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
-        """The delta's tensors by place, checked; the configuration then says what belongs to them."""
+        """Return the delta's checked tensors by place, and note in the configuration what belongs to them."""
         tensors = self.delta_tensors(state_dict)
         refuse_sharded(tensors)
         infinite = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]

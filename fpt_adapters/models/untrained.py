@@ -1,4 +1,4 @@
-"""An untrained model's base, and its configuration as the caller asked for it."""
+"""The base under an untrained model, and its configuration as the caller asked for it."""
 
 import copy
 import os

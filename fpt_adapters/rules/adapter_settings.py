@@ -1,7 +1,7 @@
 """What a delta says of the peft adapter on its frozen layers: a method, its numbers, and the layers by name.
 
-A stranger may have written it. So the method is one of a closed list, layers are named by their paths, and no pattern
-is matched, no file, class or other model looked up by what stands there. peft itself need not be installed to read it.
+A stranger may have written it: the method is one of a closed list, layers are named by their paths, and what is
+written there is never matched as a pattern or looked up as a file, class or model. Reading it does not need peft.
 """
 
 import math
@@ -57,7 +57,7 @@ MOST_LAYERS = 4 * MAX_LAYERS  # that an adapter goes on: a model of 405 billion 
 
 
 def checked_settings(values: dict[str, Any]) -> dict[str, Any]:
-    """`values`, sorted by name, if they are settings of one method: `peft_type` and what differs from its defaults.
+    """Check the settings of an adapter, `peft_type` and what differs from its defaults; return them sorted by name.
 
     Raises ValueError for another method, for what takes anything from elsewhere, and for values that are no truth
     value, number, word, list of layers, or (patterns) dict of layers and numbers.

@@ -1,4 +1,4 @@
-"""What a configuration says of the base: hashes and seeds, its Hub id, how many layers are kept."""
+"""Rules for the fields that name the base: its Hub id, hashes, seed and how many layers are kept."""
 
 import re
 
@@ -14,7 +14,7 @@ MAX_SEED = 2**63 - 1  # torch's
 
 
 def check_base(config: PreTrainedConfig) -> None:
-    """Hold the rules for what an `FPTConfig` says of its base. Raises ValueError."""
+    """Check the fields of an `FPTConfig` that name its base. Raises ValueError."""
     if config.base_model is not None:
         try:
             validate_repo_id(config.base_model)

@@ -1,9 +1,9 @@
-"""What of a configuration belongs to the tensors beside it, and the digest of that."""
+"""The digest of those fields of a configuration that say what the tensors beside it compute."""
 
 import hashlib
 import json
 
-# What of config.json may be edited later (label names, say) without changing what the tensors compute.
+# Fields of config.json that may be edited later, because they do not change what the tensors compute.
 EDITABLE = (
     "architectures",
     "auto_map",
@@ -21,6 +21,6 @@ EDITABLE = (
 
 
 def config_digest(values: dict) -> str:
-    """16 hex digits over what a config.json says of the tensors beside it."""
+    """Return 16 hex digits over the fields that say what the tensors compute."""
     meaning = {name: value for name, value in values.items() if name not in EDITABLE and not name.startswith("_")}
     return hashlib.sha256(json.dumps(meaning, sort_keys=True).encode()).hexdigest()[:16]

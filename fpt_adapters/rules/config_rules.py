@@ -21,7 +21,7 @@ MOST_MESSAGE = 1000  # characters of a message of huggingface_hub's
 MAX_LAYERS = 512  # of one kind: transformers makes lists of that length as it reads the number; deep models have 200
 # Which attention or experts run: a name with a slash is a repo on the Hub, whose code would be fetched and run.
 IMPLEMENTATIONS = ("attn_implementation", "experts_implementation")
-# What makes transformers load, import or replace more than a model's own weights.
+# Fields that make transformers load, import or replace more than a model's own weights.
 LOADS_MORE = (
     "architecture",  # of a timm model
     "backbone",
@@ -39,7 +39,7 @@ LOADS_MORE = (
     "use_timm_backbone",
 )
 UNFIT = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError)
-# What a backbone without a head does not read, or what the library fills in.
+# Fields that a backbone without a head does not read, or that the library fills in.
 BOOKKEEPING = (
     "auto_map",
     "custom_pipelines",
@@ -55,7 +55,7 @@ BOOKKEEPING = (
 
 
 def build_base_config(given: dict | PreTrainedConfig) -> PreTrainedConfig:
-    """A backbone's configuration, made anew by these rules out of a dict or of another configuration.
+    """Build a backbone's configuration by these rules, from a dict or another configuration.
 
     Raises ValueError: the rule, what came, what to write instead.
     """
@@ -70,7 +70,7 @@ def build_base_config(given: dict | PreTrainedConfig) -> PreTrainedConfig:
 
 
 def build_config(values: dict, config_class: type[PreTrainedConfig]) -> PreTrainedConfig:
-    """A configuration of `config_class` with what of `values` is a setting: nothing private, no names of methods.
+    """Build a configuration of `config_class` from the settings in `values`; private names and methods are left out.
 
     Raises ValueError for what chooses code or files, and for sizes that no model has.
     """
@@ -85,7 +85,7 @@ def build_config(values: dict, config_class: type[PreTrainedConfig]) -> PreTrain
 
 @contextlib.contextmanager
 def said_shortly() -> Iterator[None]:
-    """Shorten what the checks of types raise: they repeat the value that came, whatever its size."""
+    """Shorten the errors of type checks, which repeat the value that came, whatever its size."""
     try:
         yield
     except StrictDataclassError as error:
@@ -95,7 +95,7 @@ def said_shortly() -> Iterator[None]:
 
 @contextlib.contextmanager
 def refusing_unfit(what: type) -> Iterator[None]:
-    """Raise ValueError for what goes wrong in transformers' own code as it makes a `what` of a stranger's settings."""
+    """Raise ValueError where transformers' own code fails to make a `what` from a stranger's settings."""
     try:
         yield
     except UNFIT as error:
@@ -154,7 +154,7 @@ def check_implementation(name: str, value: Any, place: str) -> None:
     """Raise ValueError where a configuration takes its attention or experts from the Hub."""
     if is_implementation(name) and value is not None and (not isinstance(value, str) or "/" in value):
         raise ValueError(
-            f"{place} has {name}={short(value)}, code that would be fetched and run: only who loads a model chooses "
+            f"{place} has {name}={short(value)}, code that would be fetched and run: whoever loads a model chooses "
             "that, with from_pretrained(..., attn_implementation=...)."
         )
 
@@ -167,7 +167,7 @@ def check_dtype(name: str, value: Any) -> None:
 
 
 def check_labels(id2label: Any, label2id: Any) -> None:
-    """Raise ValueError for what are no label numbers and names; transformers takes them for such without a look."""
+    """Raise ValueError unless these are label numbers and names, which transformers does not check."""
     for field, value, name_first in (("id2label", id2label, False), ("label2id", label2id, True)):
         if value is None:
             continue

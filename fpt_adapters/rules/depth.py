@@ -1,4 +1,4 @@
-"""Depth: the configuration of a base's first layers, for a backbone that is cut from it."""
+"""Cut a configuration to its first layers, for a backbone that keeps only those."""
 
 from dataclasses import fields
 
@@ -22,7 +22,7 @@ DERIVED_FIELDS = ("out_features", "out_indices", "stage_names")
 
 
 def first_layers(config: PreTrainedConfig, count: int) -> PreTrainedConfig:
-    """The configuration of the backbone that the first `count` layers of `config`'s make; `config` stays as it is.
+    """Return a copy of `config` for a backbone of only its first `count` layers.
 
     Raises ValueError where there are fewer layers, or where the first `count` are no backbone of the same kind.
     """
@@ -38,7 +38,7 @@ def first_layers(config: PreTrainedConfig, count: int) -> PreTrainedConfig:
     if getattr(config, "num_hidden_groups", 1) > 1:
         raise ValueError(
             f"backbone_layers={count}, but this {config.model_type} spreads num_hidden_groups="
-            f"{config.num_hidden_groups} sets of weights over all its layers, so that the first ones alone would be "
+            f"{config.num_hidden_groups} sets of weights over all its layers, so that only the first ones would be "
             "others: leave backbone_layers out."
         )
     values = {name: value for name, value in config.to_dict().items() if name not in DERIVED_FIELDS}

@@ -24,7 +24,7 @@ PAPER_GROUPS = ("input", "output", "norm", "position")
 def checked_policy(
     trainable: Sequence[str], peft_config: dict[str, Any] | None, positions: str
 ) -> tuple[list[str], dict[str, Any] | None]:
-    """The groups that train, in order, and the settings of the adapter, whole. Raises ValueError for wrong ones."""
+    """Check the policy; return the groups that train, in order, and the adapter's settings. Raises ValueError."""
     unknown = [group for group in trainable if group not in PARAMETER_GROUPS]
     if unknown:
         raise ValueError(f"trainable takes groups out of {', '.join(PARAMETER_GROUPS)}; got {short(unknown[0])}.")
@@ -32,7 +32,7 @@ def checked_policy(
         raise ValueError(f"trainable names each group once; got {short(list(trainable))}.")
     if {"attention", "last_attention"} <= set(trainable):
         raise ValueError(
-            "trainable names 'attention', all layers', or 'last_attention', the last one's alone; got both: "
+            "trainable names either 'attention' (of all layers) or 'last_attention' (of the last only); got both: "
             "leave one out."
         )
     if peft_config is not None:

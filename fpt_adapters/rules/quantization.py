@@ -1,4 +1,4 @@
-"""How a base's frozen weights are quantised as they are loaded: what a delta says of it, and what transformers reads.
+"""Quantising a base's frozen weights as they are loaded: what a delta says, and what transformers reads.
 
 8 bits are LLM.int8() (Dettmers et al., arXiv 2208.07339), 4 bits those of QLoRA (arXiv 2305.14314). A delta has names
 of `transformers.BitsAndBytesConfig` with values out of closed lists, and only those that change what is computed: a
@@ -33,10 +33,10 @@ MOST_THRESHOLD = 10**4  # of an activation that counts as an outlier, where 6 is
 
 
 def checked_quantization(values: dict[str, Any]) -> dict[str, Any]:
-    """The settings that `values` mean, written out: `load_in_8bit` or `load_in_4bit`, and all that goes with it.
+    """Return the checked settings in full: `load_in_8bit` or `load_in_4bit`, and all that goes with it.
 
-    Raises ValueError for anything but 8 or 4 bits, for a name that does not go with them, and for a value that is none
-    of its choices.
+    Raises ValueError for anything but 8 or 4 bits, for a name that does not go with them, and for a value that is not
+    one of its choices.
     """
     widths = [name for name in SETTINGS if values.get(name) is True]
     if len(widths) != 1:
@@ -63,7 +63,7 @@ def _check_setting(name: str, value: Any) -> None:
 
 
 def settings_of(quantization_config: BitsAndBytesConfig | dict[str, Any]) -> dict[str, Any]:
-    """The checked settings of transformers' quantisation config, or of a dict with its names.
+    """Return the checked settings of transformers' quantisation config, or of a dict with its names.
 
     Raises ValueError for another method than bitsandbytes, and for a setting that no delta can name.
     """
@@ -82,7 +82,7 @@ def settings_of(quantization_config: BitsAndBytesConfig | dict[str, Any]) -> dic
 
 
 def bitsandbytes_config(settings: dict[str, Any]) -> BitsAndBytesConfig:
-    """The config that makes transformers quantise by checked `settings`. Raises ImportError without bitsandbytes."""
+    """Build transformers' config from checked `settings`. Raises ImportError without bitsandbytes."""
     if not is_bitsandbytes_available():
         width = "8" if "load_in_8bit" in settings else "4"
         raise ImportError(

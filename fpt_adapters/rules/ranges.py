@@ -1,4 +1,4 @@
-"""The range of each number in a configuration, and how much one may hold: it may come from a stranger."""
+"""The range of each number in a configuration, and how much one may hold, because a stranger may have written it."""
 
 from collections.abc import Iterator
 from dataclasses import fields
@@ -17,19 +17,19 @@ SHOWN = 200  # characters of a value that a message repeats
 
 
 def check_within(name: str, value: int, least: int, most: int) -> None:
-    """Raise ValueError for what is no whole number between these."""
+    """Raise ValueError unless `value` is a whole number from `least` to `most`."""
     if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
         raise ValueError(f"{name} is a whole number of at least {least} and at most {most}, got {short(value)}.")
 
 
 def check_probability(name: str, value: float) -> None:
-    """Raise ValueError for what is no probability, and for 1."""
+    """Raise ValueError unless `value` is at least 0 and below 1."""
     if not 0 <= value < 1:
         raise ValueError(f"{name} is a probability of at least 0 and below 1, got {value}.")
 
 
 class FloatFields:
-    """A configuration of which a field of type `float | int` (`| None`) holds a float, whatever number it is given.
+    """Base of a configuration whose fields of type `float | int` (`| None`) hold a float, whatever number is given.
 
     The annotation lets the strict dataclass accept the whole number; truth values and text it refuses.
     """
@@ -104,11 +104,11 @@ def differing_integers(one: Any, other: Any, place: str = "") -> Iterator[tuple[
 
 
 def is_integer(value: Any) -> bool:
-    """Whether a value is a whole number, and no truth value."""
+    """Whether a value is a whole number and not a truth value."""
     return isinstance(value, int) and not isinstance(value, bool)
 
 
 def short(value: Any) -> str:
-    """A value as a message repeats it."""
+    """Word a value for a message, cut to `SHOWN` characters."""
     text = repr(value)
     return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."

@@ -1,4 +1,4 @@
-"""What callers give every model's `from_pretrained` and `save_pretrained`, and which of it means something here."""
+"""What every model's `from_pretrained` and `save_pretrained` take, and which of it means something here."""
 
 from typing import Any
 
@@ -58,7 +58,7 @@ REFUSED_SAVING = {
 def take_stock_arguments(
     kwargs: dict[str, Any], ignored: tuple[str, ...], refused: dict[str, tuple[Any, str]]
 ) -> dict[str, Any]:
-    """The `kwargs` without those that change nothing. Raises ValueError for one that cannot be what it says."""
+    """Return `kwargs` without those that change nothing here. Raises ValueError for one that cannot be honoured."""
     for name, (harmless, instead) in refused.items():
         value = kwargs.get(name)
         if value is not None and value is not harmless and value != harmless:

@@ -1,4 +1,4 @@
-"""How numbers, and text that others wrote, are worded in a model card."""
+"""Numbers and strangers' text as a model card writes them."""
 
 import re
 from typing import Any
@@ -25,5 +25,5 @@ def one_line(text: Any) -> str | None:
 
 
 def plain(text: Any) -> str:
-    """Text that Markdown shows as it is, also in a table."""
+    """Escape text so that Markdown shows it as it is, also in a table."""
     return LINE_START.sub(r"\1\\\2", MARKDOWN.sub(r"\\\1", one_line(text) or ""))

@@ -1,4 +1,4 @@
-"""The attention that runs in a backbone where the user names none: chosen at each call, by what was measured.
+"""The attention of a backbone where the user names none: the faster way is chosen at each call.
 
 On a CPU, `scaled_dot_product_attention` has no fast way with dropout, and a slow one in bf16. Plain matrix products
 are faster there, if made in pieces whose scores stay in the processor's caches. Without dropout, longer sequences go
