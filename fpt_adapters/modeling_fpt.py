@@ -202,10 +202,11 @@ class FPTModelWithHead(FPTPreTrainedModel):
             shape = self.head_type.shape_of_inputs(self.config, output_width(self.config.base_model_config))
             check_head_inputs(head_inputs, shape, raw, with_states or with_attentions)
             encoded = Encoded()
-        logits = self.head(head_inputs.to(next(weights(self.head)).dtype))  # some backbones end in half precision
+        outputs = self.head(head_inputs.to(next(weights(self.head)).dtype))  # some backbones end in half precision
         loss = None
         if labels is not None:
-            loss = self.head_type.loss(logits, labels, self.config, num_items_in_batch)
+            loss = self.head_type.loss(outputs, labels, self.config, num_items_in_batch)
+        logits = self.head_type.answers(outputs, self.config)
         result = self.head_type.output_class(
             loss=loss, logits=logits, hidden_states=encoded.hidden_states, attentions=encoded.attentions
         )

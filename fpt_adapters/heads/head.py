@@ -54,11 +54,15 @@ class Head:
         """The shape of `inputs`, its free axes by name."""
         return ("batch", width)
 
+    def answers(self, outputs: Tensor, config: PreTrainedConfig) -> Tensor:
+        """The module's outputs -> logits, of the same shape, in the units of the labels."""
+        return outputs
+
     def loss(
-        self, logits: Tensor, labels: Tensor, config: PreTrainedConfig, num_items_in_batch: Tensor | int | None = None
+        self, outputs: Tensor, labels: Tensor, config: PreTrainedConfig, num_items_in_batch: Tensor | int | None = None
     ) -> Tensor:
-        """See `classification_loss`."""
-        return classification_loss(logits, labels, config.problem_type, num_items_in_batch)
+        """The loss of the module's outputs: see `classification_loss`."""
+        return classification_loss(outputs, labels, config.problem_type, num_items_in_batch)
 
     def shape_of_answers(self, config: PreTrainedConfig) -> tuple[int, ...]:
         """How many answers an example has, each of which is one class, or `num_labels` numbers: () for one."""

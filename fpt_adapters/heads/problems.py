@@ -86,7 +86,11 @@ def problem_type_of(problem_type: str | None, num_labels: int, labels: Tensor) -
 
 
 def classification_loss(
-    logits: Tensor, labels: Tensor, problem_type: str | None, num_items_in_batch: Tensor | int | None = None
+    logits: Tensor,
+    labels: Tensor,
+    problem_type: str | None,
+    num_items_in_batch: Tensor | int | None = None,
+    scale: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
     """Loss in fp32, averaged over what is labelled; over nothing it is 0. The label -100 is left out everywhere.
 
@@ -94,7 +98,8 @@ def classification_loss(
     "multi_label_classification" (`labels` shaped as the logits, in 0..1), "regression" (`labels` shaped as the
     logits); None: see `problem_type_of`. Where the logits' last dimension is 1, `labels` may lack it.
     `num_items_in_batch` is what Trainer counts over all accumulated batches and processes, the labels that are not
-    -100: dividing by it makes any split of a batch give the same gradient. Raises ValueError for labels of another
+    -100: dividing by it makes any split of a batch give the same gradient. `scale`: mean and standard deviation
+    (num_labels,) that numbers are standardised by, as the logits are. Raises ValueError for labels of another
     shape, and for classes that are floats.
     """
     logits, labels = logits.float(), labels.to(logits.device)
@@ -102,6 +107,8 @@ def classification_loss(
     if problem.name == Classes.name and labels.is_floating_point():
         raise ValueError(f"Classes are whole numbers, but these labels are {labels.dtype}: write labels.long().")
     labels = _shaped(labels, problem.shape_of_labels(logits.shape), logits.shape, problem.name)
+    if scale is not None:
+        labels = torch.where(labels == IGNORED_LABEL, labels, (labels - scale[0]) / scale[1])
     loss = problem.loss(logits, labels)
     items = (labels != IGNORED_LABEL).sum() if num_items_in_batch is None else num_items_in_batch
     return loss / torch.as_tensor(items).clamp(min=1)

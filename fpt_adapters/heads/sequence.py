@@ -1,26 +1,63 @@
 """One answer for a sequence, from its pooled hidden states: a class, several labels, or numbers."""
 
+import math
+
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig
 from transformers.modeling_outputs import ImageClassifierOutput, SequenceClassifierOutput
 
 from ..inputs.encoded import Encoded
+from ..rules.ranges import MAX_LABELS, short
 from .head import Head
+from .problems import Numbers, classification_loss
 
 
 class SequenceHead(Head):
-    """A linear layer on pooled hidden states (batch, hidden) -> logits (batch, num_labels)."""
+    """A linear layer on pooled hidden states (batch, hidden) -> logits (batch, num_labels).
 
+    Where it answers with numbers, `label_mean` and `label_std` (num_labels,) are those of the training rows: the
+    layer's outputs are standardised, and so is the loss; logits and labels are in the data's own units.
+    """
+
+    fields = ("label_mean", "label_std")
     output_class = SequenceClassifierOutput
     auto_class = "AutoModelForSequenceClassification"
     modality = "text"  # that pipelines of this Auto class read
+
+    def check(self, config: PreTrainedConfig) -> None:
+        super().check(config)
+        given = [name for name in self.fields if getattr(config, name, None) is not None]
+        if len(given) == 1:
+            raise ValueError(f"label_mean and label_std come together, but only {given[0]} came.")
+        for name in given:
+            values = getattr(config, name)
+            numbers = isinstance(values, list) and 0 < len(values) <= MAX_LABELS
+            if not numbers or not all(type(value) in (int, float) and math.isfinite(value) for value in values):
+                raise ValueError(f"{name} is a list of numbers, one for each label; got {short(values)}.")
+            if len(values) != config.num_labels or config.problem_type not in (None, Numbers.name):
+                raise ValueError(
+                    f"{name} scales num_labels={config.num_labels} numbers of problem_type='regression'; got "
+                    f"{short(values)} for problem_type={config.problem_type!r}."
+                )
+        if given and min(config.label_std) <= 0:
+            raise ValueError(f"label_std lies above 0, got {short(config.label_std)}.")
 
     def build(self, config: PreTrainedConfig, width: int) -> nn.Module:
         return nn.Linear(width, config.num_labels)  # PyTorch's default initialisation, as in the paper
 
     def inputs(self, encoded: Encoded, config: PreTrainedConfig) -> Tensor:
         return pool(encoded.states, encoded.mask, config.pooling)
+
+    def answers(self, outputs: Tensor, config: PreTrainedConfig) -> Tensor:
+        scale = _scale(outputs, config)
+        return outputs if scale is None else outputs * scale[1] + scale[0]
+
+    def loss(
+        self, outputs: Tensor, labels: Tensor, config: PreTrainedConfig, num_items_in_batch: Tensor | int | None = None
+    ) -> Tensor:
+        scale = _scale(outputs, config)
+        return classification_loss(outputs, labels, config.problem_type, num_items_in_batch, scale)
 
     def pipeline_tag(self, config: PreTrainedConfig) -> str | None:
         return f"{self.modality}-classification" if config.input.modality == self.modality else None
@@ -36,6 +73,13 @@ class ImageHead(SequenceHead):
     def check_input(self, config: PreTrainedConfig) -> None:
         if config.input.modality != self.modality:
             raise ValueError(f"FPTForImageClassification needs input_type='images', got {config.input_type!r}.")
+
+
+def _scale(outputs: Tensor, config: PreTrainedConfig) -> tuple[Tensor, Tensor] | None:
+    """Mean and standard deviation of the labels: (num_labels,) each; None where they are as they come."""
+    if config.label_mean is None:
+        return None
+    return outputs.new_tensor(config.label_mean), outputs.new_tensor(config.label_std)
 
 
 def pool(hidden: Tensor, mask: Tensor | None, pooling: str) -> Tensor:

@@ -13,10 +13,11 @@ import torch
 from torch.utils.data import Dataset
 from transformers import EvalPrediction
 
+from ..data.splits import check_at_least, split_sizes
 from ..heads.problems import IGNORED_LABEL
 from ..inputs.feature_extraction_fpt import FPTFeatureExtractor
 from ..modeling_fpt import FPTForTokenClassification
-from .draws import check_at_least, random_stream, random_words, split_sizes
+from .draws import random_stream, random_words
 from .metrics import accuracy, joined
 from .task import Task, TaskData
 

@@ -6,10 +6,9 @@ import numpy as np
 import torch
 
 from ..analysis.extras import extra
-from .draws import split_sizes
-from .files import FIXED_SEED, SAMPLES, draw_order
+from ..data.splits import FIXED_SEED, SAMPLES, SPLITS, draw_order, split_sizes
 from .images import ImageTask
-from .task import SPLITS, TaskData
+from .task import TaskData
 
 DIGITS_SPLIT = 110  # what `draw_order` is asked for, see files.py
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .task import SPLITS
+from ..data.splits import SPLITS
 
 
 def random_stream(seed: int, split: str, index: int = 0) -> np.random.Philox:
@@ -46,21 +46,3 @@ def random_below(generator: np.random.Philox, bound: int, count: int) -> np.ndar
     """
     halves = generator.random_raw(-(-count // 2)).astype("<u8", copy=False).view("<u4")[:count]
     return ((halves.astype(np.uint64) * np.uint64(bound)) >> np.uint64(32)).astype(np.int64)
-
-
-def split_sizes(sizes: dict[str, int], max_samples: dict[str, int] | None) -> dict[str, int]:
-    """Cut `sizes` (split -> examples) to `max_samples`, which may name some of the splits.
-
-    Raises ValueError for a name that is no split and for a number below 1.
-    """
-    for split, most in (max_samples or {}).items():
-        if split not in SPLITS:
-            raise ValueError(f"max_samples takes the splits {', '.join(SPLITS)}; got {split!r}.")
-        check_at_least(f"max_samples[{split!r}]", most, 1)
-    return {split: min(size, (max_samples or {}).get(split, size)) for split, size in sizes.items()}
-
-
-def check_at_least(name: str, value: int, least: int) -> None:
-    """Raise ValueError unless `value` is a whole number of at least `least`."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ValueError(f"{name} is a whole number of at least {least}, got {value}.")

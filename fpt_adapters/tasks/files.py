@@ -5,19 +5,30 @@ The parts that the data does not have are held out of its training rows, so that
 
 import itertools
 import logging
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any, ClassVar
 
 import datasets
 import numpy as np
 from datasets.exceptions import DatasetsError
 from torch.utils.data import Dataset, Subset
 
-from .draws import check_at_least, split_sizes
-from .labels import LabelNames
-from .sources import Source, first_line, read_file
-from .task import SPLITS
+from ..data.columns import find_column, is_class_label
+from ..data.sources import Source, first_line, read_file
+from ..data.splits import (
+    FIXED_SEED,
+    HELD_OUT_TEST,
+    HELD_OUT_VALIDATION,
+    SPLITS,
+    Part,
+    check_at_least,
+    held_out,
+    keep_some,
+    split_sizes,
+)
+from ..data.targets import CLASSES, ClassTarget, Target, choose_target
 
 logger = logging.getLogger(__name__)
 
@@ -27,19 +38,6 @@ SPLIT_NAMES = {  # how data sets on the Hub call a split
     "test": ("test",),
 }
 LABEL_COLUMNS = ("label", "labels")
-
-# What rows are drawn for: a word of the random key, so that no two of these draws are related.
-HELD_OUT_TEST, HELD_OUT_VALIDATION, SAMPLES = 101, 102, 103  # SAMPLES + number of the split
-FIXED_SEED = 0  # of what must be the same rows in every run
-
-
-@dataclass(frozen=True)
-class Part:
-    """The rows of a source that make one split of a task: `rows` and class numbers `labels`, int64 (examples,)."""
-
-    source: Source
-    rows: np.ndarray
-    labels: np.ndarray
 
 
 @dataclass
@@ -105,28 +103,45 @@ class FileArguments:
         Evaluation alone needs the training data too: it fixes the labels and the held-out parts.
         Raises ValueError for files, columns and labels that do not fit.
         """
+        parts, target = self.read_targets(seed, max_samples, num_labels=num_labels)
+        return parts, target.names.names
+
+    def read_targets(
+        self, seed: int, max_samples: dict[str, int] | None, problem_type: str | None = CLASSES, **settings: Any
+    ) -> tuple[dict[str, Part], Target]:
+        """As `read_parts`, for labels of any kind: `problem_type` and `settings` are those of `choose_target`."""
         sources = self._sources()
-        column = find_column(sources["train"], self.label_column, LABEL_COLUMNS, is_class_label, "label_column")
-        for source in sources.values():
-            find_column(source, column, (), is_class_label, "label_column")
-        names = LabelNames.of_column(sources["train"].data, column, sources["train"].name, num_labels)
-        labels = {split: names.read(source.data, column, source.name) for split, source in sources.items()}
-        rows = self._rows({split: len(source.data) for split, source in sources.items()}, seed, sources["train"].name)
-        kept = np.bincount(labels["train"][rows["train"]], minlength=len(names.names)) >= self.min_label_examples
+        columns = self._label_columns(sources["train"])
+        target = choose_target(sources["train"], columns, problem_type, **settings)
+        labels = {split: target.read(source) for split, source in sources.items()}
+        rows = self._rows(sources, seed)
         if self.min_label_examples > 1:
-            rows, labels = self._without_rare(rows, labels, kept)
+            rows, labels, target = self._without_rare(rows, labels, target)
         sizes = split_sizes({split: len(rows[split]) for split in SPLITS}, max_samples)
         parts = {}
         for split in SPLITS:
             origin = split if split in sources else "train"
             chosen = keep_some(rows[split], sizes[split], seed, split)
             parts[split] = Part(sources[origin], chosen, labels[origin][chosen])
-        return parts, tuple(itertools.compress(names.names, kept)) if self.min_label_examples > 1 else names.names
+        return parts, target
+
+    def _label_columns(self, source: Source) -> tuple[str, ...]:
+        """The columns of the labels: several are written with commas between them."""
+        given = self.label_column
+        if given is not None and "," in given and given not in source.data.column_names:
+            return tuple(
+                find_column(source, name.strip(), (), is_class_label, "label_column") for name in given.split(",")
+            )
+        return (find_column(source, given, LABEL_COLUMNS, is_class_label, "label_column"),)
 
     def _without_rare(
-        self, rows: dict[str, np.ndarray], labels: dict[str, np.ndarray], kept: np.ndarray
-    ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-        """Drop the rows of the classes that are not `kept` (classes,), and number the others anew."""
+        self, rows: dict[str, np.ndarray], labels: dict[str, np.ndarray], target: Target
+    ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], Target]:
+        """Drop the rows of the classes with few training rows, and number the other classes anew."""
+        if not isinstance(target, ClassTarget):
+            raise ValueError(f"--min_label_examples counts the rows of classes; {target.describe()}: leave it out.")
+        names = target.names.names
+        kept = np.bincount(labels["train"][rows["train"]], minlength=len(names)) >= self.min_label_examples
         numbers = np.cumsum(kept) - 1
         left = {}
         for split, chosen in rows.items():
@@ -141,7 +156,9 @@ class FileArguments:
                 "%s keeps %d of its %d rows: those of the %d classes (of %d) with at least %d training rows.",
                 *(split, len(left[split]), len(chosen), kept.sum(), len(kept), self.min_label_examples),
             )
-        return left, {split: np.where(kept[values], numbers[values], -1) for split, values in labels.items()}
+        labels = {split: np.where(kept[values], numbers[values], -1) for split, values in labels.items()}
+        names = replace(target.names, names=tuple(itertools.compress(names, kept)))
+        return left, labels, replace(target, names=names)
 
     def _sources(self) -> dict[str, Source]:
         """Read what there is: always `train`, maybe `validation` and `test`."""
@@ -185,75 +202,34 @@ class FileArguments:
                 raise ValueError(f"{source.name} has no rows: a split needs at least one.")
         return sources
 
-    def _rows(self, sizes: dict[str, int], seed: int, train_name: str) -> dict[str, np.ndarray]:
-        """Choose the rows of each part, ascending; `sizes` are those of the sources."""
-        rows = {split: np.arange(size) for split, size in sizes.items()}
+    def _rows(self, sources: dict[str, Source], seed: int) -> dict[str, np.ndarray]:
+        """Choose the rows of each part, ascending."""
+        rows = {split: np.arange(len(source.data)) for split, source in sources.items()}
+        total, name, blocks = len(rows["train"]), sources["train"].name, self.blocks(sources)
         for split, purpose, drawn_with in (
             ("test", HELD_OUT_TEST, FIXED_SEED),
             ("validation", HELD_OUT_VALIDATION, seed),
         ):
             if split in rows:
                 continue
-            total, left = sizes["train"], len(rows["train"])
-            held = self.validation_examples or max(round(self.validation_share * total), 1)
-            if held >= left:
+            left, count = len(rows["train"]), self.validation_examples or max(round(self.validation_share * total), 1)
+            try:
+                rows["train"], rows[split] = held_out(rows["train"], count, drawn_with, purpose, *blocks)
+            except ValueError as error:
                 raise ValueError(
-                    f"{held} rows of {train_name} would be held out for {split}, but it has {left} left to train "
-                    f"on: write --{split}_file, or a smaller --validation_examples."
-                )
-            order = draw_order(left, drawn_with, purpose)
-            rows[split] = rows["train"][np.sort(order[:held])]
-            rows["train"] = rows["train"][np.sort(order[held:])]
+                    f"{count} rows of {name} would be held out for {split}, but it has {left} left to train on"
+                    f"{self.held_as}: write --{split}_file, or a smaller --validation_examples."
+                ) from error
             note = "there is no test data: the test figure is on" if split == "test" else "validation is"
             log = logger.warning if split == "test" else logger.info
-            log("%s %d rows held out of %s.", note, held, train_name)
+            log("%s %d rows held out of %s%s.", note, len(rows[split]), name, self.held_as)
         return rows
 
+    held_as: ClassVar[str] = ""  # how rows are held out, where they are not drawn one by one
 
-def draw_order(count: int, seed: int, purpose: int) -> np.ndarray:
-    """Put 0..count-1 in a random order that (seed, purpose) fixes for good: int64 (count,).
-
-    Sorts raw words of NumPy's Philox, whose stream never changes. Raises ValueError for a seed outside 0..2**64-1.
-    """
-    if not 0 <= seed < 2**64:
-        raise ValueError(f"seed is a whole number in 0..2**64-1, got {seed}.")
-    generator = np.random.Philox(key=np.array([seed, purpose], dtype=np.uint64))
-    return np.argsort(generator.random_raw(count), kind="stable")
-
-
-def keep_some(rows: np.ndarray, size: int, seed: int, split: str) -> np.ndarray:
-    """Keep `size` of the `rows` of a split, drawn with `seed`, in their order."""
-    if size >= len(rows):
-        return rows
-    return np.sort(rows[draw_order(len(rows), seed, SAMPLES + SPLITS.index(split))[:size]])
-
-
-def find_column(
-    source: Source,
-    given: str | None,
-    usual: Sequence[str],
-    fits: Callable[[datasets.features.features.FeatureType], bool],
-    flag: str,
-) -> str:
-    """Find a column: the `given` one, else one of the `usual` names, else the only one whose feature `fits`.
-
-    Raises ValueError, listing the columns there are and the flag to write, where there is none or a choice.
-    """
-    columns = source.data.column_names
-    if given is not None:
-        if given not in columns:
-            raise ValueError(
-                f"{source.name} has no column {given!r} but {', '.join(columns)}: write one of these as --{flag}."
-            )
-        return given
-    candidates = [name for name in usual if name in columns]
-    candidates = candidates or [name for name in columns if fits(source.data.features[name])]
-    if len(candidates) != 1:
-        raise ValueError(
-            f"{source.name} has {'no' if not candidates else 'more than one'} column that looks right for {flag}; "
-            f"its columns are {', '.join(columns)}: write one of these as --{flag}."
-        )
-    return candidates[0]
+    def blocks(self, sources: dict[str, Source]) -> tuple[np.ndarray | None, bool]:
+        """What rows stay together, and whether the latest are held: see `held_out`."""
+        return None, False
 
 
 def split_labels(split: Dataset) -> np.ndarray:
@@ -266,8 +242,3 @@ def split_labels(split: Dataset) -> np.ndarray:
 def label_fields(names: Sequence[str]) -> dict[str, dict]:
     """Return the config fields that name classes: `id2label` and `label2id`."""
     return {"id2label": dict(enumerate(names)), "label2id": {name: number for number, name in enumerate(names)}}
-
-
-def is_class_label(feature: datasets.features.features.FeatureType) -> bool:
-    """Whether a column holds classes and their names."""
-    return isinstance(feature, datasets.ClassLabel)

@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..data.labels import LabelNames
 from ..data.streams import Place
 from .augmentation import Augmentation
-from .labels import LabelNames
 from .pixels import PixelFormat
 
 

@@ -15,16 +15,18 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from ..data.columns import find_column
+from ..data.splits import SPLITS, Part
 from ..data.streams import ExampleStream
 from ..inputs.image_processing_fpt import FPTImageProcessor
 from ..modeling_fpt import FPTForImageClassification
 from .augmentation import Augmentation
-from .files import FileArguments, Part, find_column, label_fields, split_labels
+from .files import FileArguments, label_fields, split_labels
 from .image_rows import ImageReader
 from .metrics import majority_floor
 from .pixels import PixelFormat
 from .streaming import open_stream
-from .task import SPLITS, Task, TaskData
+from .task import Task, TaskData
 
 IMAGE_COLUMNS = ("image", "img", "pixels", "pixel_values")
 CROP_FLIP_ROTATE = Augmentation(padding=4, flip=True, degrees=20)

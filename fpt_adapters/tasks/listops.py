@@ -17,8 +17,9 @@ from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerFast
 from transformers.utils import logging
 
+from ..data.splits import check_at_least, split_sizes
 from ..modeling_fpt import FPTForSequenceClassification
-from .draws import check_at_least, random_stream, split_sizes
+from .draws import random_stream
 from .expressions import CLOSE, PAD, TOKENS, evaluate, grow, write
 from .task import Task, TaskData
 from .vocabulary import fixed_tokenizer

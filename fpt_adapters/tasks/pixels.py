@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 
+from ..data.sources import Source
 from ..inputs.image_processing_fpt import MODES, WIDE_MODES, is_scaled, too_many_bits
-from .sources import Source
 
 
 class _BadImage(Exception):

@@ -13,15 +13,16 @@ from tokenizers import Regex, decoders, normalizers, pre_tokenizers
 from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerFast
 
+from ..data.columns import find_column
+from ..data.labels import LabelNames
+from ..data.sources import Source
+from ..data.splits import SPLITS, Part, check_at_least
 from ..data.streams import ExampleStream, Place
 from ..modeling_fpt import FPTForSequenceClassification
-from .draws import check_at_least
-from .files import FileArguments, Part, find_column, label_fields, split_labels
-from .labels import LabelNames
+from .files import FileArguments, label_fields, split_labels
 from .metrics import majority_floor
-from .sources import Source
 from .streaming import open_stream
-from .task import SPLITS, Task, TaskData
+from .task import Task, TaskData
 from .vocabulary import fixed_tokenizer
 
 logger = logging.getLogger(__name__)

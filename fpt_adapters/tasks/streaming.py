@@ -15,11 +15,12 @@ import datasets
 import numpy as np
 from datasets.exceptions import DatasetsError
 
+from ..data.columns import find_column, is_class_label
+from ..data.labels import LabelNames
+from ..data.sources import READERS, Source, first_line, read_file
+from ..data.splits import Part, keep_some, split_sizes
 from ..data.streams import NOTHING, HeldOut, shard_rows
-from .draws import split_sizes
-from .files import LABEL_COLUMNS, SPLIT_NAMES, FileArguments, Part, find_column, is_class_label, keep_some
-from .labels import LabelNames
-from .sources import READERS, Source, first_line, read_file
+from .files import LABEL_COLUMNS, SPLIT_NAMES, FileArguments
 
 logger = logging.getLogger(__name__)
 

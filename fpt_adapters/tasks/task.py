@@ -12,8 +12,6 @@ from transformers import BaseImageProcessor, EvalPrediction, PreTrainedTokenizer
 from ..models.pretrained import FPTPreTrainedModel
 from .metrics import accuracy
 
-SPLITS = ("train", "validation", "test")
-
 
 @dataclass
 class TaskData:
