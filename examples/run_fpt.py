@@ -33,6 +33,7 @@ from run_arguments import (
     parse,
     parse_group_learning_rates,
 )
+from torch.utils.data import Dataset
 from transformers import AutoConfig, PreTrainedConfig, set_seed
 from transformers.utils import CONFIG_NAME, logging
 
@@ -88,13 +89,11 @@ def train_and_score(run: Run) -> dict[str, float]:
     if args.save_backbone and trainer.is_world_process_zero():
         trainer.model.save_backbone(args.save_backbone)
     if args.do_eval:
-        floor = trainer.floors["validation"] = task.floor(data.validation)
         metrics = trainer.evaluate(metric_key_prefix="eval")
-        report(trainer, "eval", {**metrics, "eval_floor": floor}, results)
+        report(trainer, "eval", {**metrics, **floors(trainer, task, "validation", data.validation, "eval")}, results)
     if args.do_predict:
-        floor = trainer.floors["test"] = task.floor(data.test)
         prediction = trainer.predict(data.test, metric_key_prefix="test")
-        report(trainer, "test", {**prediction.metrics, "test_floor": floor}, results)
+        report(trainer, "test", {**prediction.metrics, **floors(trainer, task, "test", data.test, "test")}, results)
         if trainer.is_world_process_zero():
             file = Path(args.output_dir) / "test_predictions.npz"
             np.savez_compressed(file, predictions=joined(prediction.predictions), labels=joined(prediction.label_ids))
@@ -106,6 +105,13 @@ def train_and_score(run: Run) -> dict[str, float]:
     return results
 
 
+def floors(trainer: FPTTrainer, task: Task, split: str, dataset: Dataset, prefix: str) -> dict[str, float]:
+    """Scores that need no learning, for the card too: `eval_floor`, and by name where there are several."""
+    found = trainer.floors[split] = task.floors(dataset)
+    named = {f"{prefix}_floor_{name}": score for name, score in found.items()} if isinstance(found, dict) else {}
+    return {f"{prefix}_floor": task.floor(dataset)} | named
+
+
 def prepare(arguments: list[str], load: Callable[[Task, DataArguments, RunArguments], TaskData] | None = None) -> Run:
     """Read the arguments, load the data (with `load` instead of `load_data`, if given), build model and Trainer."""
     model_args, data_args, card_args, args, task = parse(arguments)
@@ -115,6 +121,8 @@ def prepare(arguments: list[str], load: Callable[[Task, DataArguments, RunArgume
     tell(f"reading the data of {task.name} ...", args)
     with args.main_process_first(desc="reading the data"):
         data = (load or load_data)(task, data_args, args)
+    for line in data.found:
+        tell(f"  {line}", args)
     tell(f"loading {model_args.model_name_or_path or 'a backbone of the given configuration'} ...", args)
     model = build_model(task, data, model_args)
     model.with_code = card_args.push_code

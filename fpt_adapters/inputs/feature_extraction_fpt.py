@@ -24,7 +24,8 @@ class FPTFeatureExtractor(SequenceFeatureExtractor):
     `"series"`: `feature_size` is its `num_channels`, `max_length` its `series_length`, and `patch_length` and
     `patch_stride` describe how the model cuts patches; they change nothing here. `mean` and `std`, one number or one
     for each of a step's numbers: normalise with them (None: not at all). `padding_value` fills, after that.
-    `sampling_rate`: steps per second, where that is known.
+    `sampling_rate`: steps per second, where that is known. `missing_indicator`: NaN may come, is filled with `mean`
+    (or 0), and each number is followed by another, 1 where it was missing: the model then has twice the channels.
 
     Raises ValueError for values out of range, TypeError for a name that is no field.
     """
@@ -41,6 +42,7 @@ class FPTFeatureExtractor(SequenceFeatureExtractor):
         patch_stride: int | None = None,
         padding_value: float = 0.0,
         sampling_rate: int | None = None,
+        missing_indicator: bool = False,
         **kwargs,
     ):
         for name, value in kwargs.items():
@@ -50,7 +52,7 @@ class FPTFeatureExtractor(SequenceFeatureExtractor):
             if name not in FIXED and name not in HUB_KEYS and not private:
                 raise TypeError(
                     f"FPTFeatureExtractor has no field {name!r:.200}; its fields are feature_size, max_length, mean, "
-                    "std, patch_length, patch_stride, padding_value, sampling_rate."
+                    "std, patch_length, patch_stride, padding_value, sampling_rate, missing_indicator."
                 )
         kwargs.pop("feature_extractor_type", None)
         if sampling_rate is not None:
@@ -59,6 +61,9 @@ class FPTFeatureExtractor(SequenceFeatureExtractor):
         super().__init__(feature_size, sampling_rate, padding_value, **kwargs)
         self.feature_size = _whole("feature_size", feature_size)
         self.max_length = _whole("max_length", max_length)
+        if not isinstance(missing_indicator, bool):
+            raise ValueError(f"missing_indicator is true or false, got {missing_indicator!r:.200}.")
+        self.missing_indicator = missing_indicator
         if (mean is None) != (std is None) or (patch_length is None) != (patch_stride is None):
             raise ValueError(
                 f"mean and std come together, and so do patch_length and patch_stride; got mean={mean!s:.200}, "
@@ -74,6 +79,47 @@ class FPTFeatureExtractor(SequenceFeatureExtractor):
         self.std = None if std is None else _per_feature("std", std, feature_size)
         if self.std is not None and min(self.std) <= 0:
             raise ValueError(f"std lies above 0, got {min(self.std)}: drop a channel that never changes.")
+
+    @classmethod
+    def fit(
+        cls, sequences: Sequence[Any], patch_length: int | None = None, patch_stride: int | None = None, **fields
+    ) -> "FPTFeatureExtractor":
+        """Make the extractor with sizes, mean and std of these sequences, each (steps,) or (steps, features).
+
+        Patches are by default a sixteenth of the longest sequence, 64 steps at most, and half of one apart. NaN is
+        missing. `fields`: those of the constructor that are to be others. Raises ValueError for sequences that do not
+        fit each other, and where a feature is never there.
+        """
+        arrays = [_steps(sequence, f"sequence {number}") for number, sequence in enumerate(sequences)]
+        sizes = {array.shape[1] for array in arrays}
+        if len(sizes) != 1:
+            raise ValueError(f"sequences have as many numbers at each step, but these have {sorted(sizes)}.")
+        steps = np.concatenate(arrays)  # (all steps, features)
+        missing = np.isnan(steps)
+        if missing.all(axis=0).any():
+            raise ValueError(f"feature {int(missing.all(axis=0).argmax())} is missing at every step: leave it out.")
+        mean, std = np.nanmean(steps, axis=0), np.nanstd(steps, axis=0)
+        longest = max(map(len, arrays))
+        patch_length = patch_length or min(64, -(-longest // 16))
+        found = {
+            "feature_size": sizes.pop(),
+            "max_length": longest,
+            "mean": mean.tolist(),
+            "std": np.where(std > 0, std, 1.0).tolist(),
+            "patch_length": patch_length,
+            "patch_stride": patch_stride or -(-patch_length // 2),
+            "missing_indicator": bool(missing.any()),
+        }
+        return cls(**found | fields)
+
+    @property
+    def config_fields(self) -> dict[str, Any]:
+        """The fields of `FPTConfig` for a model of these inputs: series where there are patches, else values."""
+        channels = self.feature_size * (2 if self.missing_indicator else 1)
+        if self.patch_length is None:
+            return {"input_type": "values", "sequence_length": self.max_length, "input_size": channels}
+        patches = {"patch_length": self.patch_length, "patch_stride": self.patch_stride}
+        return {"input_type": "series", "series_length": self.max_length, "num_channels": channels, **patches}
 
     @classmethod
     def get_feature_extractor_dict(cls, pretrained_model_name_or_path: Any, **kwargs) -> tuple[dict, dict]:
@@ -112,11 +158,11 @@ class FPTFeatureExtractor(SequenceFeatureExtractor):
             )
         sequences = self._sequences(_as_lists(values))
         rows = [self._read(sequence, f"sequence {number}", truncation) for number, sequence in enumerate(sequences)]
-        if self.feature_size == 1:
-            rows = [row[:, 0] for row in rows]  # `pad` wants no axis for one number per step
-        batch = self.pad({"input_values": rows}, return_tensors="np")
-        padded = batch["input_values"].reshape(len(rows), -1, self.feature_size)  # (batch, longest, feature_size)
-        mask = batch["attention_mask"].astype(np.int64)
+        lengths = np.array([len(row) for row in rows])
+        padded = np.full((len(rows), lengths.max(), rows[0].shape[1]), self.padding_value, dtype=np.float32)
+        for row, values in zip(padded, rows, strict=True):
+            row[: len(values)] = values
+        mask = (np.arange(lengths.max()) < lengths[:, None]).astype(np.int64)
         return BatchFeature({"input_values": padded, "attention_mask": mask}, tensor_type=return_tensors)
 
     def _sequences(self, values: Any) -> list:
@@ -127,14 +173,8 @@ class FPTFeatureExtractor(SequenceFeatureExtractor):
         return [values]
 
     def _read(self, values: Any, name: str, truncation: bool) -> np.ndarray:
-        """One sequence, which messages call `name`: float32 (steps, feature_size), normalised."""
-        try:
-            steps = np.asarray(values, dtype=np.float64)
-        except (TypeError, ValueError):
-            raise ValueError(
-                f"a sequence has {self.feature_size} numbers at each step, but {name} has other things or steps of "
-                "several lengths: of a table, give the column of sequences, or the columns of numbers alone."
-            ) from None
+        """One sequence, which messages call `name`: float32 (steps, numbers), normalised."""
+        steps = _numbers(values, name, f"has {self.feature_size} numbers at each step")
         if steps.ndim == 1 and self.feature_size == 1:
             steps = steps[:, None]  # (steps, 1)
         if steps.ndim != 2 or steps.shape[1] != self.feature_size or len(steps) == 0:
@@ -151,8 +191,11 @@ class FPTFeatureExtractor(SequenceFeatureExtractor):
                 "write truncation=True to keep its beginning."
             )
         steps = steps[: self.max_length]
+        missing = np.isnan(steps)
         if self.mean is not None:
             steps = (steps - self.mean) / self.std
+        if self.missing_indicator:
+            steps = np.where(missing, 0.0, steps)
         with np.errstate(over="ignore"):
             steps = steps.astype(np.float32)
         wrong = np.argwhere(~np.isfinite(steps))
@@ -162,7 +205,31 @@ class FPTFeatureExtractor(SequenceFeatureExtractor):
                 f"a sequence holds finite numbers, but in {name} number {feature} of step {step} is "
                 f"{steps[step, feature]}: fill or drop it."
             )
+        if self.missing_indicator:
+            steps = np.stack([steps, missing.astype(np.float32)], axis=2).reshape(
+                len(steps), -1
+            )  # (steps, 2 * features)
         return steps
+
+
+def _numbers(values: Any, name: str, has: str) -> np.ndarray:
+    """One sequence as float64 numbers; None is NaN. Raises ValueError: it is no sequence that `has` what it needs."""
+    try:
+        return np.asarray(values, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"a sequence {has}, but {name} has other things or steps of several lengths: of a table, give the column "
+            "of sequences, or the columns of numbers alone."
+        ) from None
+
+
+def _steps(values: Any, name: str) -> np.ndarray:
+    """One sequence to be fitted on: float64 (steps, features). Raises ValueError."""
+    steps = _numbers(_as_lists(values), name, "has as many numbers at each step")
+    steps = steps[:, None] if steps.ndim == 1 else steps
+    if steps.ndim != 2 or not len(steps) or np.isinf(steps).any():
+        raise ValueError(f"a sequence is (steps,) or (steps, features), finite, with a step at least; see {name}.")
+    return steps
 
 
 def _as_lists(values: Any) -> Any:

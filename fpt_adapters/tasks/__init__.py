@@ -1,4 +1,4 @@
-"""The paper's tasks, and scikit-learn's digits, by name."""
+"""The tasks by name: the paper's, scikit-learn's digits, and those on rows of one's own."""
 
 from ..data.splits import SPLITS
 from .bits import BitMemory, BitXor
@@ -8,10 +8,11 @@ from .images import Cifar10, Cifar10Lra, Mnist
 from .listops import ListOps
 from .proteins import RemoteHomology
 from .task import Task, TaskData
+from .time_series import TimeSeriesClassification, TimeSeriesRegression
 
-TASKS: dict[str, type[Task]] = {
-    task.name: task for task in (BitMemory, BitXor, ListOps, Mnist, Cifar10, Cifar10Lra, RemoteHomology, Digits)
-}
+PAPER_TASKS = (BitMemory, BitXor, ListOps, Mnist, Cifar10, Cifar10Lra, RemoteHomology, Digits)
+OWN_DATA = (TimeSeriesClassification, TimeSeriesRegression)  # named as the Hub names what a model does
+TASKS: dict[str, type[Task]] = {task.name: task for task in (*PAPER_TASKS, *OWN_DATA)}
 
 __all__ = [
     "SPLITS",
@@ -27,4 +28,6 @@ __all__ = [
     "RemoteHomology",
     "Task",
     "TaskData",
+    "TimeSeriesClassification",
+    "TimeSeriesRegression",
 ]

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
@@ -25,6 +25,7 @@ class TaskData:
     validation: Dataset
     test: Dataset
     config: dict[str, Any]
+    found: list[str] = field(default_factory=list)  # what was found in the data, in lines
 
 
 @dataclass
@@ -75,7 +76,11 @@ class Task(ABC):
 
     @abstractmethod
     def floor(self, split: Dataset) -> float:
-        """The accuracy on `split` that needs no learning (0..1)."""
+        """The accuracy on `split` that needs no learning (0..1), or the first of `floors`."""
+
+    def floors(self, split: Dataset) -> dict[str, float] | float:
+        """Scores on `split` that need no learning, by the names of `compute_metrics`; one number is an accuracy."""
+        return self.floor(split)
 
     @abstractmethod
     def processor(self) -> BaseImageProcessor | PreTrainedTokenizerFast | SequenceFeatureExtractor:

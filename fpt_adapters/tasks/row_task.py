@@ -1,0 +1,183 @@
+"""A task on the user's own rows: sizes, labels and scales are found in the training rows, or said."""
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset, Subset
+from transformers import EvalPrediction
+
+from ..data.columns import column_of
+from ..data.sources import Source
+from ..data.splits import SPLITS, Part
+from ..data.targets import CLASSES, LABELS, NUMBERS, Target
+from .files import FileArguments
+from .metrics import joined
+from .task import Task, TaskData
+
+KINDS = (CLASSES, LABELS, NUMBERS)
+
+
+class RowSplit(Dataset):
+    """One split of a generic task: example i is what the processor makes of row i, and "labels".
+
+    `inputs`: a sequence of examples, each a dict of arrays; `labels`: (examples, ...), as the target reads them.
+    """
+
+    def __init__(self, inputs: Sequence[dict[str, Any]], labels: np.ndarray):
+        self.inputs = inputs
+        self.labels = labels
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        example = {name: torch.as_tensor(value) for name, value in self.inputs[index].items()}
+        label = self.labels[index]
+        return example | {"labels": torch.from_numpy(label) if label.ndim else label.item()}
+
+
+@dataclass
+class RowTask(FileArguments, Task):
+    """A generic task, named as the Hub names what a model does.
+
+    A subclass says how raw rows become model inputs: `fit` makes the processor from the training rows, and `inputs`
+    runs it over a part.
+    """
+
+    problem_types: ClassVar[tuple[str, ...]] = KINDS  # that the task serves; one of them needs not be said
+    data_source = "rows of one's own"
+    padding: ClassVar[dict[str, float]] = {"input_values": 0.0, "attention_mask": 0}  # what fills up a short example
+
+    problem_type: str | None = field(
+        default=None, metadata={"help": f"What the labels are: one of {', '.join(KINDS)} (default: as the column is)."}
+    )
+    label_separator: str | None = field(
+        default=None, metadata={"help": "What stands between two labels in a column of text with several a row: ';'."}
+    )
+    group_column: str | None = field(
+        default=None,
+        metadata={"help": "Column whose rows stay together when rows are held out: a speaker, patient or sensor."},
+    )
+    time_column: str | None = field(
+        default=None, metadata={"help": "Column with each row's time: the latest rows are held out."}
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.problem_type not in (None, *self.problem_types):
+            raise ValueError(
+                f"problem_type of {self.name} is one of {', '.join(self.problem_types)}; got {self.problem_type!r}."
+            )
+        if self.group_column and self.time_column:
+            raise ValueError("rows are held out by group_column or by time_column: leave one of them out.")
+        self.target: Target | None = None  # both are found by `load`
+        self.fitted_processor: Any = None
+
+    def reads(self, copy_of: str | None = None) -> bool:
+        return False
+
+    def load(self, seed: int = 0, max_samples: dict[str, int] | None = None) -> TaskData:
+        """Read the rows, find labels, sizes and scales, and make the splits; see `FileArguments.read_parts`."""
+        kind = self.problem_type or (self.problem_types[0] if len(self.problem_types) == 1 else None)
+        parts, target = self.read_targets(seed, max_samples, kind, separator=self.label_separator)
+        if target.problem_type not in self.problem_types:
+            raise ValueError(
+                f"{self.name} has labels that are {' or '.join(self.problem_types)}, but {target.describe()}: "
+                "name another --label_column, another task, or say the --problem_type."
+            )
+        self.target = target.fitted(parts["train"].labels)
+        self.fitted_processor, fields, found = self.fit(parts["train"])
+        splits = {split: RowSplit(self.inputs(parts[split]), parts[split].labels) for split in SPLITS}
+        sizes = ", ".join(f"{len(splits[split])} to {word}" for split, word in WORDS.items())
+        found = [self.target.describe(), *found, f"rows: {sizes}"]
+        return TaskData(**splits, config=fields | self.target.config, found=found)
+
+    @abstractmethod
+    def fit(self, part: Part) -> tuple[Any, dict[str, Any], list[str]]:
+        """Make the processor from the rows that are trained on; returns it, the config's fields, and what was found.
+
+        Raises ValueError, naming row and column, for rows that cannot be read.
+        """
+
+    @abstractmethod
+    def inputs(self, part: Part) -> Sequence[dict[str, Any]]:
+        """Run the processor over the rows of a part. Raises ValueError, naming row and column, for wrong ones."""
+
+    def processor(self) -> Any:
+        """What makes model inputs of raw rows; `load` has fitted it. Raises ValueError before."""
+        if self.fitted_processor is None:
+            raise ValueError(f"the processor of {self.name} is found in the training rows: call load first.")
+        return self.fitted_processor
+
+    def blocks(self, sources: dict[str, Source]) -> tuple[np.ndarray | None, bool]:
+        column = self.group_column or self.time_column
+        if column is None:
+            return None, False
+        values = {split: _keys(source, column) for split, source in sources.items()}
+        if self.group_column:
+            for split in sources:
+                shared = np.intersect1d(values["train"], values[split]) if split != "train" else ()
+                if len(shared):
+                    raise ValueError(
+                        f"each group lies in one split, but {shared[0]!r} in column {column!r} is in the training "
+                        f"rows and in {sources[split].name}: take it out of one."
+                    )
+        return values["train"], self.time_column is not None
+
+    @property
+    def held_as(self) -> str:
+        if self.group_column:
+            return f", whole groups of column {self.group_column!r}"
+        return f", the latest by column {self.time_column!r}" if self.time_column else ""
+
+    def collate(self, features: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        """Stack examples, filled up to the longest along their first axis; `attention_mask` marks what is real."""
+        batch = {}
+        for name in features[0]:
+            values = [torch.as_tensor(example[name]) for example in features]
+            if name in self.padding and len({len(value) for value in values}) > 1:
+                lengths = torch.tensor([len(value) for value in values])
+                batch[name] = torch.nn.utils.rnn.pad_sequence(values, True, self.padding[name])
+                if "attention_mask" not in features[0]:
+                    batch["attention_mask"] = (torch.arange(int(lengths.max())) < lengths[:, None]).long()
+            else:
+                batch[name] = torch.stack(values)
+        return batch
+
+    @staticmethod
+    def preprocess_logits_for_metrics(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Keep all logits: scores need more than the best class."""
+        return logits
+
+    def compute_metrics(self, prediction: EvalPrediction) -> dict[str, float]:
+        return self.target.scores(joined(prediction.predictions), joined(prediction.label_ids))
+
+    def floors(self, split: Dataset) -> dict[str, float]:
+        return self.target.floors(labels_of(split))
+
+    def floor(self, split: Dataset) -> float:
+        """What the one constant answer scores, by the first of the scores."""
+        return next(iter(self.floors(split).values()))
+
+
+WORDS = {"train": "train on", "validation": "validate", "test": "test"}
+
+
+def labels_of(split: Dataset) -> np.ndarray:
+    """The labels of a `RowSplit`, or of a `Subset` of one."""
+    if isinstance(split, Subset):
+        return labels_of(split.dataset)[np.asarray(split.indices, dtype=np.int64)]
+    return split.labels
+
+
+def _keys(source: Source, column: str) -> np.ndarray:
+    """The values of a column that rows are held out by: sortable, none missing. Raises ValueError."""
+    values = column_of(source, column)
+    if values.null_count:
+        row = next(row for row, value in enumerate(values) if not value.is_valid)
+        raise ValueError(f"rows are held out by column {column!r}, but {source.where(row)} has no value there.")
+    return np.asarray(values.to_pylist())
