@@ -26,8 +26,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from run_arguments import mistakes_in_one_line, unknown_name
-from run_fpt import check_same_task
 from torch import Tensor
 from transformers import AutoConfig, HfArgumentParser
 from transformers.utils import logging
@@ -37,6 +35,8 @@ from fpt_adapters.analysis.attention_maps import attention_maps, attention_mass,
 from fpt_adapters.analysis.pictures import attention_grid
 from fpt_adapters.backbones.causality import is_causal
 from fpt_adapters.heads.problems import IGNORED_LABEL
+from fpt_adapters.run.model import check_same_task
+from fpt_adapters.run.parsing import mistakes_in_one_line, unknown_name
 from fpt_adapters.tasks import TASKS, BitXor, Task
 
 RIGHT = "right tokens"

@@ -23,13 +23,14 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from run_arguments import mistakes_in_one_line, parse
-from run_fpt import find_backbone
 from studying.ledger import Ledger
 from studying.plan import Run, Study, read_study
 from studying.report import write_report
 from studying.running import KeepLastData, execute
 from transformers.utils import logging
+
+from fpt_adapters.run.model import find_backbone
+from fpt_adapters.run.parsing import mistakes_in_one_line, parse
 
 
 def main(arguments: list[str]) -> None:

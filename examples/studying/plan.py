@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from run_arguments import read_recipe
+
+from fpt_adapters.run.parsing import read_recipe
 
 STUDY_KEYS = ("title", "about", "catalogue", "models", "tasks", "seeds", "learning_rates", "flags")
 CATALOGUE_KEYS = ("variables", "flags", "models", "tasks", "paper")

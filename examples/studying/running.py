@@ -8,27 +8,27 @@ from typing import Any
 
 import torch
 import transformers
-from run_fpt import load_data, prepare
 from tqdm.auto import tqdm
 from transformers import TrainerCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 import fpt_adapters
 from fpt_adapters import TrainingError
+from fpt_adapters.run.training import load_data, prepare
 from fpt_adapters.tasks import TaskData
 
 from .plan import Run
 
 
 class KeepLastData:
-    """Loads data as `run_fpt.load_data` does; runs that follow each other on the same data share it."""
+    """Loads data as `run.training.load_data` does; runs that follow each other on the same data share it."""
 
     def __init__(self):
         self.key: str | None = None
         self.data: TaskData | None = None
 
     def __call__(self, task, data_args, args) -> TaskData:
-        """As `run_fpt.load_data`."""
+        """As `run.training.load_data`."""
         key = repr((task, data_args, args.seed, args.max_steps, args.train_batch_size))
         if key != self.key:
             self.key, self.data = None, None  # freed before the next is read

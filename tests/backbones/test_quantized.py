@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import IMAGE_BACKBONES, load_script, saved_once, tiny_config
+from conftest import IMAGE_BACKBONES, saved_once, tiny_config
 from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
 from safetensors.torch import load_file
 from test_peft_calls import plain
@@ -30,6 +30,8 @@ from fpt_adapters.backbones.quantized_layers import parameter_size
 from fpt_adapters.backbones.structure import is_quantized
 from fpt_adapters.hub.card_template import describe_base
 from fpt_adapters.rules.quantization import SETTINGS, checked_quantization, settings_of
+from fpt_adapters.run import training as run_fpt
+from fpt_adapters.run.arguments import ModelArguments
 
 ROOT = Path(__file__).parents[2]
 IMAGES = [name for name in IMAGE_BACKBONES if name == "vit"]
@@ -431,7 +433,6 @@ def test_the_card_says_it(base_of, settings):
 def test_the_run_script_quantises(base_of, tmp_path, monkeypatch, flag):
     pytest.importorskip("bitsandbytes")
     monkeypatch.chdir(tmp_path)
-    run_fpt = load_script(ROOT / "examples" / "run_fpt.py")
     shared = ["--task_name", "bit-xor", "--use_cpu", "--disable_tqdm", "true", "--save_strategy", "no"]
     shared += ["--max_eval_samples", "8", "--do_eval"]
     new = ["--model_name_or_path", os.fspath(base_of("gpt2")), "--output_dir", "out", "--do_train", "--max_steps", "1"]
@@ -447,8 +448,6 @@ def test_the_run_script_quantises(base_of, tmp_path, monkeypatch, flag):
 
 
 def test_the_run_script_takes_one_width():
-    arguments = load_script(ROOT / "examples" / "run_arguments.py").ModelArguments(
-        load_in_8bit=True, load_in_4bit=True
-    )
+    arguments = ModelArguments(load_in_8bit=True, load_in_4bit=True)
     with pytest.raises(ValueError, match="only one"):
         _ = arguments.quantization_config

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 import yaml
 from conftest import EXAMPLES
-from run_arguments import parse
+
+from fpt_adapters.run.parsing import parse
 
 reproduce = pytest.importorskip("reproduce")
 from studying.ledger import RESULTS, Ledger  # noqa: E402

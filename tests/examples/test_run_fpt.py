@@ -16,22 +16,20 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from conftest import fill, load_script, used
+from conftest import fill, used
 from PIL import Image
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModel
 from transformers.utils import logging
 
 from fpt_adapters import DeltaError
+from fpt_adapters.run import training as run_fpt
 from fpt_adapters.tasks import TASKS
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "examples" / "run_fpt.py"
 RECIPES = sorted((ROOT / "examples" / "recipes").glob("*.yaml"))
 QUIET = ["--use_cpu", "--disable_tqdm", "true", "--save_strategy", "no"]
-
-
-run_fpt = load_script(SCRIPT)
 
 
 @pytest.fixture(autouse=True)
@@ -226,7 +224,7 @@ def card_of(task, base, folder, *more):
 def test_the_card_says_nothing_of_data_that_did_not_come(kind, saved_base, tmp_path):
     task, data = OWN_DATA[kind][0], OWN_DATA[kind][1](tmp_path)
     card, text = card_of(task, saved_base, tmp_path, *data)
-    body = re.sub(r"^python examples/run_fpt.py .*$", "", text, flags=re.MULTILINE)
+    body = re.sub(r"^fpt-adapters train .*$", "", text, flags=re.MULTILINE)
     said = [task, TASKS[task].dataset_name, TASKS[task].data_source, *TASKS[task].limits]
     assert [fact for fact in said if fact in body] == [] and str(tmp_path.parent) not in text
     assert card.dataset_id is None and card.dataset_name is None and card.example_text is None

@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from conftest import EXAMPLES, GPT, POSITIONS, TINY_BACKBONES, load_script, tiny_config
+from conftest import EXAMPLES, GPT, POSITIONS, TINY_BACKBONES, tiny_config
 from safetensors.torch import load_file
 from transformers import AutoModel, BartConfig, TrainingArguments
 from transformers.utils import logging
@@ -13,10 +13,11 @@ from fpt_adapters import PAPER_GROUPS, FPTForTokenClassification, FPTModel, FPTT
 from fpt_adapters.backbones.baselines.modeling_lstm import LSTMConfig
 from fpt_adapters.backbones.images import IMAGE_FAMILIES
 from fpt_adapters.backbones.structure import POSITION_TABLES, output_width
+from fpt_adapters.run import training as run_fpt
 from fpt_adapters.tasks import BitMemory
 
 RECIPE = EXAMPLES / "recipes" / "pretrain-bit-memory.yaml"
-run_fpt = load_script(EXAMPLES / "run_fpt.py")
+
 WHOLE_GROUPS = [*PAPER_GROUPS, "attention", "feedforward"]
 BART = {
     "d_model": 32,
