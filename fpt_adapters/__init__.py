@@ -42,6 +42,7 @@ from .rules.policy_rules import PAPER_GROUPS, PARAMETER_GROUPS
 from .version import __version__
 
 if TYPE_CHECKING:
+    from .inference.pipeline import FPTPipeline, pipeline
     from .training.cached_features import cache_features
     from .training.guards import TrainingError
     from .training.trainer import FPTTrainer
@@ -86,6 +87,7 @@ __all__ = [
     "FPTForTokenClassification",
     "FPTImageProcessor",
     "FPTModel",
+    "FPTPipeline",
     "FPTPreTrainedModel",
     "FPTTrainer",
     "FrozenBase",
@@ -100,10 +102,13 @@ __all__ = [
     "find_deltas",
     "format_deltas",
     "format_table",
+    "pipeline",
     "update_config",
 ]
 
-_TRAINING = {  # where each is
+_LATER = {  # where each is that is imported when it is first asked for
+    "FPTPipeline": "inference.pipeline",
+    "pipeline": "inference.pipeline",
     "FPTTrainer": "training.trainer",
     "TrainingError": "training.guards",
     "cache_features": "training.cached_features",
@@ -111,10 +116,10 @@ _TRAINING = {  # where each is
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _TRAINING:
+    if name not in _LATER:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_TRAINING[name]}"), name)
+    return getattr(import_module(f"{__name__}.{_LATER[name]}"), name)
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_TRAINING})
+    return sorted({*globals(), *_LATER})

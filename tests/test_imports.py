@@ -26,6 +26,7 @@ ORDER = (  # of the rooms: each imports only from those above it here
     "models",
     "modeling_fpt",
     "analysis",
+    "inference",
     "data",
     "training",
     "tasks",

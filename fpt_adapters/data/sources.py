@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
 from datasets.exceptions import DatasetsError
 
 READERS = {
@@ -45,6 +47,23 @@ def read_file(path: str, split: str) -> Source:
     if builder.info.splits["rows"].num_examples == 0:  # which `as_dataset` cannot return
         raise ValueError(f"{source_name} has no rows: a split needs at least one.")
     return Source(builder.as_dataset(split="rows"), source_name)
+
+
+def open_rows(path: str) -> tuple[datasets.IterableDataset, int | None]:
+    """Open a file's rows without holding them; returns them, and how many there are where the file says so.
+
+    Raises ValueError for a file that is not there, is empty, or cannot be read.
+    """
+    ending = Path(path).suffix.lower()
+    if not Path(path).is_file() or ending not in READERS:
+        there = "is not there" if not Path(path).is_file() else f"ends in {ending!r}"
+        raise ValueError(f"rows come from a file that ends in one of {', '.join(READERS)}, but {path!r} {there}.")
+    try:
+        total = pq.read_metadata(path).num_rows if ending == ".parquet" else None
+        rows = datasets.load_dataset(READERS[ending], data_files={"rows": path}, split="rows", streaming=True)
+    except (OSError, ValueError, DatasetsError, pa.ArrowException) as error:
+        raise ValueError(f"{path!r} cannot be read as {READERS[ending]}: {first_line(error)}") from error
+    return rows, total
 
 
 def first_line(error: BaseException) -> str:

@@ -52,6 +52,7 @@ class ImagesInput(InputType):
     needs = ("image_size", "num_channels", "patch_size")
     module = ImagesProjection
     modality = "image"
+    columns = ("image", "img", "pixels")
 
     def check(self, config: PreTrainedConfig) -> None:
         if isinstance(config.image_size, list) and len(config.image_size) != 2:

@@ -33,6 +33,8 @@ class InputType:
     module: type[nn.Module]  # raw inputs and their mask -> `Encoded`; see `Projection`
     modality: str | None = None  # "text" or "image" where pipelines of transformers read it
     step_is_token = False  # whether a batch has as many tokens as its inputs have steps
+    columns: tuple[str, ...] = ()  # what the column of raw inputs is usually called
+    whole_rows = False  # whether its processor takes rows of a table, and no single column
 
     @property
     def fields(self) -> tuple[str, ...]:
@@ -65,6 +67,10 @@ class InputType:
         Raises ValueError where nothing but the data knows the processor, as for tokens.
         """
         raise NotImplementedError
+
+    def prepare(self, processor: Any, rows: Any) -> Any:
+        """Run a model's processor over a batch of raw inputs: what `forward` takes, by name."""
+        return processor(rows, return_tensors="pt")
 
     def describe(self, config: PreTrainedConfig) -> str:
         """The input in words, for the card."""

@@ -46,6 +46,7 @@ class SeriesInput(InputType):
 
     needs = ("series_length", "num_channels", "patch_length", "patch_stride")
     module = SeriesProjection
+    columns = ("values", "series")
 
     def check(self, config: PreTrainedConfig) -> None:
         if config.patch_stride > config.patch_length:
@@ -65,6 +66,9 @@ class SeriesInput(InputType):
 
         patches = {"patch_length": config.patch_length, "patch_stride": config.patch_stride}
         return FPTFeatureExtractor(config.num_channels, config.series_length, **patches, **settings)
+
+    def prepare(self, processor: Any, rows: Any) -> Any:
+        return processor(rows, truncation=True, return_tensors="pt")
 
     def describe(self, config: PreTrainedConfig) -> str:
         patches = counted(config.num_tokens, "patch", "patches")

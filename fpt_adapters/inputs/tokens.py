@@ -45,6 +45,7 @@ class TokensInput(InputType):
     optional = ("pad_token_id",)
     module = TokenEmbedding
     modality = "text"
+    columns = ("text", "sentence", "sequence", "seq")
     step_is_token = True
 
     def check(self, config: PreTrainedConfig) -> None:
@@ -61,6 +62,9 @@ class TokensInput(InputType):
 
     def processor(self, config: PreTrainedConfig, **settings: Any) -> None:
         raise ValueError("Which text has which ids is up to the data: give the model the tokenizer that made them.")
+
+    def prepare(self, processor: Any, rows: Any) -> Any:
+        return processor(list(rows), padding=True, truncation=True, return_tensors="pt")
 
     def describe(self, config: PreTrainedConfig) -> str:
         return f"up to {counted(config.num_tokens, 'token id')} out of {thousands(config.vocab_size)}."

@@ -27,6 +27,7 @@ class ValuesInput(InputType):
 
     needs = ("sequence_length", "input_size")
     module = ValuesProjection
+    columns = ("values", "series")
     step_is_token = True
 
     def num_tokens(self, config: PreTrainedConfig) -> int:
