@@ -11,6 +11,7 @@ from transformers import (
     AutoConfig,
     AutoFeatureExtractor,
     AutoModel,
+    AutoModelForAudioClassification,
     AutoModelForImageClassification,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
@@ -28,9 +29,11 @@ from .deltas.errors import DeltaError
 from .deltas.writing import update_config
 from .hub.card import FPTCard
 from .hub.finding import DeltaSummary, find_deltas, format_deltas
+from .inputs.audio_feature_extraction_fpt import FPTAudioFeatureExtractor
 from .inputs.feature_extraction_fpt import FPTFeatureExtractor
 from .inputs.image_processing_fpt import FPTImageProcessor
 from .modeling_fpt import (
+    FPTForAudioClassification,
     FPTForImageClassification,
     FPTForSequenceClassification,
     FPTForTokenClassification,
@@ -49,6 +52,7 @@ if TYPE_CHECKING:
 
 AutoConfig.register("fpt", FPTConfig, exist_ok=True)
 AutoModel.register(FPTConfig, FPTModel, exist_ok=True)
+AutoModelForAudioClassification.register(FPTConfig, FPTForAudioClassification, exist_ok=True)
 AutoModelForImageClassification.register(FPTConfig, FPTForImageClassification, exist_ok=True)
 AutoModelForSequenceClassification.register(FPTConfig, FPTForSequenceClassification, exist_ok=True)
 AutoModelForTokenClassification.register(FPTConfig, FPTForTokenClassification, exist_ok=True)
@@ -79,9 +83,11 @@ __all__ = [
     "PARAMETER_GROUPS",
     "DeltaError",
     "DeltaSummary",
+    "FPTAudioFeatureExtractor",
     "FPTCard",
     "FPTConfig",
     "FPTFeatureExtractor",
+    "FPTForAudioClassification",
     "FPTForImageClassification",
     "FPTForSequenceClassification",
     "FPTForTokenClassification",

@@ -225,6 +225,12 @@ class FPTForImageClassification(FPTModelWithHead):
     head_type = HEADS["image"]
 
 
+class FPTForAudioClassification(FPTModelWithHead):
+    """One label for a clip of sound, from the pooled hidden states of its patches."""
+
+    head_type = HEADS["audio"]
+
+
 class FPTForTokenClassification(FPTModelWithHead):
     """One label, or several (`labels_per_token`), for each token, as the bit tasks need."""
 

@@ -75,6 +75,17 @@ class ImageHead(SequenceHead):
             raise ValueError(f"FPTForImageClassification needs input_type='images', got {config.input_type!r}.")
 
 
+class AudioHead(SequenceHead):
+    """The same for sound, as pipelines of audio load it."""
+
+    auto_class = "AutoModelForAudioClassification"
+    modality = "audio"
+
+    def check_input(self, config: PreTrainedConfig) -> None:
+        if config.input.modality != self.modality:
+            raise ValueError(f"FPTForAudioClassification needs input_type='audio', got {config.input_type!r}.")
+
+
 def _scale(outputs: Tensor, config: PreTrainedConfig) -> tuple[Tensor, Tensor] | None:
     """Mean and standard deviation of the labels: (num_labels,) each; None where they are as they come."""
     if config.label_mean is None:

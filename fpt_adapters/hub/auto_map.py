@@ -3,11 +3,13 @@
 AUTO_MAP = {
     "AutoConfig": "configuration_fpt.FPTConfig",
     "AutoModel": "modeling_fpt.FPTModel",
+    "AutoModelForAudioClassification": "modeling_fpt.FPTForAudioClassification",
     "AutoModelForImageClassification": "modeling_fpt.FPTForImageClassification",
     "AutoModelForSequenceClassification": "modeling_fpt.FPTForSequenceClassification",
     "AutoModelForTokenClassification": "modeling_fpt.FPTForTokenClassification",
 }
 PROCESSORS = {  # by the class that a preprocessor_config.json names
     "FPTImageProcessor": {"AutoImageProcessor": "image_processing_fpt.FPTImageProcessor"},
+    "FPTAudioFeatureExtractor": {"AutoFeatureExtractor": "audio_feature_extraction_fpt.FPTAudioFeatureExtractor"},
     "FPTFeatureExtractor": {"AutoFeatureExtractor": "feature_extraction_fpt.FPTFeatureExtractor"},
 }

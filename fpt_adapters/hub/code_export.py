@@ -29,6 +29,7 @@ ENTRIES = {
     "configuration_fpt": "configuration_fpt.py",
     "modeling_fpt": "modeling_fpt.py",
     "image_processing_fpt": "inputs/image_processing_fpt.py",
+    "audio_feature_extraction_fpt": "inputs/audio_feature_extraction_fpt.py",
     "feature_extraction_fpt": "inputs/feature_extraction_fpt.py",
 }
 
@@ -37,9 +38,9 @@ def _has(model_type: str) -> Callable[[FPTConfig], bool]:
     return lambda config: config.base_model_config.model_type == model_type
 
 
-def _reads(input_type: str) -> Callable[[FPTConfig], bool]:
+def _reads(*input_types: str) -> Callable[[FPTConfig], bool]:
     """Transformers builds an `FPTConfig()` to learn its defaults, which reads the default input type."""
-    return lambda config: input_type in (config.input_type, FPTConfig.input_type)
+    return lambda config: not {config.input_type, FPTConfig.input_type}.isdisjoint(input_types)
 
 
 def _is_quantized(config: FPTConfig) -> bool:
@@ -65,6 +66,7 @@ TRAVELS_WITH: dict[str, Callable[[FPTConfig], bool]] = {
     "heads/table.py": lambda config: True,
     "inputs/table.py": lambda config: True,
     **{f"inputs/{name}.py": _reads(name) for name in INPUTS},
+    "inputs/series.py": _reads("series", "audio"),
     "backbones/images.py": lambda config: config.base_model_config.model_type in IMAGE_FAMILIES,
     "backbones/drawing.py": lambda config: config.backbone_init != "pretrained",
     "backbones/device_maps.py": _is_quantized,

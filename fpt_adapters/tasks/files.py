@@ -171,7 +171,11 @@ class FileArguments:
                 f"train_file fixes the labels and is needed for evaluation too, but only {given} came: "
                 "write --train_file with the rows that the model was trained on."
             )
-        return {split: read_file(path, split) for split, path in files.items()}
+        return {split: self.read_source(path, split) for split, path in files.items()}
+
+    def read_source(self, path: str, split: str) -> Source:
+        """Read the rows of a split from what a flag names."""
+        return read_file(path, split)
 
     def _files(self) -> dict[str, str | None]:
         return {"train": self.train_file, "validation": self.validation_file, "test": self.test_file}
