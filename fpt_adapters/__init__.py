@@ -57,6 +57,8 @@ AutoModelForImageClassification.register(FPTConfig, FPTForImageClassification, e
 AutoModelForSequenceClassification.register(FPTConfig, FPTForSequenceClassification, exist_ok=True)
 AutoModelForTokenClassification.register(FPTConfig, FPTForTokenClassification, exist_ok=True)
 AutoFeatureExtractor.register(FPTConfig, FPTFeatureExtractor, exist_ok=True)
+# A config class has one; any other is found by the name in its file, so that what it is registered for is never asked.
+AutoFeatureExtractor.register(FPTAudioFeatureExtractor, FPTAudioFeatureExtractor, exist_ok=True)
 # As both backends: transformers asks for torchvision's where that is installed, and warns where there is none.
 AutoImageProcessor.register(
     FPTConfig, image_processor_classes={"pil": FPTImageProcessor, "torchvision": FPTImageProcessor}, exist_ok=True

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.signal import resample_poly
 from transformers import BatchFeature, SequenceFeatureExtractor
 from transformers.audio_utils import mel_filter_bank
 
@@ -171,6 +170,8 @@ class FPTAudioFeatureExtractor(SequenceFeatureExtractor):
     def steps(self, wave: np.ndarray, sampling_rate: int | None = None) -> np.ndarray:
         """A wave (samples,) -> (steps, feature_size): log-mel frames before `mean` and `std`, or its samples."""
         if sampling_rate not in (None, self.sampling_rate):
+            from scipy.signal import resample_poly  # which takes long to import
+
             common = math.gcd(sampling_rate, self.sampling_rate)
             wave = resample_poly(wave, self.sampling_rate // common, sampling_rate // common)
         wave = np.asarray(wave, dtype=np.float32)

@@ -1,11 +1,15 @@
-"""The image processor and the fields of a model that fit some images: their size, channels, mean and deviation."""
+"""Images of one's own: opened from wherever they are, and the processor and the model's fields that fit them."""
 
+import io
+import os
+import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from .image_processing_fpt import FPTImageProcessor
 
@@ -47,3 +51,24 @@ def fit_images(
     size = sides[0] if sides[0] == sides[1] else sides
     fields = {"image_size": size, "num_channels": num_channels, "patch_size": patch_size}
     return processor, {"input_type": "images"} | fields
+
+
+def open_image(value: Any, what: str, folder: str | os.PathLike = ".") -> Any:
+    """Open an image, which messages call `what`: bytes, a path (in `folder`), or a dict with "bytes" or "path".
+
+    An image that is open, or an array, is returned as it is. Raises ValueError for what cannot be decoded.
+    """
+    if isinstance(value, Mapping):
+        value = value.get("bytes") if value.get("bytes") is not None else value.get("path")
+    if value is None:
+        raise ValueError(f"{what} has no image, nor the path of one: drop the row.")
+    if not isinstance(value, (bytes, str, os.PathLike)):
+        return value
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            image = Image.open(io.BytesIO(value) if isinstance(value, bytes) else Path(folder) / value)
+            image.load()
+            return ImageOps.exif_transpose(image)  # as the processor does
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise ValueError(f"the image in {what} cannot be decoded ({error}): drop its row.") from error

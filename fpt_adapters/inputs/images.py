@@ -52,7 +52,7 @@ class ImagesInput(InputType):
     needs = ("image_size", "num_channels", "patch_size")
     module = ImagesProjection
     modality = "image"
-    columns = ("image", "img", "pixels")
+    columns = ("image", "img", "pixels", "file", "path")
 
     def check(self, config: PreTrainedConfig) -> None:
         if isinstance(config.image_size, list) and len(config.image_size) != 2:
@@ -75,6 +75,11 @@ class ImagesInput(InputType):
         from .image_processing_fpt import FPTImageProcessor  # which a loaded model does not need
 
         return FPTImageProcessor(config.image_size, config.num_channels, **settings)
+
+    def prepare(self, processor: Any, rows: Any) -> Any:
+        from .image_fitting import open_image
+
+        return processor([open_image(row, f"image {number}") for number, row in enumerate(rows)], return_tensors="pt")
 
     def describe(self, config: PreTrainedConfig) -> str:
         height, width = height_width(config)

@@ -1,7 +1,5 @@
 """Pictures of one's own: a class, several labels or numbers for each, of any size, grey or in colour."""
 
-import io
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,13 +7,13 @@ from typing import Any
 
 import datasets
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from ..data.columns import find_column
 from ..data.prepared import PreparedRows
 from ..data.sources import Source, read_folder
 from ..data.splits import Part, check_at_least
-from ..inputs.image_fitting import fit_images
+from ..inputs.image_fitting import fit_images, open_image
 from ..inputs.image_processing_fpt import FPTImageProcessor
 from ..modeling_fpt import FPTForImageClassification
 from .row_task import RowTask
@@ -83,33 +81,12 @@ class ImageClassification(RowTask):
         if _is_image(data.features[column]):
             data = data.cast_column(column, datasets.Image(decode=False))
 
-        def read(row: int) -> Image.Image:
-            value = data[row][column]
-            value = {"path": value} if isinstance(value, str) else value
-            if not isinstance(value, dict) or (value.get("bytes") is None and value.get("path") is None):
-                raise ValueError(f"column {column!r} has no image, nor the path of one: drop the row.")
-            content = value.get("bytes")
-            return _opened(Path(source.folder) / value["path"] if content is None else io.BytesIO(content), column)
-
-        return read
+        return lambda row: open_image(data[row][column], f"column {column!r}", source.folder)
 
     def read_source(self, path: str, split: str) -> Source:
         if Path(path).is_dir() or Path(path).suffix.lower() == ".zip":
             return read_folder(path, split, "image", ENDINGS)
         return super().read_source(path, split)
-
-
-def _opened(file: Any, column: str) -> Image.Image:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            image = Image.open(file)
-            image.load()
-            return ImageOps.exif_transpose(image)  # as the processor does
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise ValueError(
-            f"the image in column {column!r} cannot be decoded ({error}): replace it, or drop the row."
-        ) from error
 
 
 def _is_image(feature: Any) -> bool:

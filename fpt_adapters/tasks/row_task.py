@@ -123,8 +123,8 @@ class RowTask(FileArguments, Task):
                 shared = np.intersect1d(values["train"], values[split]) if split != "train" else ()
                 if len(shared):
                     raise ValueError(
-                        f"each group lies in one split, but {shared[0]!r} in column {column!r} is in the training "
-                        f"rows and in {sources[split].name}: take it out of one."
+                        f"each group lies in one split, but {shared.tolist()[0]!r} in column {column!r} is in the "
+                        f"training rows and in {sources[split].name}: take it out of one."
                     )
         return values["train"], self.time_column is not None
 
