@@ -66,7 +66,7 @@ TRAVELS_WITH: dict[str, Callable[[FPTConfig], bool]] = {
     "inputs/table.py": lambda config: True,
     **{f"inputs/{name}.py": _reads(name) for name in INPUTS},
     "backbones/images.py": lambda config: config.base_model_config.model_type in IMAGE_FAMILIES,
-    "backbones/drawing.py": lambda config: config.backbone_init != "pretrained",
+    "backbones/random_weights.py": lambda config: config.backbone_init != "pretrained",
     "backbones/device_maps.py": _is_quantized,
     "backbones/quantized_layers.py": _is_quantized,
     "rules/quantization.py": _is_quantized,
