@@ -54,18 +54,18 @@ class FPTFeatureExtractor(SequenceFeatureExtractor):
                 )
         kwargs.pop("feature_extractor_type", None)
         if sampling_rate is not None:
-            sampling_rate = _whole("sampling_rate", sampling_rate)
+            sampling_rate = _positive_int("sampling_rate", sampling_rate)
         padding_value = _per_feature("padding_value", padding_value, 1)[0]
         super().__init__(feature_size, sampling_rate, padding_value, **kwargs)
-        self.feature_size = _whole("feature_size", feature_size)
-        self.max_length = _whole("max_length", max_length)
+        self.feature_size = _positive_int("feature_size", feature_size)
+        self.max_length = _positive_int("max_length", max_length)
         if (mean is None) != (std is None) or (patch_length is None) != (patch_stride is None):
             raise ValueError(
                 f"mean and std come together, and so do patch_length and patch_stride; got mean={mean!s:.200}, "
                 f"std={std!s:.200}, patch_length={patch_length!s:.200}, patch_stride={patch_stride!s:.200}."
             )
-        self.patch_length = None if patch_length is None else _whole("patch_length", patch_length)
-        self.patch_stride = None if patch_stride is None else _whole("patch_stride", patch_stride)
+        self.patch_length = None if patch_length is None else _positive_int("patch_length", patch_length)
+        self.patch_stride = None if patch_stride is None else _positive_int("patch_stride", patch_stride)
         if patch_length is not None and patch_stride > patch_length:
             raise ValueError(
                 f"patch_stride is at most patch_length, or steps would be lost; got {patch_stride} and {patch_length}."
@@ -184,7 +184,7 @@ def _axes(values: Any) -> int:
     return np.ndim(values)
 
 
-def _whole(name: str, value: int) -> int:
+def _positive_int(name: str, value: int) -> int:
     if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
         raise ValueError(f"{name} is a whole number of at least 1, got {value!r:.200}.")
     return int(value)
