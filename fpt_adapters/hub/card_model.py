@@ -103,7 +103,7 @@ def base_limits(config: FPTConfig) -> list[str]:
             "transformers may draw other weights; that is noticed, and refused."
         ]
     named = "`base_model_name_or_path=`"
-    how = f"loading downloads the base too, or reads a copy given by {named}."
+    how = f"loading fetches the base too, or reads a copy given by {named}."
     if not config.base_model:
         how = f"to load it you need the base, and say where it is with {named}."
     return [
