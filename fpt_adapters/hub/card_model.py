@@ -105,7 +105,7 @@ def base_limits(config: FPTConfig) -> list[str]:
     named = "`base_model_name_or_path=`"
     how = f"loading fetches the base too, or reads a copy given by {named}."
     if not config.base_model:
-        how = f"to load it you need the base, and say where it is with {named}."
+        how = f"whoever loads it must have the base, and say where it is with {named}."
     return [
         f"The delta is no model without its base: {how}",
         "A fingerprint checks that the base is the one trained on. It samples every tensor: it notices another or a "
