@@ -693,7 +693,7 @@ def test_kept_features_are_refused_where_more_trains(make_model, tmp_path):
     raw = sequences(20)
     for kept in ({"train_dataset": features}, {"train_dataset": raw, "eval_dataset": features}):
         trainer = FPTTrainer(make_model("gpt2"), epochs(tmp_path), **kept)
-        with pytest.raises(ValueError, match="head alone trains, and this one trains more: write trainable="):
+        with pytest.raises(ValueError, match="only the head trains, and this one trains more: write trainable="):
             trainer.train()
     with pytest.raises(ValueError, match="this one trains more"):
         trainer.evaluate(features)
