@@ -112,7 +112,7 @@ def _batch_stream(trainer: Trainer) -> BatchStream:
 def _go_on(stream: BatchStream, path: Path, step: int, args: TrainingArguments) -> None:
     """Set a stream to its state at a checkpoint's `step`, which the file at `path` has."""
     if not path.is_file():
-        logger.warning(f"{path} is missing: the stream is read again from its start up to where it stopped.")
+        logger.warning(f"{path} is not there: the stream is read from its start up to where it stopped.")
         return
     stream.load(path)
     batches = step * args.gradient_accumulation_steps
