@@ -4,9 +4,9 @@
         --do_train --do_eval
     accelerate launch examples/run_fpt.py examples/recipes/mnist.yaml --output_dir out
 
-The first argument may be a recipe (YAML or JSON: flags and their values); flags after it win. Each task has flags of
-its own: `python examples/run_fpt.py --task_name mnist --help`. Results lie in `<output_dir>/all_results.json`:
-`eval_accuracy` (validation split) beside `eval_floor`, the accuracy that needs no learning, and with `--do_predict`
+The first argument may be a recipe (YAML or JSON: flags and their values); flags after it override it. Each task has
+its own flags: `python examples/run_fpt.py --task_name mnist --help`. Results are in `<output_dir>/all_results.json`:
+`eval_accuracy` (validation split) and `eval_floor`, the accuracy that needs no learning, and with `--do_predict`
 `test_accuracy` and `test_floor`.
 """
 
@@ -43,7 +43,7 @@ from fpt_adapters.tasks import FileArguments, Task, TaskData
 from fpt_adapters.tasks.metrics import joined
 
 logger = logging.get_logger(__name__)
-SETTLED_FLAGS = (  # what a saved delta says itself
+SETTLED_FLAGS = (  # a saved delta decides these itself
     "backbone_dropout",
     "backbone_init",
     "backbone_init_scheme",
@@ -59,7 +59,7 @@ SETTLED_FLAGS = (  # what a saved delta says itself
 
 @dataclass
 class Run:
-    """What the arguments ask for, built and checked, before anything has trained."""
+    """A run, built from the arguments and checked, before training."""
 
     trainer: FPTTrainer
     task: Task
@@ -68,14 +68,14 @@ class Run:
 
 
 def main(arguments: list[str]) -> dict[str, float]:
-    """Run what the arguments ask for. Returns the metrics of `all_results.json`."""
+    """Run the script with these arguments. Returns the metrics in `all_results.json`."""
     run = prepare(arguments)
     with room_for(run.args.output_dir):
         return train_and_score(run)
 
 
 def train_and_score(run: Run) -> dict[str, float]:
-    """Do what the arguments ask for, with what was prepared. Returns the metrics of `all_results.json`."""
+    """Train, evaluate and push as the arguments ask. Returns the metrics in `all_results.json`."""
     trainer, task, data, args = run.trainer, run.task, run.data, run.args
     if args.process_index == 0:
         trainer.model.print_trainable_parameters()
@@ -137,7 +137,7 @@ def prepare(arguments: list[str], load: Callable[[Task, DataArguments, RunArgume
 
 
 def tell(text: str, args: RunArguments) -> None:
-    """Print what comes next, in the first process of several."""
+    """Print progress, in the first process only."""
     if args.process_index == 0:
         print(text, flush=True)
 
@@ -145,9 +145,9 @@ def tell(text: str, args: RunArguments) -> None:
 def fill_card(
     trainer: FPTTrainer, task: Task, model_args: ModelArguments, card_args: CardArguments, arguments: list[str]
 ) -> None:
-    """Tell the model card what the Trainer does not know. What a task says of its data is about no other data."""
+    """Fill in what the Trainer does not know about. The task's own facts are used only for its own data."""
     card, copy_of = trainer.card, card_args.card_dataset_id
-    own = task if task.reads(copy_of) else None  # whose facts are about this data
+    own = task if task.reads(copy_of) else None
     card.task_name = card_args.card_task or (own and own.name)
     card.dataset_name = card_args.card_dataset or (own and own.data_source)
     card.dataset_id = (task.hub_dataset if isinstance(task, FileArguments) else None) or copy_of
@@ -160,9 +160,9 @@ def fill_card(
 
 
 def shown_command(arguments: list[str], model_args: ModelArguments) -> str:
-    """The command of this run, which calls a base in a folder by its Hub id, or else by the folder's name.
+    """The command of this run for the card, with a base's Hub id, or else the folder's name, in place of its path.
 
-    The card cuts the absolute paths in it.
+    The card cuts other absolute paths.
     """
     name, flag = model_args.model_name_or_path, "--model_name_or_path="
     if name is not None and Path(name).is_dir():
@@ -172,7 +172,7 @@ def shown_command(arguments: list[str], model_args: ModelArguments) -> str:
 
 
 def check_output_dir(args: RunArguments) -> None:
-    """Refuse to write into a folder that holds something, unless resuming."""
+    """Raise ValueError for an output folder that is not empty, unless resuming, and if there is nothing to do."""
     folder = Path(args.output_dir)
     if not (args.do_train or args.do_eval or args.do_predict):
         raise ValueError("Nothing to do: write --do_train, --do_eval or --do_predict.")
@@ -186,19 +186,19 @@ def check_output_dir(args: RunArguments) -> None:
 
 
 def check_streaming(data_args: DataArguments, args: RunArguments) -> None:
-    """Refuse a stream without an end, and flags of streams without one, before anything is read."""
+    """Raise ValueError for a stream without --max_steps, and for streaming flags without --streaming."""
     if data_args.streaming and args.do_train and args.max_steps <= 0:
-        raise ValueError("--streaming needs --max_steps: how many examples a stream has is not known before its end.")
+        raise ValueError("--streaming needs --max_steps: the number of examples in a stream is not known in advance.")
     if data_args.shuffle_buffer < 0:
         raise ValueError(
             f"--shuffle_buffer is a number of rows, or 0 for no shuffling; got {data_args.shuffle_buffer}."
         )
     if data_args.label_names_file is not None and not data_args.streaming:
-        raise ValueError("--label_names_file is for --streaming: rows that are held are searched for their classes.")
+        raise ValueError("--label_names_file is for --streaming: otherwise classes are found in the rows.")
 
 
 def read_label_names(path: str) -> list[str]:
-    """The class names in a text file, one a line. Raises ValueError for an empty line."""
+    """Read class names from a text file, one per line. Raises ValueError for an empty line."""
     names = Path(path).read_text(encoding="utf-8").splitlines()
     if not names or not all(names):
         raise ValueError(f"--label_names_file {path!r} has one class name a line, but an empty line came.")
@@ -206,7 +206,7 @@ def read_label_names(path: str) -> list[str]:
 
 
 def load_data(task: Task, data_args: DataArguments, args: RunArguments) -> TaskData:
-    """Load the task's splits; tasks that draw fresh examples get as many as the run will see."""
+    """Load the task's splits; tasks that draw fresh examples draw as many as the run needs."""
     limits = {
         "train": data_args.max_train_samples,
         "validation": data_args.max_eval_samples,
@@ -224,7 +224,7 @@ def load_data(task: Task, data_args: DataArguments, args: RunArguments) -> TaskD
 
 
 def build_model(task: Task, data: TaskData, model_args: ModelArguments):
-    """A new model on a backbone, or a saved one where `model_name_or_path` is a delta."""
+    """Build a new model on a backbone, or load a saved one if `model_name_or_path` is a delta."""
     hub_kwargs = {"revision": model_args.model_revision, "cache_dir": model_args.cache_dir}
     shared = {
         "dtype": model_args.dtype,
@@ -261,7 +261,7 @@ def build_model(task: Task, data: TaskData, model_args: ModelArguments):
 def find_backbone(
     model_args: ModelArguments, hub_kwargs: dict[str, Any]
 ) -> tuple[str | PreTrainedConfig, PreTrainedConfig]:
-    """What `from_backbone` or `from_pretrained` reads, and the configuration found there."""
+    """The source for `from_backbone` or `from_pretrained`, and the configuration found there."""
     name = model_args.model_name_or_path
     if (name is None) == (model_args.backbone_config is None):
         raise ValueError("Write either --model_name_or_path, a Hub id or a folder, or --backbone_config.")
@@ -275,7 +275,7 @@ def find_backbone(
 
 
 def read_backbone_config(text: str) -> PreTrainedConfig:
-    """The configuration of a random backbone out of JSON. Raises ValueError for what transformers does not know."""
+    """Read the configuration of a random backbone from JSON. Raises ValueError for an unknown model type."""
     example = '\'{"model_type": "gpt2", "n_layer": 3}\''
     try:
         values = json.loads(text)
@@ -287,7 +287,7 @@ def read_backbone_config(text: str) -> PreTrainedConfig:
 
 
 def check_same_task(config: FPTConfig, wanted: dict) -> None:
-    """Refuse a delta that was trained for another input or other labels."""
+    """Raise ValueError for a delta that was trained for another input or other labels."""
     for name, value in wanted.items():
         if getattr(config, name) != value:
             raise ValueError(
@@ -296,7 +296,7 @@ def check_same_task(config: FPTConfig, wanted: dict) -> None:
 
 
 def check_no_other_policy(config: FPTConfig, model_args: ModelArguments) -> None:
-    """Refuse flags that a saved delta has settled otherwise."""
+    """Raise ValueError for flags that contradict a saved delta."""
     defaults = ModelArguments(model_name_or_path="")
     if model_args.peft is not None:
         raise ValueError(
@@ -309,7 +309,7 @@ def check_no_other_policy(config: FPTConfig, model_args: ModelArguments) -> None
 
 
 def report(trainer: FPTTrainer, split: str, metrics: dict[str, float], results: dict[str, float]) -> None:
-    """Print metrics and merge them into `all_results.json`."""
+    """Print metrics and add them to `results` and `all_results.json`."""
     trainer.log_metrics(split, metrics)
     trainer.save_metrics(split, metrics)
     results.update(metrics)

@@ -14,7 +14,7 @@ class SequenceHead(Head):
 
     output_class = SequenceClassifierOutput
     auto_class = "AutoModelForSequenceClassification"
-    modality = "text"  # that pipelines of this Auto class read
+    modality = "text"  # what the pipelines of this Auto class read
 
     def build(self, config: PreTrainedConfig, width: int) -> nn.Module:
         return nn.Linear(width, config.num_labels)  # PyTorch's default initialisation, as in the paper
@@ -27,7 +27,7 @@ class SequenceHead(Head):
 
 
 class ImageHead(SequenceHead):
-    """The same for images, as pipelines of images load it."""
+    """The same head for images, under the Auto class that image pipelines load."""
 
     output_class = ImageClassifierOutput
     auto_class = "AutoModelForImageClassification"
@@ -39,9 +39,9 @@ class ImageHead(SequenceHead):
 
 
 def pool(hidden: Tensor, mask: Tensor | None, pooling: str) -> Tensor:
-    """Hidden states (batch, tokens, hidden) and mask (batch, tokens) or None -> (batch, hidden).
+    """Pool hidden states (batch, tokens, hidden) with a mask (batch, tokens) or None -> (batch, hidden).
 
-    "last" and "first" read the last and the first real token, wherever the padding is; "mean" averages real tokens.
+    "last" and "first" take the last and the first real token, wherever the padding is; "mean" averages real tokens.
     """
     if mask is None:
         return hidden.mean(dim=1) if pooling == "mean" else hidden[:, -1 if pooling == "last" else 0]

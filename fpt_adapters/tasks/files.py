@@ -1,6 +1,6 @@
-"""Rows of labelled data from files or the Hub, read with `datasets`, checked, and split into train/validation/test.
+"""Labelled rows from files or the Hub, read with `datasets`, checked, and split into train, validation and test.
 
-The parts that the data does not have are held out of its training rows, so that nothing is ever chosen on `test`.
+Missing parts are held out from the training rows, so that nothing is ever chosen on `test`.
 """
 
 import itertools
@@ -21,21 +21,21 @@ from .task import SPLITS
 
 logger = logging.getLogger(__name__)
 
-SPLIT_NAMES = {  # how data sets on the Hub call a split
+SPLIT_NAMES = {  # split -> its names in data sets on the Hub
     "train": ("train",),
     "validation": ("validation", "valid", "val", "dev"),
     "test": ("test",),
 }
 LABEL_COLUMNS = ("label", "labels")
 
-# What rows are drawn for: a word of the random key, so that no two of these draws are related.
+# Purposes of draws: part of the random key, so that no two of these draws are related.
 HELD_OUT_TEST, HELD_OUT_VALIDATION, SAMPLES = 101, 102, 103  # SAMPLES + number of the split
-FIXED_SEED = 0  # of what must be the same rows in every run
+FIXED_SEED = 0  # for rows that must be the same in every run
 
 
 @dataclass(frozen=True)
 class Part:
-    """The rows of a source that make one split of a task: `rows` and class numbers `labels`, int64 (examples,)."""
+    """One split of a task: the numbers of its `rows` in `source`, and class numbers `labels`, int64 (examples,)."""
 
     source: Source
     rows: np.ndarray
@@ -44,7 +44,7 @@ class Part:
 
 @dataclass
 class FileArguments:
-    """Where labelled rows come from: files, else the Hub. A mix-in for tasks; its fields become flags."""
+    """Where labelled rows come from: files, else the Hub. A mix-in for tasks, whose fields become flags."""
 
     dataset_name: str | None = field(
         default=None, metadata={"help": "Data set on the Hub; read only where no train_file is given."}
@@ -82,27 +82,27 @@ class FileArguments:
 
     @property
     def hub_dataset(self) -> str | None:
-        """The data set on the Hub that the rows come from; None for files and folders of this machine."""
+        """The data set on the Hub that the rows come from; None for local files and folders."""
         local = self.train_file is not None or self.dataset_name is None or Path(self.dataset_name).exists()
         return None if local else self.dataset_name
 
     def reads(self, copy_of: str | None = None) -> bool:
-        """Whether the rows are those of the task's default data set; see `Task.reads`."""
+        """Whether the rows come from the task's default data set; see `Task.reads`."""
         return (self.hub_dataset or copy_of) == type(self).dataset_name
 
     def read_parts(
         self, seed: int, max_samples: dict[str, int] | None, num_labels: int | None
     ) -> tuple[dict[str, Part], tuple[str, ...]]:
-        """Read, check and split the rows: a part for each of train, validation and test, and the labels' names.
+        """Read, check and split the rows: returns a part each for train, validation and test, and the label names.
 
-        `num_labels` is the number of classes where the task fixes it, else None (see `LabelNames.of_column`).
+        `num_labels` is the number of classes if the task fixes it, else None (see `LabelNames.of_column`).
 
-        Where there is no validation data, `validation_share` of the training rows, drawn with `seed`, is held out.
-        Where there is no test data, as many rows are held out for it; these are the same for every seed, so that the
-        figures of several seeds belong together, and no choice can have seen them. `test` is never used as
-        `validation`, nor the reverse. `max_samples` then keeps some rows of a part, drawn with `seed`.
+        Without validation data, `validation_share` of the training rows, drawn with `seed`, is held out. Without test
+        data, as many rows are held out for it; these are the same for every seed, so that the figures of several seeds
+        can be compared, and no choice has seen them. `test` is never used as `validation`, nor the reverse. Then
+        `max_samples` keeps some rows of a part, drawn with `seed`.
 
-        Evaluation alone needs the training data too: it fixes the labels and the held-out parts.
+        The training data is needed even to evaluate only: it fixes the labels and the held-out parts.
         Raises ValueError for files, columns and labels that do not fit.
         """
         sources = self._sources()
@@ -126,7 +126,7 @@ class FileArguments:
     def _without_rare(
         self, rows: dict[str, np.ndarray], labels: dict[str, np.ndarray], kept: np.ndarray
     ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-        """Drop the rows of the classes that are not `kept` (classes,), and number the others anew."""
+        """Drop the rows of the classes that are not in `kept`, bool (classes,), and renumber the other classes."""
         numbers = np.cumsum(kept) - 1
         left = {}
         for split, chosen in rows.items():
@@ -144,7 +144,7 @@ class FileArguments:
         return left, {split: np.where(kept[values], numbers[values], -1) for split, values in labels.items()}
 
     def _sources(self) -> dict[str, Source]:
-        """Read what there is: always `train`, maybe `validation` and `test`."""
+        """Read the sources that are given: always `train`, perhaps `validation` and `test`."""
         files = {split: path for split, path in self._files().items() if path is not None}
         if not files:
             return self._hub_sources()
@@ -186,7 +186,7 @@ class FileArguments:
         return sources
 
     def _rows(self, sizes: dict[str, int], seed: int, train_name: str) -> dict[str, np.ndarray]:
-        """Choose the rows of each part, ascending; `sizes` are those of the sources."""
+        """Choose the rows of each part, in ascending order; `sizes`: rows in each source."""
         rows = {split: np.arange(size) for split, size in sizes.items()}
         for split, purpose, drawn_with in (
             ("test", HELD_OUT_TEST, FIXED_SEED),
@@ -211,9 +211,9 @@ class FileArguments:
 
 
 def draw_order(count: int, seed: int, purpose: int) -> np.ndarray:
-    """Put 0..count-1 in a random order that (seed, purpose) fixes for good: int64 (count,).
+    """Shuffle 0..count-1 in an order that depends only on (seed, purpose): int64 (count,).
 
-    Sorts raw words of NumPy's Philox, whose stream never changes. Raises ValueError for a seed outside 0..2**64-1.
+    It sorts raw words of NumPy's Philox, which NumPy never changes. Raises ValueError for a seed outside 0..2**64-1.
     """
     if not 0 <= seed < 2**64:
         raise ValueError(f"seed is a whole number in 0..2**64-1, got {seed}.")
@@ -222,7 +222,7 @@ def draw_order(count: int, seed: int, purpose: int) -> np.ndarray:
 
 
 def keep_some(rows: np.ndarray, size: int, seed: int, split: str) -> np.ndarray:
-    """Keep `size` of the `rows` of a split, drawn with `seed`, in their order."""
+    """Keep `size` of the `rows` of a split, chosen with `seed`, in their old order."""
     if size >= len(rows):
         return rows
     return np.sort(rows[draw_order(len(rows), seed, SAMPLES + SPLITS.index(split))[:size]])
@@ -237,7 +237,7 @@ def find_column(
 ) -> str:
     """Find a column: the `given` one, else one of the `usual` names, else the only one whose feature `fits`.
 
-    Raises ValueError, listing the columns there are and the flag to write, where there is none or a choice.
+    Raises ValueError, with all columns and the flag to write, if none or several fit.
     """
     columns = source.data.column_names
     if given is not None:
@@ -257,17 +257,17 @@ def find_column(
 
 
 def split_labels(split: Dataset) -> np.ndarray:
-    """Class numbers of a split that has `labels` (or of a `Subset` of one): int64 (examples,)."""
+    """The class numbers of a split with an attribute `labels`, or of a `Subset` of one: int64 (examples,)."""
     if isinstance(split, Subset):
         return split_labels(split.dataset)[np.asarray(split.indices, dtype=np.int64)]
     return np.asarray(split.labels)
 
 
 def label_fields(names: Sequence[str]) -> dict[str, dict]:
-    """Return the config fields that name classes: `id2label` and `label2id`."""
+    """The config fields for the names of classes: `id2label` and `label2id`."""
     return {"id2label": dict(enumerate(names)), "label2id": {name: number for number, name in enumerate(names)}}
 
 
 def is_class_label(feature: datasets.features.features.FeatureType) -> bool:
-    """Whether a column holds classes and their names."""
+    """Whether a column's feature is a `ClassLabel`, which knows the names of its classes."""
     return isinstance(feature, datasets.ClassLabel)

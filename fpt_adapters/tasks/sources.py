@@ -16,18 +16,18 @@ READERS = {
 
 @dataclass(frozen=True)
 class Source:
-    """One file or Hub split: its rows, held or streamed, and what messages call it."""
+    """One file or Hub split: its rows, held or streamed, and its name in messages."""
 
     data: datasets.Dataset | datasets.IterableDataset
     name: str
 
     def where(self, row: int) -> str:
-        """Name a row (from 0) in a message."""
+        """The name of a row (from 0) in messages."""
         return f"row {row} of {self.name}"
 
 
 def read_file(path: str, split: str) -> Source:
-    """Read the rows of a split from a file. Raises ValueError for one that cannot be read, or has none."""
+    """Read the rows of a split from a file. Raises ValueError if it cannot be read or has no rows."""
     flag, ending = f"{split}_file", Path(path).suffix.lower()
     if not Path(path).is_file():
         raise ValueError(f"{flag} is a file, but {path!r} is not there: write --{flag} with its path.")
@@ -42,12 +42,12 @@ def read_file(path: str, split: str) -> Source:
     except (OSError, ValueError, DatasetsError) as error:
         cause = error.__cause__ if error.__cause__ is not None else error
         raise ValueError(f"{flag} {path!r} cannot be read as {READERS[ending]}: {first_line(cause)}") from error
-    if builder.info.splits["rows"].num_examples == 0:  # which `as_dataset` cannot return
+    if builder.info.splits["rows"].num_examples == 0:  # `as_dataset` cannot return no rows
         raise ValueError(f"{source_name} has no rows: a split needs at least one.")
     return Source(builder.as_dataset(split="rows"), source_name)
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's message, or its kind."""
+    """The first line of an error's message; without one, the name of its class."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
