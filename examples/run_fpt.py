@@ -4,9 +4,9 @@
         --do_train --do_eval
     accelerate launch examples/run_fpt.py examples/recipes/mnist.yaml --output_dir out
 
-The first argument may be a recipe (YAML or JSON: flags and their values); flags after it win. Each task has flags of
-its own: `python examples/run_fpt.py --task_name mnist --help`. Results lie in `<output_dir>/all_results.json`:
-`eval_accuracy` (validation split) beside `eval_floor`, the accuracy that needs no learning, and with `--do_predict`
+The first argument may be a recipe (YAML or JSON: flags and their values); flags after it override it. Each task has
+its own flags: `python examples/run_fpt.py --task_name mnist --help`. Results are in `<output_dir>/all_results.json`:
+`eval_accuracy` (validation split) and `eval_floor`, the accuracy that needs no learning, and with `--do_predict`
 `test_accuracy` and `test_floor`.
 """
 

@@ -1,7 +1,7 @@
 """Frozen pretrained transformers for transformers: train a delta of a few hundred kB, share it, load it anywhere.
 
-Importing this package registers `FPTConfig` and the models with transformers' Auto classes. What trains is imported
-when it is first asked for: transformers' Trainer brings `datasets`, which a loaded model does not need.
+Importing this package registers `FPTConfig` and the models with transformers' Auto classes. The training part is
+imported on first use: transformers' Trainer imports `datasets`, which a loaded model does not need.
 """
 
 from importlib import import_module
@@ -16,7 +16,7 @@ from transformers import (
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
 )
-from transformers.models.auto.image_processing_auto import AutoImageProcessor  # 5.5's top name wants torchvision
+from transformers.models.auto.image_processing_auto import AutoImageProcessor  # 5.5: the top name needs torchvision
 from transformers.models.auto.video_processing_auto import AutoVideoProcessor
 
 from .backbones.baselines.configuration_identity import IdentityConfig
@@ -66,15 +66,14 @@ AutoImageProcessor.register(
 
 
 class FPTVideoProcessor:
-    """There is none. This is what transformers finds by the name that it makes of `FPTImageProcessor`'s.
+    """A placeholder: FPT models have no video processor. transformers looks this name up beside `FPTImageProcessor`.
 
-    Without it, an image pipeline takes the code that travels with a model for a video processor's, and asks whether to
-    run it.
+    Without it, an image pipeline takes the code in a model's repo for a video processor's, and asks whether to run it.
     """
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str, *args: Any, **kwargs: Any) -> None:
-        """Raise ValueError."""
+        """Always raise ValueError."""
         raise ValueError(f"{pretrained_model_name_or_path} takes no videos: load its AutoImageProcessor.")
 
 

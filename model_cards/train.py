@@ -68,7 +68,7 @@ def write_index() -> None:
 def main() -> None:
     """Train what was asked for and replace its folder here."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="+", choices=RECIPES, default=RECIPES, help="train these alone")
+    parser.add_argument("--only", nargs="+", choices=RECIPES, default=RECIPES, help="train only these")
     parser.add_argument("--mnist", type=Path, help="folder with MNIST's parquet files")
     parser.add_argument("--scop", type=Path, help="folder with parquet files of protein folds")
     parser.add_argument("--output_dir", type=Path, default=ROOT / "outputs" / "cards", help="where runs are kept")

@@ -19,19 +19,19 @@ READERS = {
 
 @dataclass(frozen=True)
 class Source:
-    """One file or Hub split: its rows, held or streamed, and what messages call it."""
+    """One file or Hub split: its rows, held or streamed, and its name in messages."""
 
     data: datasets.Dataset | datasets.IterableDataset
     name: str
     folder: str = "."  # of the file, to which paths in it may be relative
 
     def where(self, row: int) -> str:
-        """Name a row (from 0) in a message."""
+        """The name of a row (from 0) in messages."""
         return f"row {row} of {self.name}"
 
 
 def read_file(path: str, split: str) -> Source:
-    """Read the rows of a split from a file. Raises ValueError for one that cannot be read, or has none."""
+    """Read the rows of a split from a file. Raises ValueError if it cannot be read or has no rows."""
     flag, ending = f"{split}_file", Path(path).suffix.lower()
     if not Path(path).is_file():
         raise ValueError(f"{flag} is a file, but {path!r} is not there: write --{flag} with its path.")
@@ -104,6 +104,6 @@ def open_rows(path: str) -> tuple[datasets.IterableDataset, int | None]:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's message, or its kind."""
+    """The first line of an error's message; without one, the name of its class."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__

@@ -1,4 +1,4 @@
-"""The heads. A new one is a file, a row here, and the class in modeling_fpt.py that names it."""
+"""The heads by name. A new one is a file, a row here, and a class in modeling_fpt.py that names it."""
 
 from .head import Head, Headless
 from .sequence import AudioHead, ImageHead, SequenceHead

@@ -1,4 +1,4 @@
-"""The input types by what a configuration calls them. A new one is a file, and a row here."""
+"""The input types by their names in a configuration. A new one is a file, and a row here."""
 
 from .audio import AudioInput
 from .images import ImagesInput

@@ -1,4 +1,4 @@
-"""Tokens: ids of a vocabulary, of texts or of whatever else has one, such as proteins."""
+"""Tokens: ids of a vocabulary, for texts or anything else that has one, such as proteins."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ from .projection import check_length
 
 
 class TokenEmbedding(nn.Module):
-    """`input_ids` (batch, tokens) -> a new embedding table, drawn from N(0, 1)."""
+    """A new embedding table for `input_ids` (batch, tokens), drawn from N(0, 1), then dropout."""
 
     input_name = "input_ids"
     embeddings_name = "embedding"
@@ -70,7 +70,7 @@ class TokensInput(InputType):
         return f"up to {counted(config.num_tokens, 'token id')} out of {thousands(config.vocab_size)}."
 
     def example(self, config: PreTrainedConfig) -> str:
-        fill = "ones" if config.pad_token_id == 0 else "zeros"  # an id that is no padding
+        fill = "ones" if config.pad_token_id == 0 else "zeros"  # not the padding id
         return f"torch.{fill}(1, {config.sequence_length}, dtype=torch.long)"
 
     def usage(self, config: PreTrainedConfig, loading: Loading) -> str | None:

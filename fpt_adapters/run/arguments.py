@@ -71,7 +71,7 @@ class ModelArguments:
 
     @property
     def peft_config(self) -> dict[str, Any] | str | None:
-        """What --peft asks for. Raises ValueError for JSON that is none, OSError for a file that cannot be read."""
+        """The value of --peft, parsed. Raises ValueError for broken JSON, OSError for a file that cannot be read."""
         if self.peft is None or (not self.peft.startswith("{") and not os.path.exists(self.peft)):
             return self.peft
         path = os.path.join(self.peft, "adapter_config.json") if os.path.isdir(self.peft) else self.peft
@@ -83,7 +83,7 @@ class ModelArguments:
 
     @property
     def quantization_config(self) -> BitsAndBytesConfig | None:
-        """What the flags ask for. Raises ValueError for 8 and 4 bits at once."""
+        """The quantisation that the flags ask for. Raises ValueError for 8 and 4 bits at once."""
         if self.load_in_8bit and not self.load_in_4bit:
             return BitsAndBytesConfig(load_in_8bit=True)
         if not self.load_in_4bit:
@@ -98,14 +98,14 @@ class ModelArguments:
 
 @dataclass
 class DataArguments:
-    """The task, and how much of its data."""
+    """The task, and how much of its data to use."""
 
     task_name: str = field(metadata={"help": f"One of {', '.join(TASKS)}."})
     streaming: bool = field(
         default=False,
         metadata={
-            "help": "Read the training rows as they are used and hold none: those of train_file, which may be a "
-            "pattern such as 'rows-*.parquet', or of the Hub. Needs --max_steps."
+            "help": "Stream the training rows instead of holding them: from train_file, which may be a "
+            "pattern such as 'rows-*.parquet', or from the Hub. Needs --max_steps."
         },
     )
     shuffle_buffer: int = field(
@@ -113,7 +113,7 @@ class DataArguments:
     )
     label_names_file: str | None = field(
         default=None,
-        metadata={"help": "For streaming where the label column names no classes: a file with one a line, by number."},
+        metadata={"help": "For streaming, if the label column has no class names: a file with one a line, by number."},
     )
     max_train_samples: int | None = field(default=None, metadata={"help": "Keep this many training examples."})
     max_eval_samples: int | None = field(default=None, metadata={"help": "Keep this many validation examples."})
@@ -122,20 +122,20 @@ class DataArguments:
 
 @dataclass
 class CardArguments:
-    """What the model card says that the run cannot know."""
+    """Facts for the model card that the run cannot know."""
 
-    license: str | None = field(default=None, metadata={"help": "Licence of the delta: a Hub identifier, as mit."})
+    license: str | None = field(default=None, metadata={"help": "Licence of the delta: a Hub identifier such as mit."})
     card_task: str | None = field(
-        default=None, metadata={"help": "What the task is called, where the data is not the task's own."}
+        default=None, metadata={"help": "The task's name, if the data is not the task's own."}
     )
-    card_dataset: str | None = field(default=None, metadata={"help": "What the data is, in a line."})
+    card_dataset: str | None = field(default=None, metadata={"help": "The data in a few words."})
     card_dataset_id: str | None = field(
         default=None, metadata={"help": "Hub id of the data set that a local file or folder is a copy of."}
     )
     card_dataset_license: str | None = field(default=None, metadata={"help": "The data's licence."})
     card_limits: list[str] | None = field(default=None, metadata={"help": "Sentences: what it is not good for."})
     push_code: bool = field(
-        default=False, metadata={"help": "Push the library's code too, for machines with transformers alone."}
+        default=False, metadata={"help": "Push the library's code too, for machines that have only transformers."}
     )
 
 
@@ -149,11 +149,11 @@ class RunArguments(TrainingArguments):
     logging_steps: float = field(default=50, metadata={"help": "Steps between two logged losses."})
     report_to: str | None = field(default="none", metadata={"help": "Where to report to besides the terminal."})
     group_learning_rates: list[str] | None = field(
-        default=None, metadata={"help": "Learning rates of single groups, as norm=1e-3 input=1e-4."}
+        default=None, metadata={"help": "Learning rates of single groups, such as norm=1e-3 input=1e-4."}
     )
     cache_features: bool | None = field(
         default=None,
-        metadata={"help": "Frozen features computed once: true, false, or by itself where the head alone trains."},
+        metadata={"help": "Compute frozen features once: true or false; default: if only the head trains."},
     )
     save_backbone: str | None = field(
         default=None, metadata={"help": "A new folder: save the trained backbone as an ordinary checkpoint too."}
@@ -162,6 +162,6 @@ class RunArguments(TrainingArguments):
     def __post_init__(self):
         if self.output_dir is None:
             raise ValueError("--output_dir is needed: a new folder for results and checkpoints.")
-        if not torch.accelerator.is_available():  # else bf16 is refused
+        if not torch.accelerator.is_available():  # otherwise bf16 is refused
             self.use_cpu = True
         super().__post_init__()

@@ -27,7 +27,7 @@ SETTLED_FLAGS = (  # what a saved delta says itself
 
 
 def build_model(task: Task, data: TaskData, model_args: ModelArguments) -> FPTPreTrainedModel:
-    """A new model on a backbone, or a saved one where `model_name_or_path` is a delta."""
+    """Build a new model on a backbone, or load a saved one if `model_name_or_path` is a delta."""
     hub_kwargs = {"revision": model_args.model_revision, "cache_dir": model_args.cache_dir}
     shared = {
         "dtype": model_args.dtype,
@@ -64,7 +64,7 @@ def build_model(task: Task, data: TaskData, model_args: ModelArguments) -> FPTPr
 def find_backbone(
     model_args: ModelArguments, hub_kwargs: dict[str, Any]
 ) -> tuple[str | PreTrainedConfig, PreTrainedConfig]:
-    """What `from_backbone` or `from_pretrained` reads, and the configuration found there."""
+    """The source for `from_backbone` or `from_pretrained`, and the configuration found there."""
     name = model_args.model_name_or_path
     if (name is None) == (model_args.backbone_config is None):
         raise ValueError("Write either --model_name_or_path, a Hub id or a folder, or --backbone_config.")
@@ -78,7 +78,7 @@ def find_backbone(
 
 
 def read_backbone_config(text: str) -> PreTrainedConfig:
-    """The configuration of a random backbone out of JSON. Raises ValueError for what transformers does not know."""
+    """Read the configuration of a random backbone from JSON. Raises ValueError for an unknown model type."""
     example = '\'{"model_type": "gpt2", "n_layer": 3}\''
     try:
         values = json.loads(text)
@@ -90,7 +90,7 @@ def read_backbone_config(text: str) -> PreTrainedConfig:
 
 
 def check_same_task(config: FPTConfig, wanted: dict) -> None:
-    """Refuse a delta that was trained for another input or other labels."""
+    """Raise ValueError for a delta that was trained for another input or other labels."""
     for name, value in wanted.items():
         if getattr(config, name) != value:
             raise ValueError(
@@ -99,7 +99,7 @@ def check_same_task(config: FPTConfig, wanted: dict) -> None:
 
 
 def check_no_other_policy(config: FPTConfig, model_args: ModelArguments) -> None:
-    """Refuse flags that a saved delta has settled otherwise."""
+    """Raise ValueError for flags that contradict a saved delta."""
     defaults = ModelArguments(model_name_or_path="")
     if model_args.peft is not None:
         raise ValueError(

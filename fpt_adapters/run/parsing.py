@@ -22,7 +22,7 @@ SHORT_USAGE = (
 
 @contextlib.contextmanager
 def mistakes_in_one_line(script: str) -> Iterator[None]:
-    """End the program with one line instead of a traceback where a user's mistake is the likely cause."""
+    """Context manager: end the program with one line, not a traceback, for errors that a user's mistake causes."""
     try:
         yield
     except (ValueError, TypeError, OSError, TrainingError, StrictDataclassError) as error:
@@ -34,7 +34,7 @@ def mistakes_in_one_line(script: str) -> Iterator[None]:
 
 
 def parse(arguments: list[str]) -> tuple[ModelArguments, DataArguments, CardArguments, RunArguments, Task]:
-    """Read a recipe and flags. The task's own flags are known once its name is."""
+    """Read a recipe and flags; the task's name is parsed first, because each task has its own flags."""
     recipe, flags = {}, list(arguments)
     if flags and flags[0].endswith((".yaml", ".yml", ".json")):
         recipe = read_recipe(flags.pop(0))
@@ -60,7 +60,7 @@ def parse(arguments: list[str]) -> tuple[ModelArguments, DataArguments, CardArgu
 
 
 def read_recipe(path: str) -> dict:
-    """A recipe file's flags and values. Raises ValueError for what is no flat mapping."""
+    """Read the flags and values in a recipe file. Raises ValueError for anything but a mapping."""
     if not os.path.isfile(path):
         raise ValueError(f"The recipe {path!r} is not there.")
     with open(path, encoding="utf-8") as file:
@@ -74,7 +74,7 @@ def read_recipe(path: str) -> dict:
 
 
 def set_recipe(parser: HfArgumentParser, recipe: dict) -> None:
-    """Make a recipe's values the parser's defaults, converted as flags would be."""
+    """Make a recipe's values the parser's defaults, converted like flags."""
     actions = {action.dest: action for action in parser._actions}
     for name, value in recipe.items():
         if name not in actions:

@@ -24,7 +24,7 @@ COMMAND, SCRIPT = ("fpt-adapters", "train"), ("python", "examples/run_fpt.py")  
 
 @dataclass
 class Run:
-    """What the arguments ask for, built and checked, before anything has trained."""
+    """A run, built from the arguments and checked, before training."""
 
     trainer: FPTTrainer
     task: Task
@@ -40,7 +40,7 @@ def main(arguments: list[str], command: Sequence[str] = COMMAND) -> dict[str, fl
 
 
 def train_and_score(run: Run) -> dict[str, float]:
-    """Do what the arguments ask for, with what was prepared. Returns the metrics of `all_results.json`."""
+    """Train, evaluate and push as the arguments ask. Returns the metrics in `all_results.json`."""
     trainer, task, data, args = run.trainer, run.task, run.data, run.args
     if args.process_index == 0:
         trainer.model.print_trainable_parameters()
@@ -113,7 +113,7 @@ def prepare(
 
 
 def tell(text: str, args: RunArguments) -> None:
-    """Print what comes next, in the first process of several."""
+    """Print progress, in the first process only."""
     if args.process_index == 0:
         print(text, flush=True)
 
@@ -121,7 +121,7 @@ def tell(text: str, args: RunArguments) -> None:
 def fill_card(
     trainer: FPTTrainer, task: Task, model_args: ModelArguments, card_args: CardArguments, command: list[str]
 ) -> None:
-    """Tell the model card what the Trainer does not know. What a task says of its data is about no other data."""
+    """Fill in what the Trainer does not know about. The task's own facts are used only for its own data."""
     card, copy_of = trainer.card, card_args.card_dataset_id
     own = task if task.reads(copy_of) else None  # whose facts are about this data
     card.task_name = card_args.card_task or (own and own.name)
@@ -136,9 +136,9 @@ def fill_card(
 
 
 def shown_command(command: list[str], model_args: ModelArguments) -> str:
-    """The command of this run, which calls a base in a folder by its Hub id, or else by the folder's name.
+    """The command of this run for the card, with a base's Hub id, or else the folder's name, in place of its path.
 
-    The card cuts the absolute paths in it.
+    The card cuts other absolute paths.
     """
     name, flag = model_args.model_name_or_path, "--model_name_or_path="
     if name is not None and Path(name).is_dir():
@@ -148,7 +148,7 @@ def shown_command(command: list[str], model_args: ModelArguments) -> str:
 
 
 def check_output_dir(args: RunArguments) -> None:
-    """Refuse to write into a folder that holds something, unless resuming."""
+    """Raise ValueError for an output folder that is not empty, unless resuming, and if there is nothing to do."""
     folder = Path(args.output_dir)
     if not (args.do_train or args.do_eval or args.do_predict):
         raise ValueError("Nothing to do: write --do_train, --do_eval or --do_predict.")
@@ -162,7 +162,7 @@ def check_output_dir(args: RunArguments) -> None:
 
 
 def check_streaming(data_args: DataArguments, args: RunArguments) -> None:
-    """Refuse a stream without an end, and flags of streams without one, before anything is read."""
+    """Raise ValueError for a stream without --max_steps, and for streaming flags without --streaming."""
     if data_args.streaming and args.do_train and args.max_steps <= 0:
         raise ValueError("--streaming needs --max_steps: how many examples a stream has is not known before its end.")
     if data_args.shuffle_buffer < 0:
@@ -174,7 +174,7 @@ def check_streaming(data_args: DataArguments, args: RunArguments) -> None:
 
 
 def read_label_names(path: str) -> list[str]:
-    """The class names in a text file, one a line. Raises ValueError for an empty line."""
+    """Read class names from a text file, one per line. Raises ValueError for an empty line."""
     names = Path(path).read_text(encoding="utf-8").splitlines()
     if not names or not all(names):
         raise ValueError(f"--label_names_file {path!r} has one class name a line, but an empty line came.")
@@ -182,7 +182,7 @@ def read_label_names(path: str) -> list[str]:
 
 
 def load_data(task: Task, data_args: DataArguments, args: RunArguments) -> TaskData:
-    """Load the task's splits; tasks that draw fresh examples get as many as the run will see."""
+    """Load the task's splits; tasks that draw fresh examples draw as many as the run needs."""
     limits = {
         "train": data_args.max_train_samples,
         "validation": data_args.max_eval_samples,
@@ -200,7 +200,7 @@ def load_data(task: Task, data_args: DataArguments, args: RunArguments) -> TaskD
 
 
 def report(trainer: FPTTrainer, split: str, metrics: dict[str, float], results: dict[str, float]) -> None:
-    """Print metrics and merge them into `all_results.json`."""
+    """Print metrics and add them to `results` and `all_results.json`."""
     trainer.log_metrics(split, metrics)
     trainer.save_metrics(split, metrics)
     results.update(metrics)

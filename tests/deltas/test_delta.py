@@ -639,7 +639,7 @@ def test_a_delta_can_be_told_other_labels_and_another_base(saved, warned):
     assert loaded.config.id2label[3] == "d" and loaded.config.label2id == LABELS["label2id"]
     assert loaded.config.base_model == "someone/tiny-gpt2"
     assert torch.equal(outputs(loaded), outputs(model)) and not warned.records
-    with pytest.raises(ValueError, match=r"pooling says what the weights compute: only .*id2label"):
+    with pytest.raises(ValueError, match=r"pooling changes what the weights compute: only .*id2label"):
         update_config(folder, pooling="mean")
 
 

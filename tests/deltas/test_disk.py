@@ -14,7 +14,7 @@ from fpt_adapters import FPTForSequenceClassification, FPTTrainer
 from fpt_adapters.deltas.disk import NoSpaceError
 
 LINE = r"\[Errno 28\] No space left on the disk {disk}: to write into '{folder}', about [\d,]+ bytes are needed and "
-WHAT_TO_DO = r"[\d,]+ are free\. Make room, or name a folder on another disk; files that were whole are so still"
+WHAT_TO_DO = r"[\d,]+ are free\. Make room, or name a folder on another disk; files written before are whole"
 
 
 def refused(disk, folder):

@@ -424,7 +424,7 @@ def test_the_base_in_words(pretrained_model):
     wanted = "**random weights, not pretrained**, in the shape of a gpt2 without a Hub id; drawn from seed 5, frozen."
     assert describe_base(config) == wanted
     config.backbone_layers, config.trainable = 1, ["input", "output", "norm", "attention", "feedforward"]
-    wanted = "a gpt2 without a Hub id, the first 1 layers alone; drawn from seed 5, trained: attention, feedforward."
+    wanted = "a gpt2 without a Hub id, the first 1 layers only; drawn from seed 5, trained: attention, feedforward."
     assert describe_base(config).endswith(wanted)
 
 

@@ -468,7 +468,7 @@ def test_a_data_frame_is_a_sequence_of_its_rows():
     assert FPTFeatureExtractor(1, 9)(frame[["y"]])["input_values"].tolist() == [[[0.5], [0.25], [0.0]]]
     assert FPTFeatureExtractor(1, 9)(frame["y"])["input_values"].tolist() == [[[0.5], [0.25], [0.0]]]
     for other in (pandas.DataFrame({"values": [np.zeros((3, 2)), np.ones((1, 2))]}), frame.assign(y=["a", "b", "c"])):
-        with pytest.raises(ValueError, match=r"other things .*: of a table, give the column of sequences, or the col"):
+        with pytest.raises(ValueError, match=r"other things .*: of a table, give the column of sequences, or only"):
             FPTFeatureExtractor(2, 9)(other)
     assert FPTFeatureExtractor(2, 9)([frame, frame[:1]])["attention_mask"].tolist() == [[1, 1, 1], [1, 0, 0]]
 

@@ -148,7 +148,7 @@ def test_every_field_is_a_flag():
     [
         (
             "AC-DE",
-            r"letters A to Z alone, but column 'sequence', row 2 of the train split \(.*\), has '-' at position 2",
+            r"only the letters A to Z, but column 'sequence', row 2 of the train split \(.*\), has '-' at position 2",
         ),
         ("AC D", r"row 2 of the train split .* has ' ' at position 2"),
         ("ACé", r"row 2 of the train split .* has 'é' at position 2"),

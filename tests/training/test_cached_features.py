@@ -1,4 +1,4 @@
-"""Training the head alone on features computed once: the results of running the backbone in every step, without it."""
+"""Training only the head, on features computed once: the results are those of running the backbone in every step."""
 
 import json
 import math
@@ -524,7 +524,7 @@ def test_what_would_not_pay_or_trains_more_is_left_alone(trainable, changes, mak
     ("fields", "message"),
     [
         ({"input_dropout": 0.1}, "cache_features=True is not possible: input_dropout is 0.1"),
-        ({"trainable": ("norm", "output")}, "needs the head alone to train: write trainable="),
+        ({"trainable": ("norm", "output")}, "of which only the head trains: write trainable="),
     ],
 )
 def test_what_is_asked_for_and_impossible_is_refused(fields, message, make_model, tmp_path):
@@ -653,7 +653,7 @@ def test_keeping_features_changes_nothing_else(training, make_model):
 @pytest.mark.parametrize(
     ("fields", "spoil", "options", "message"),
     [
-        ({"trainable": ("norm", "output")}, {}, {}, r"the head alone to train: write trainable=\['output'\]"),
+        ({"trainable": ("norm", "output")}, {}, {}, r"only the head trains: write trainable=\['output'\]"),
         (
             {"input_dropout": 0.1, "output_attentions": True},
             {},
@@ -693,7 +693,7 @@ def test_kept_features_are_refused_where_more_trains(make_model, tmp_path):
     raw = sequences(20)
     for kept in ({"train_dataset": features}, {"train_dataset": raw, "eval_dataset": features}):
         trainer = FPTTrainer(make_model("gpt2"), epochs(tmp_path), **kept)
-        with pytest.raises(ValueError, match="head alone trains, and this one trains more: write trainable="):
+        with pytest.raises(ValueError, match="only the head trains, and this one trains more: write trainable="):
             trainer.train()
     with pytest.raises(ValueError, match="this one trains more"):
         trainer.evaluate(features)

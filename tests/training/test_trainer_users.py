@@ -525,9 +525,7 @@ def test_a_checkpoint_of_the_model_alone_is_no_place_to_resume(make_model, tmp_p
     args = arguments(tmp_path, save_strategy="steps", save_steps=2, save_only_model=True)
     FPTTrainer(make_model("gpt2"), args, train_dataset=sequences(32)).train()
     trainer = FPTTrainer(make_model("gpt2"), args, train_dataset=sequences(32))
-    with pytest.raises(
-        ValueError, match="holds the model alone, as save_only_model=True leaves it: resumed, the opti"
-    ):
+    with pytest.raises(ValueError, match="holds only the model, as save_only_model=True leaves it: resumed, the opti"):
         trainer.train(resume_from_checkpoint=True)
     with pytest.raises(DeltaError, match=r"has no trainer_state\.json"):
         trainer.train(resume_from_checkpoint=str(tmp_path))
