@@ -218,7 +218,7 @@ def _numbers(values: Any, name: str, has: str) -> np.ndarray:
     except (TypeError, ValueError):
         raise ValueError(
             f"a sequence {has}, but {name} has other things or steps of several lengths: of a table, give the column "
-            "of sequences, or the columns of numbers alone."
+            "of sequences, or only the columns of numbers."
         ) from None
 
 
