@@ -341,16 +341,16 @@ def quiet(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def mistake_of(quiet, monkeypatch, capsys):
-    """A function that runs a script as `python script.py` would, and returns the one line that tells of a mistake."""
+def assert_told(quiet, monkeypatch, capsys):
+    """Assert that a script, run as `python script.py` would, ends with one line, which has all of `parts`."""
 
-    def mistake_of(script: Path, arguments: list) -> str:
+    def assert_told(script: Path, arguments: list, *parts: str) -> None:
         monkeypatch.setattr(sys, "argv", [str(script), *map(str, arguments)])
         with pytest.raises(SystemExit) as exit_:
             runpy.run_path(str(script), run_name="__main__")
         lines = capsys.readouterr().err.strip().splitlines()
         assert exit_.value.code == 2 and len(lines) == 1, lines
         assert lines[0].startswith(f"{script.name}: error: ")
-        return lines[0]
+        assert [part for part in parts if part not in lines[0]] == [], lines[0]
 
-    return mistake_of
+    return assert_told
