@@ -14,7 +14,7 @@ from data_files import BOOL, INTEGER, STRING, image_rows, protein_rows, random_p
 from hub_server import StandInHub
 from test_run_fpt import SCRIPT, TRAIN, assert_resumes, flags, read_json, run
 
-from fpt_adapters.tasks import Cifar10, Cifar10Lra, ListOps, Mnist, RemoteHomology
+from fpt_adapters.tasks import Cifar10, Cifar10Lra, Mnist, RemoteHomology
 
 pytestmark = pytest.mark.usefixtures("quiet")
 SHAPES = {"mnist": (28, 28), "cifar10": (32, 32, 3), "cifar10-lra": (32, 32, 3)}
@@ -243,11 +243,6 @@ def test_what_cannot_be_streamed_is_told_in_one_line(more, parts, saved_base, as
     Path("bad.parquet").write_text("no parquet")
     Path("empty.jsonl").write_text("")
     assert_told(SCRIPT, flags("mnist", saved_base, f"{TRAIN} {more}"), *parts)
-
-
-def test_a_listops_stream_is_refused_in_python():
-    with pytest.raises(ValueError, match="listops makes its examples itself"):
-        ListOps().stream()
 
 
 def test_a_hub_data_set_is_streamed_and_not_kept(saved_base, tmp_path):
