@@ -151,7 +151,7 @@ def test_what_the_package_imports_is_declared():
 
 
 @pytest.mark.slow
-def test_the_wheel_holds_the_package_alone(wheel):
+def test_the_wheel_holds_only_the_package(wheel):
     names = zipfile.ZipFile(wheel).namelist()
     inside = {name for name in names if not name.startswith(f"{NAME}-")}
     assert inside == {path.relative_to(ROOT).as_posix() for path in package_files()}

@@ -101,7 +101,7 @@ def test_a_buffer_shuffles_shards_and_rows_by_seed_and_epoch():
     assert order(0, buffer_size=6, seed=1) == shuffled
     others = [order(1, buffer_size=6, seed=1), order(0, buffer_size=6, seed=2), order(0, buffer_size=7, seed=1), ROWS]
     assert all(other != shuffled and sorted(other) == ROWS for other in others)
-    assert len({order(epoch, buffer_size=1)[0] // 100 for epoch in range(20)}) == 4  # shards alone
+    assert len({order(epoch, buffer_size=1)[0] // 100 for epoch in range(20)}) == 4  # only shards
 
 
 def test_a_row_is_never_far_from_its_place():

@@ -247,21 +247,21 @@ def test_what_is_drawn_is_uniform_and_follows_seed_epoch_and_example():
 def test_augmentation_depends_on_no_batch_worker_or_subset(cifar_file):
     task = Cifar10(train_file=cifar_file[0])
     train = task.load(seed=3).train
-    alone = torch.stack([train[i]["pixel_values"] for i in range(len(train))])
+    one_by_one = torch.stack([train[i]["pixel_values"] for i in range(len(train))])
     backwards = train.__getitems__(range(len(train) - 1, -1, -1))[::-1]
-    assert torch.equal(torch.stack([example["pixel_values"] for example in backwards]), alone)
+    assert torch.equal(torch.stack([example["pixel_values"] for example in backwards]), one_by_one)
     loader = DataLoader(train, batch_size=5, num_workers=2, collate_fn=task.collate)
-    assert torch.equal(torch.cat([batch["pixel_values"] for batch in loader]), alone)
+    assert torch.equal(torch.cat([batch["pixel_values"] for batch in loader]), one_by_one)
     rows = [7, 2, 5]
     (batch,) = DataLoader(Subset(train, rows), batch_size=3, collate_fn=task.collate)
-    assert torch.equal(batch["pixel_values"], alone[rows])
+    assert torch.equal(batch["pixel_values"], one_by_one[rows])
     assert batch["labels"].tolist() == train.labels[rows].tolist()
     assert task.floor(Subset(train, rows)) == max(np.bincount(train.labels[rows])) / 3
     again = task.load(seed=3).train
-    assert torch.equal(stacked(again), alone)
+    assert torch.equal(stacked(again), one_by_one)
     assert task.load(seed=4).train.seed == 4
     again.seed = 4
-    assert not torch.equal(stacked(again), alone)
+    assert not torch.equal(stacked(again), one_by_one)
 
 
 def test_each_epoch_augments_anew_in_workers_that_live_on(cifar_file):
