@@ -1,8 +1,11 @@
 """What holds for every task: its flags, what the seed changes, which examples are kept, and what is refused."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+from data_files import image_rows, random_pixels, write
 from transformers import HfArgumentParser
 
 from fpt_adapters.tasks import TASKS, BitMemory, BitXor, Cifar10, Digits, ListOps, Mnist, RemoteHomology
@@ -20,7 +23,12 @@ each_drawn_task = pytest.mark.parametrize("task", DRAWN.values(), ids=DRAWN)
 
 
 def first(count, split):
-    return [{name: np.asarray(value).tolist() for name, value in split[index].items()} for index in range(count)]
+    """The first examples of a split, as texts that can be compared and counted."""
+    return [repr({name: np.asarray(value).tolist() for name, value in split[i].items()}) for i in range(count)]
+
+
+def parts(data):
+    return [first(len(split), split) for split in (data.train, data.validation, data.test)]
 
 
 @each_drawn_task
@@ -36,6 +44,30 @@ def test_max_samples_keeps_the_first_examples(task):
     whole, cut = task.load(seed=3), task.load(seed=3, max_samples={"train": 8, "test": 4, "validation": 10**6})
     assert (len(cut.train), len(cut.validation), len(cut.test)) == (8, 40, 4)
     assert first(8, cut.train) == first(8, whole.train) and first(4, cut.test) == first(4, whole.test)
+
+
+@pytest.mark.parametrize(
+    ("task_class", "rows"),
+    [
+        (Mnist, image_rows(random_pixels(40, (28, 28)))),
+        (RemoteHomology, {"sequence": ["A" * number for number in range(1, 41)], "label": [0, 1] * 20}),
+    ],
+)
+def test_what_files_lack_is_held_out_of_their_training_rows(task_class, rows, quiet, caplog):
+    path = write(Path("rows.parquet"), rows)
+    (whole, *_) = parts(task_class(train_file=path, validation_file=path, test_file=path).load())
+    task = task_class(train_file=path, validation_share=0.25)
+    one, again, other = (parts(task.load(seed)) for seed in (0, 0, 1))
+    for train, validation, test in (one, other):
+        assert (len(train), len(validation), len(test)) == (20, 10, 10)
+        assert sorted(train + validation + test) == sorted(whole)
+    assert one == again and one[2] == other[2] and one[1] != other[1]
+    assert "the test figure is on 10 rows held out" in caplog.text
+    limits = {"train": 6, "test": 2}
+    kept, again, other = (parts(task.load(seed, limits)) for seed in (0, 0, 1))
+    assert [len(part) for part in kept] == [6, 10, 2]
+    assert set(kept[0]) < set(one[0]) and kept[1] == one[1] and set(kept[2]) < set(one[2])
+    assert kept == again and kept[0] != other[0]
 
 
 @pytest.mark.parametrize(
