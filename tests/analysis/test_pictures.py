@@ -18,8 +18,6 @@ from fpt_adapters.analysis.pictures import (
     tick_step,
 )
 
-GREY = 217
-
 
 def history(best, steps=50):
     rows = [{"step": 10 * i, "loss": 2.0 / (i + 1)} for i in range(1, steps)]
@@ -32,11 +30,11 @@ def read(file):
         return np.asarray(picture.convert("RGB")).astype(int)
 
 
-def drawn(draw, *what, size=(5_000, 3_000_000), **options):
+def drawn(draw, *what, byte_range=(5_000, 3_000_000), **options):
     """The pixels of a picture: (height, width, 3)."""
     file = io.BytesIO()
     draw(*what, file, **options)
-    assert size[0] < len(file.getvalue()) < size[1]
+    assert byte_range[0] < len(file.getvalue()) < byte_range[1]
     return read(file)
 
 
@@ -52,7 +50,7 @@ def grid(panels, **options):
 
 
 def grey_points(pixels):
-    return (pixels == GREY).all(axis=2).sum()
+    return (pixels == 217).all(axis=2).sum()
 
 
 def blue(pixels):
@@ -78,7 +76,7 @@ def slope(points):
 
 
 def test_a_png_of_sensible_size_is_written():
-    pixels = curves({"run": history(0.9)}, floor=0.5, title="Digits", size=(10_000, 500_000))
+    pixels = curves({"run": history(0.9)}, floor=0.5, title="Digits", byte_range=(10_000, 500_000))
     height, width, _ = pixels.shape
     assert 800 <= width <= 3000 and 300 <= height <= 2000 and width > height
     coloured = pixels.max(axis=2) - pixels.min(axis=2) > 50  # neither white, black nor grey: the curves
@@ -172,7 +170,7 @@ def mostly_right(size, examples):
 @pytest.mark.parametrize("size", [1, 10, 40, 1232])
 def test_a_confusion_matrix_of_any_size(size):
     names = [f"label {i}" for i in range(size)]
-    height, width, _ = matrix(mostly_right(size, 3), names, title=f"{size} labels", size=(10_000, 500_000)).shape
+    height, width, _ = matrix(mostly_right(size, 3), names, title=f"{size} labels", byte_range=(10_000, 500_000)).shape
     assert 500 <= height <= 2500 and height < width <= 2500
 
 
