@@ -5,6 +5,7 @@ import gc
 import importlib.util
 import json
 import os
+import runpy
 import shutil
 import subprocess
 import sys
@@ -18,6 +19,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+import datasets
 import pytest
 import safetensors.torch
 import torch
@@ -323,3 +325,32 @@ def warned(caplog):
     yield caplog
     logging.disable_propagation()
     logging.set_verbosity(level)
+
+
+@pytest.fixture
+def quiet(tmp_path, monkeypatch):
+    """No file outside tmp_path, and no progress bars on stderr."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    monkeypatch.delenv("FPT_DEBUG", raising=False)
+    datasets.disable_progress_bars()
+    logging.disable_progress_bar()
+    yield
+    logging.enable_progress_bar()
+    datasets.enable_progress_bars()
+
+
+@pytest.fixture
+def assert_told(quiet, monkeypatch, capsys):
+    """Assert that a script, run as `python script.py` would, ends with one line, which has all of `parts`."""
+
+    def assert_told(script: Path, arguments: list, *parts: str) -> None:
+        monkeypatch.setattr(sys, "argv", [str(script), *map(str, arguments)])
+        with pytest.raises(SystemExit) as exit_:
+            runpy.run_path(str(script), run_name="__main__")
+        lines = capsys.readouterr().err.strip().splitlines()
+        assert exit_.value.code == 2 and len(lines) == 1, lines
+        assert lines[0].startswith(f"{script.name}: error: ")
+        assert [part for part in parts if part not in lines[0]] == [], lines[0]
+
+    return assert_told

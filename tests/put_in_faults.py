@@ -39,7 +39,7 @@ FAULTS = {  # name: file, what stands there, what is put in its place, the tests
         "torch.ones_like(mask, dtype=torch.long) * (order",
         "models/test_models.py -k pooling_equals_a_loop",
     ),
-    "loss: an accumulated batch counts itself alone": (
+    "loss: an accumulated batch counts only itself": (
         "heads/problems.py",
         "items = (labels != IGNORED_LABEL).sum() if num_items_in_batch is None else num_items_in_batch",
         "items = (labels != IGNORED_LABEL).sum()",
