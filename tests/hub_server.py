@@ -377,6 +377,7 @@ class StandInHub:
             "HF_HUB_DISABLE_XET": "1",
             "HF_HUB_OFFLINE": "0",
             "HF_UPDATE_DOWNLOAD_COUNTS": "0",
+            "OMP_NUM_THREADS": "1",
             "TRANSFORMERS_VERBOSITY": "error",
             "http_proxy": self.url,
             "https_proxy": self.url,
