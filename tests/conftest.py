@@ -281,10 +281,11 @@ def gpt2_base():
 
 @pytest.fixture(scope="module")
 def hub(saved_base):
-    """A stand-in of the Hub that has a base."""
+    """A stand-in of the Hub that has a base; nobody else is asked for anything."""
     with StandInHub() as hub:
         hub.add_repo("owner/base", saved_base)
         yield hub
+    assert [url for url in hub.elsewhere if "://datasets-server." not in url] == []  # which knows no data set of ours
 
 
 @pytest.fixture(scope="module")

@@ -117,7 +117,6 @@ class Repo:
     branches: dict[str, str] = field(default_factory=dict)
     tags: dict[str, str] = field(default_factory=dict)
     pulls: dict[str, str] = field(default_factory=dict)
-    pull_authors: dict[str, str] = field(default_factory=dict)
     stored: dict[str, bytes] = field(default_factory=dict)
 
     @property
@@ -306,14 +305,16 @@ def route(method: str, pattern: str) -> Callable:
 class StandInHub:
     """A Hub on a free port of the loopback interface, served by threads from `with` to its end.
 
-    `tokens` maps tokens to users, who may write to repos of their own and of `orgs`; `requests` is the log. Repos made
-    by HTTP begin with a commit of .gitattributes, as on the Hub; those of `add_repo` hold the given files only.
+    `tokens` maps tokens to users, who may write to repos of their own and of `orgs`; `requests` is the log, and
+    `elsewhere` the addresses of other hosts that were asked for, and refused. Repos made by HTTP begin with a commit
+    of .gitattributes, as on the Hub; those of `add_repo` hold the given files only.
     """
 
     def __init__(self):
         self.tokens = {"hf_owner": "owner", "hf_stranger": "stranger"}
         self.orgs = {"org"}
         self.requests: list[Request] = []
+        self.elsewhere: list[str] = []
         self.lock = threading.RLock()
         self.closing = threading.Event()
         self._faults: list[Fault] = []
@@ -478,18 +479,11 @@ class StandInHub:
         if request.user is None:
             raise Refusal(401, "Invalid username or password.", code)
 
-    def _check_writer(self, request: Request, repo: Repo, revision: str | None = None, pull: bool = False) -> None:
-        """Anybody known may open a pull request, and add to it; all else is for owners."""
+    def _check_writer(self, request: Request, repo: Repo, pull: bool = False) -> None:
+        """Anybody known may open a pull request; all else is for owners."""
         self._check_known(request)
-        if not pull and repo.pull_authors.get(revision) != request.user and not self._owns(request.user, repo.id):
+        if not pull and not self._owns(request.user, repo.id):
             raise Refusal(403, f"You don't have the right to write to {repo.id}")
-
-    @route("GET", "/api/whoami-v2")
-    def _whoami(self, request: Request) -> Answer:
-        self._check_known(request)
-        orgs = [{"type": "org", "name": name, "fullname": name} for name in sorted(self.orgs)]
-        auth = {"type": "access_token", "accessToken": {"displayName": "test", "role": "write"}}
-        return Answer.of({"type": "user", "id": request.user, "name": request.user, "orgs": orgs, "auth": auth})
 
     @route("POST", "/api/validate-yaml")
     def _validate(self, request: Request) -> Answer:
@@ -603,14 +597,12 @@ class StandInHub:
             return Answer(200, blob.data, headers)
         first = int(wanted[1]) if wanted[1] else max(size - int(wanted[2]), 0)
         last = min(int(wanted[2]), size - 1) if wanted[1] and wanted[2] else size - 1
-        if first > last:
-            return Answer(416, b"", headers | {"Content-Range": f"bytes */{size}"})
         headers["Content-Range"] = f"bytes {first}-{last}/{size}"
         return Answer(206, blob.data[first : last + 1], headers)
 
     @route("POST", rf"{API}/preupload/{REVISION}")
     def _preupload(self, request: Request, repo: Repo, revision: str) -> Answer:
-        self._check_writer(request, repo, revision, request.flag("create_pr"))
+        self._check_writer(request, repo, request.flag("create_pr"))
         there, files = repo.at(revision).files, []
         for file in request.json()["files"]:
             mode = "lfs" if uses_lfs(file["path"], file["size"]) else "regular"
@@ -621,15 +613,13 @@ class StandInHub:
     @route("POST", rf"{GIT}\.git/info/lfs/objects/batch")
     def _batch(self, request: Request, repo: Repo) -> Answer:
         wanted = request.json()
-        revision = wanted.get("ref", {}).get("name")  # missing for what will be a pull request
-        self._check_writer(request, repo, revision, pull=revision is None)
+        self._check_writer(request, repo, pull="ref" not in wanted)
         objects = []
         for item in wanted["objects"]:
             if item["oid"] not in repo.stored:
                 ticket = secrets.token_hex(16)
                 self._uploads[ticket] = (repo, item["oid"])
-                verify = f"{self.url}/{repo.path}.git/info/lfs/objects/verify"
-                item["actions"] = {"upload": {"href": f"{self.url}/lfs/{ticket}"}, "verify": {"href": verify}}
+                item["actions"] = {"upload": {"href": f"{self.url}/lfs/{ticket}"}}
             objects.append(item)
         return Answer.of({"transfer": "basic", "objects": objects})
 
@@ -643,23 +633,13 @@ class StandInHub:
         repo.stored[oid] = request.body
         return Answer()
 
-    @route("POST", rf"{GIT}\.git/info/lfs/objects/verify")
-    def _verify(self, request: Request, repo: Repo) -> Answer:
-        wanted = request.json()
-        if len(repo.stored.get(wanted["oid"], b"")) != wanted["size"]:
-            raise Refusal(404, "The object was not uploaded")
-        return Answer()
-
     @route("POST", rf"{API}/commit/{REVISION}")
     def _commit(self, request: Request, repo: Repo, revision: str) -> Answer:
         pull = request.flag("create_pr")
-        self._check_writer(request, repo, revision, pull)
+        self._check_writer(request, repo, pull)
         if not pull and revision not in {**repo.branches, **repo.pulls}:
             raise Refusal(404, f"Invalid rev id: {revision}", "RevisionNotFound")
-        header, *operations = [json.loads(line) for line in request.body.splitlines()]
-        parent = repo.at(revision)
-        if not parent.oid.startswith(header["value"].get("parentCommit") or ""):
-            raise Refusal(412, "A commit has happened since. Please refresh and try again.")
+        _, *operations = [json.loads(line) for line in request.body.splitlines()]
         changes = dict(self._change(repo, operation["key"], operation["value"]) for operation in operations)
         if "README.md" in changes:
             errors, _ = check_card(changes["README.md"].data.decode())
@@ -669,9 +649,8 @@ class StandInHub:
         if pull:
             number = len(repo.pulls) + 1
             ref = f"refs/pr/{number}"
-            repo.pull_authors[ref] = request.user
             answer["pullRequestUrl"] = f"{self.url}/{repo.path}/discussions/{number}"
-        oid = repo.add(ref, parent, changes).oid
+        oid = repo.add(ref, repo.at(revision), changes).oid
         url = f"{self.url}/{repo.path}/commit/{oid}"
         return Answer.of({"success": True, "commitOid": oid, "commitUrl": url, "hookOutput": "", **answer})
 
@@ -693,8 +672,6 @@ class StandInHub:
     @route("POST", rf"{API}/branch/(?P<name>.+)")
     def _create_branch(self, request: Request, repo: Repo, name: str) -> Answer:
         self._check_writer(request, repo)
-        if name.startswith("refs/"):
-            raise Refusal(400, f"Invalid reference for a branch: {name}")
         if name in repo.branches:
             raise Refusal(409, f"Reference already exists: refs/heads/{name}")
         repo.branches[name] = repo.at(request.json().get("startingPoint") or "main").oid
@@ -703,10 +680,7 @@ class StandInHub:
     @route("POST", rf"{API}/tag/{REVISION}")
     def _create_tag(self, request: Request, repo: Repo, revision: str) -> Answer:
         self._check_writer(request, repo)
-        name = request.json()["tag"]
-        if name in repo.tags:
-            raise Refusal(409, f"Tag reference exists already: {name}")
-        repo.tags[name] = repo.at(revision).oid
+        repo.tags[request.json()["tag"]] = repo.at(revision).oid
         return Answer()
 
 
@@ -750,6 +724,7 @@ class _Handler(BaseHTTPRequestHandler):
             return
         fault = hub.take_fault(request)
         if elsewhere:
+            hub.elsewhere.append(self.path)
             answer = Refusal(403, f"{self.path} is not served here").answer
         elif fault is not None and fault.kind == "status":
             answer = Refusal(fault.options.get("code", 503), "A fault that was asked for").answer

@@ -16,6 +16,7 @@ import time
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -118,17 +119,6 @@ class Pull:
         return self.client.fails(self.code(*args, **kwargs))
 
 
-@dataclass
-class Shared:
-    """What was pushed: the logits by revision, the repos' files, the commits that they were at."""
-
-    logits: dict
-    base: dict
-    delta: dict
-    base_commit: str
-    delta_commit: str
-
-
 @pytest.fixture(autouse=True)
 def healthy_hub(hub):
     hub.clear_faults()
@@ -136,25 +126,38 @@ def healthy_hub(hub):
 
 
 @pytest.fixture(scope="module")
-def client(make_client):
-    client = make_client("client")
-    client.run(SHORT_PAUSES)
-    return client
+def start(make_client):
+    """Start a process on the client's machine."""
+
+    def start(**variables):
+        client = make_client("client", variables=variables)
+        client.run(SHORT_PAUSES)
+        return client
+
+    return start
 
 
 @pytest.fixture(scope="module")
-def other(make_client):
-    """A second process on the same machine."""
-    client = make_client("client")
-    client.run(SHORT_PAUSES)
-    return client
+def client(start):
+    return start()
+
+
+@pytest.fixture(scope="module")
+def other(start):
+    return start()
 
 
 @pytest.fixture(scope="module")
 def shared(hub, client, tmp_path_factory):
+    """What was pushed: the logits by revision, the repos' files, the commits that they were at."""
     logits = client.run(PUSH, cache=os.fspath(tmp_path_factory.mktemp("pushing")))
-    commits = hub.commits("owner/base")[0], hub.commits("owner/delta")[0]
-    return Shared(logits, hub.files("owner/base"), hub.files("owner/delta"), *commits)
+    return SimpleNamespace(
+        logits=logits,
+        base=hub.files("owner/base"),
+        delta=hub.files("owner/delta"),
+        base_commit=hub.commits("owner/base")[0],
+        delta_commit=hub.commits("owner/delta")[0],
+    )
 
 
 @pytest.fixture
@@ -581,14 +584,12 @@ def warm(pull):
 
 
 @pytest.fixture(scope="module")
-def cut_off(make_client):
+def cut_off(start):
     """A client whose Hub refuses connections."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    client = make_client("client", variables={"HF_ENDPOINT": f"http://127.0.0.1:{port}"})
-    client.run(SHORT_PAUSES)
-    return client
+    return start(HF_ENDPOINT=f"http://127.0.0.1:{port}")
 
 
 HERE = (FPTForImageClassification, AutoModelForImageClassification)  # in this process, which is offline

@@ -135,12 +135,15 @@ def script_run(hub, home, tmp_path_factory):
     return folder
 
 
+PUSHED = {"digits": "owner/by-trainer", "listops": "owner/by-model", "xor": "owner/bits"}
+
+
 @pytest.fixture(scope="module")
 def pushed(owner):
     """What each pushed repo is of: metrics by name. Digits by the trainer, ListOps and XOR by the model."""
     code = """
     result = {}
-    for name, repo_id in (("digits", "owner/by-trainer"), ("listops", "owner/by-model"), ("xor", "owner/bits")):
+    for name, repo_id in repos.items():
         trainer = new_trainer(name, f"trained/{name}", hub_model_id=repo_id, save_strategy="steps", save_steps=2)
         trainer.train()
         trainer.save_metrics("train", {"loss": 1.0})
@@ -151,7 +154,7 @@ def pushed(owner):
             trainer.create_model_card()
             trainer.model.push_to_hub(repo_id)
     """
-    return owner.run(code)
+    return owner.run(code, repos=PUSHED)
 
 
 WAYS = {
@@ -638,10 +641,9 @@ def test_the_card_is_valid_and_read_by_the_hubs_client(way, reader, hub, pushed)
     assert data["fpt_delta_bytes"] == len(hub.files(way)["model.safetensors"])
     scores = {(split, metric): value for split, metric, value in results}
     assert {split for split, _ in scores} == {"validation", "test"}
-    names = {"owner/by-trainer": "digits", "owner/by-model": "listops", "owner/bits": "xor"}
-    if way in names:
+    for name in [name for name, repo_id in PUSHED.items() if repo_id == way]:
         for split, prefix in (("validation", "eval"), ("test", "test")):
-            assert scores[split, "accuracy"] == pushed[names[way]][f"{prefix}_accuracy"]
+            assert scores[split, "accuracy"] == pushed[name][f"{prefix}_accuracy"]
             assert 0 < scores[split, "accuracy_floor"] < 1
 
 
@@ -674,42 +676,32 @@ scores = trainer.evaluate() | trainer.predict(trainer.test_set, metric_key_prefi
 classify = next((space["classify"] for space in spaces if "classify" in space), None)
 extractor = next((space["extractor"] for space in spaces if "extractor" in space), None)
 """
-RIGHT = {  # by task: its repo, and code that leaves the share of right answers of what the card's code made
-    "digits": (
-        "owner/by-trainer",
-        """
+RIGHT = {  # by task: code that leaves the share of right answers of what the card's code made
+    "digits": """
 split = trainer.test_set
 pictures = split.pixels[split.rows].numpy().astype("uint8")[:, 0]
 answers = [classify(Image.fromarray(picture))[0]["label"] for picture in pictures]
 right = np.mean([model.config.label2id[answer] == label for answer, label in zip(answers, split.labels)])
 """,
-    ),
-    "listops": (
-        "owner/by-model",
-        """
+    "listops": """
 texts = [classify.tokenizer.decode(example["input_ids"]) for example in trainer.test_set]
 answers = [model.config.label2id[classify(text)[0]["label"]] for text in texts]
 right = np.mean([answer == example["labels"] for answer, example in zip(answers, trainer.test_set)])
 """,
-    ),
-    "xor": (
-        "owner/bits",
-        """
+    "xor": """
 values = [np.asarray(example["input_values"]) for example in trainer.test_set]
 labels = torch.stack([example["labels"] for example in trainer.test_set])
 with torch.no_grad():
     answers = model(**extractor(values, return_tensors="pt")).logits.argmax(-1)
 right = (answers == labels)[labels != -100].float().mean()
 """,
-    ),
 }
 
 
 @pytest.mark.parametrize("name", RIGHT)
 def test_the_code_of_a_card_runs(name, reader, pushed, tmp_path):
-    repo_id, code = RIGHT[name]
-    code = f"{RUN_BLOCKS}{code}\nresult = [len(blocks), scores, float(right)]"
-    blocks, scores, right = reader.run(code, repo_id=repo_id, name=name, folder=str(tmp_path))
+    code = f"{RUN_BLOCKS}{RIGHT[name]}\nresult = [len(blocks), scores, float(right)]"
+    blocks, scores, right = reader.run(code, repo_id=PUSHED[name], name=name, folder=str(tmp_path))
     assert blocks == 2
     wanted = {key: value for key, value in pushed[name].items() if key.endswith(("_accuracy", "_loss"))}
     assert len(wanted) == 4 and {key: scores[key] for key in wanted} == pytest.approx(wanted, abs=1e-6)

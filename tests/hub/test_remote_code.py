@@ -382,12 +382,6 @@ def test_no_code_travels_unless_asked(without_code, hub):
     check_no_code(hub.files(without_code))
 
 
-def test_the_cards_first_lines_say_what_to_install(with_code, without_code, hub):
-    for repo_id in (*MODELS, without_code):
-        body = hub.files(repo_id)["README.md"].decode().split("---", 2)[2]
-        assert "pip install fpt_adapters" in [line for line in body.splitlines() if line.strip()][:8]
-
-
 # Without the library
 
 
