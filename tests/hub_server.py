@@ -362,14 +362,7 @@ class StandInHub:
         }
 
     def add_repo(
-        self,
-        repo_id: str,
-        files: dict[str, bytes] | str | os.PathLike,
-        *,
-        private: bool = False,
-        gated: bool = False,
-        repo_type: str = "model",
-        tags: Iterable[str] = (),
+        self, repo_id: str, files: dict[str, bytes] | Path, *, repo_type="model", private=False, gated=False, tags=()
     ) -> str:
         """Commit files (or those of a folder) onto the main branch of a repo, made if missing; returns the hash."""
         if not isinstance(files, dict):
@@ -403,14 +396,7 @@ class StandInHub:
             self.requests.clear()
 
     def fault(
-        self,
-        suffix: str | tuple[str, ...],
-        kind: str,
-        times: int | None = 1,
-        *,
-        methods: Iterable[str] = ("GET",),
-        every: int = 1,
-        **options: Any,
+        self, suffix: str | tuple[str, ...], kind: str, times: int | None = 1, *, methods=("GET",), every=1, **options
     ) -> Fault:
         """Let the next `times` requests (None: all) whose path ends in `suffix` go wrong, or every nth of them.
 

@@ -33,71 +33,53 @@ PIXELS = "torch.linspace(-1, 1, 128).reshape(2, 1, 8, 8)"
 FIELDS = {"input_type": "images", "image_size": 8, "num_channels": 1, "patch_size": 2, "num_labels": 10}
 CLASSES = (FPT, AUTO)
 NAMES = ("config.json", "model.safetensors")
-NO_COMMIT = "0" * 40
 
 OLD_CLIENT = int(hub_version.partition(".")[0]) < 2  # tries a cut download once, and transformers asks for no commit
 needs_new_client = pytest.mark.skipif(OLD_CLIENT, reason="the old clients' own errors differ")
 
 SHORT_PAUSES = """
-import time
 pause, time.slept = time.sleep, 0.0
 def sleep(seconds):
     time.slept += seconds
     pause(seconds / 100)
 time.sleep = sleep
 """
-PUSH = f"""
-import torch
+SETUP = f"""
+import os, time, torch
 from huggingface_hub import HfApi
 
+@torch.no_grad()
+def outputs(model, pixels={PIXELS}):
+    return model(pixel_values=pixels)[0].flatten().tolist()
+
+def built(**kwargs):
+    return {FPT}.from_backbone("owner/base", **{FIELDS}, **kwargs).eval()
+"""
+PUSH = """
 torch.manual_seed(0)
-model = {FPT}.from_backbone("owner/base", cache_dir=cache, **{FIELDS}).eval()
-result = {{}}
+model, api = built(cache_dir=cache), HfApi(token="hf_owner")
+result = {}
 for name in ("v1", "main"):
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.requires_grad:
-                parameter.add_(torch.randn_like(parameter), alpha=0.1)
-        result[name] = model(pixel_values={PIXELS}).logits.flatten().tolist()
-        result["hidden"] = model.fpt(pixel_values={PIXELS}).last_hidden_state.flatten().tolist()
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data.add_(torch.randn_like(parameter), alpha=0.1)
+    result[name], result["hidden"] = outputs(model), outputs(model.fpt)
     model.push_to_hub("owner/delta", token="hf_owner")
     if name == "v1":
-        HfApi(token="hf_owner").create_tag("owner/delta", tag="v1")
-model.add_adapter({{"peft_type": "lora", "target_modules": ["c_attn"]}})
-with torch.no_grad():
-    for name, parameter in model.named_parameters():
-        if "lora_B" in name:
-            parameter.normal_()
-    result["adapter"] = model(pixel_values={PIXELS}).logits.flatten().tolist()
+        api.create_tag("owner/delta", tag="v1")
+model.add_adapter({"peft_type": "lora", "target_modules": ["c_attn"]})
+for name, parameter in model.named_parameters():
+    if "lora_B" in name:
+        parameter.data.normal_()
+result["adapter"] = outputs(model)
 model.push_to_hub("owner/with-adapter", token="hf_owner")
 model.save_peft_adapter(cache + "/adapter")
-HfApi(token="hf_owner").create_repo("owner/as-peft")
-HfApi(token="hf_owner").upload_folder(repo_id="owner/as-peft", folder_path=cache + "/adapter")
+api.create_repo("owner/as-peft")
+api.upload_folder(repo_id="owner/as-peft", folder_path=cache + "/adapter")
 """
-TAKE = f"""
-import torch
-model = {FPT}.from_backbone("owner/base", cache_dir=cache, **{FIELDS}).eval()
-model.load_adapter("owner/as-peft", cache_dir=cache)
-with torch.no_grad():
-    result = model(pixel_values={PIXELS}).logits.flatten().tolist()
-"""
-BUILT = f"""
-model = {FPT}.from_backbone("owner/base", revision=revision, cache_dir=cache, **{FIELDS})
+BUILT = """
+model = built(revision=revision, cache_dir=cache)
 result = [model.config.base_model_fingerprint, model.fpt.backbone.wte.weight.sum().item()]
-"""
-OUTPUTS = """
-import torch
-model = {model_class}.from_pretrained({repo_id!r}, **{kwargs!r})
-with torch.no_grad():
-    result = model(pixel_values={pixels})[0].flatten().tolist()
-"""
-LOGGED_IN = """
-import os
-os.environ["HF_TOKEN"] = "hf_owner"
-try:
-    exec(loading)
-finally:
-    del os.environ["HF_TOKEN"]
 """
 
 
@@ -110,7 +92,7 @@ class Pull:
 
     def code(self, repo_id="owner/delta", model_class=FPT, pixels=PIXELS, **kwargs):
         kwargs = {"cache_dir": os.fspath(self.cache)} | kwargs
-        return OUTPUTS.format(model_class=model_class, repo_id=repo_id, kwargs=kwargs, pixels=pixels)
+        return f"result = outputs({model_class}.from_pretrained({repo_id!r}, **{kwargs!r}), {pixels})"
 
     def __call__(self, *args, **kwargs):
         return self.client.run(self.code(*args, **kwargs))
@@ -130,7 +112,7 @@ def start(make_client):
     """Start a process on the client's machine."""
 
     def start(**variables):
-        client = make_client("client", variables=variables)
+        client = make_client("client", variables=variables, setup=SETUP)
         client.run(SHORT_PAUSES)
         return client
 
@@ -197,6 +179,14 @@ def add_delta(hub, repo_id, files, folder="", private=False, **config):
     files = files | {"config.json": json.dumps(values).encode(), "model.safetensors": weights}
     files = {f"{folder}{name}": data for name, data in files.items()}
     return hub.add_repo(repo_id, files, private=private)
+
+
+def add_delta_on(hub, shared, name, base, **access):
+    """Make a repo owner/<name>-base of a base's files, and owner/on-<name> of the delta on it; the base's commit."""
+    commit = hub.add_repo(f"owner/{name}-base", base, **access)
+    config = {"base_model": f"owner/{name}-base", "base_model_revision": commit}
+    add_delta(hub, f"owner/on-{name}", shared.delta, **config)
+    return commit
 
 
 def backbone_files(folder, seed=3, **changes):
@@ -279,8 +269,7 @@ ADAPTER = {"adapter_config.json": b'{"base_model_name_or_path": "owner/base", "p
 
 
 def test_the_base_is_fetched_at_its_commit_after_its_main_branch_moved(hub, pull, shared, tmp_path):
-    pinned = hub.add_repo("owner/moving-base", shared.base)
-    add_delta(hub, "owner/on-moving", shared.delta, base_model="owner/moving-base", base_model_revision=pinned)
+    pinned = add_delta_on(hub, shared, "moving", shared.base)
     hub.add_repo("owner/moving-base", backbone_files(tmp_path / "other") | ADAPTER)
     assert pull("owner/on-moving") == shared.logits["main"]
     paths = {request.path for request in fetched(hub, "owner/moving-base")}
@@ -288,8 +277,7 @@ def test_the_base_is_fetched_at_its_commit_after_its_main_branch_moved(hub, pull
 
 
 def test_an_adapter_beside_the_base_neither_enters_nor_replaces_it(hub, pull, shared):
-    pinned = hub.add_repo("owner/adapted-base", shared.base | ADAPTER)
-    add_delta(hub, "owner/on-adapted", shared.delta, base_model="owner/adapted-base", base_model_revision=pinned)
+    add_delta_on(hub, shared, "adapted", shared.base | ADAPTER)
     error = pull.fails("owner/on-adapted")
     assert "ValueError" in error.kinds and "'owner/adapted-base' holds a peft adapter" in str(error)
     assert not fetched(hub, "owner/base")
@@ -311,12 +299,15 @@ def test_revision_subfolder_and_token_of_the_delta_never_reach_the_base(hub, pul
 
 
 def test_a_private_base_wants_the_login_and_not_the_token_of_the_delta(hub, client, pull, shared):
-    pinned = hub.add_repo("owner/secret-base", shared.base, private=True)
-    add_delta(hub, "owner/on-secret", shared.delta, base_model="owner/secret-base", base_model_revision=pinned)
+    add_delta_on(hub, shared, "secret", shared.base, private=True)
     error = pull.fails("owner/on-secret", token="hf_owner")
     assert error.kinds[0] == "RepositoryNotFoundError" and "the base 'owner/secret-base'" in str(error)
     assert {request.token for request in hub.requests if "secret-base" in request.path} == {None}
-    assert client.run(LOGGED_IN, loading=pull.code("owner/on-secret")) == shared.logits["main"]
+    client.run('os.environ["HF_TOKEN"] = "hf_owner"')
+    try:
+        assert pull("owner/on-secret") == shared.logits["main"]
+    finally:
+        client.run('del os.environ["HF_TOKEN"]')
 
 
 @pytest.mark.parametrize("model_class", CLASSES)
@@ -327,7 +318,12 @@ def test_an_adapter_comes_with_the_delta(hub, pull, shared, model_class):
 
 
 def test_a_peft_repo_is_taken(client, shared, cache):
-    assert client.run(TAKE, cache=os.fspath(cache)) == shared.logits["adapter"]
+    code = """
+    model = built(cache_dir=cache)
+    model.load_adapter("owner/as-peft", cache_dir=cache)
+    result = outputs(model)
+    """
+    assert client.run(code, cache=os.fspath(cache)) == shared.logits["adapter"]
 
 
 # What cannot be found
@@ -336,19 +332,11 @@ def test_a_peft_repo_is_taken(client, shared, cache):
 @pytest.fixture(scope="module")
 def incomplete(hub, shared, tmp_path_factory):
     """Deltas whose bases are gone, replaced, private, gated or missing, and a private delta."""
-    bases = {
-        "gone-commit": {"base_model": "owner/base", "base_model_revision": NO_COMMIT},
-        "missing": {"base_model": "owner/missing-base", "base_model_revision": shared.base_commit},
-    }
-    for name, files, access in (
-        ("private", shared.base, {"private": True}),
-        ("gated", shared.base, {"gated": True}),
-        ("replaced", backbone_files(tmp_path_factory.mktemp("replaced")), {}),
-    ):
-        commit = hub.add_repo(f"owner/{name}-base", files, **access)
-        bases[name] = {"base_model": f"owner/{name}-base", "base_model_revision": commit}
-    for name, config in bases.items():
-        add_delta(hub, f"owner/on-{name}", shared.delta, **config)
+    add_delta(hub, "owner/on-gone-commit", shared.delta, base_model_revision="0" * 40)
+    add_delta(hub, "owner/on-missing", shared.delta, base_model="owner/missing-base")
+    add_delta_on(hub, shared, "private", shared.base, private=True)
+    add_delta_on(hub, shared, "gated", shared.base, gated=True)
+    add_delta_on(hub, shared, "replaced", backbone_files(tmp_path_factory.mktemp("replaced")))
     add_delta(hub, "owner/private-delta", shared.delta, private=True)
 
 
@@ -450,10 +438,10 @@ def test_a_hub_that_is_busy_for_a_moment_is_asked_again(hub, pull, shared):
 
 def slept_in_vain(pull, model_class=FPT):
     """The error of a load that must fail, and the seconds that it waited between its attempts."""
-    pull.client.run("import time; time.slept = 0.0")
+    pull.client.run("time.slept = 0.0")
     error = pull.fails(model_class=model_class)
     assert "OSError" in error.kinds
-    return str(error), pull.client.run("import time; result = time.slept")
+    return str(error), pull.client.run("result = time.slept")
 
 
 def test_a_hub_that_stays_busy_is_given_up_on(hub, pull, shared):
@@ -736,8 +724,7 @@ def test_a_base_that_is_a_path_is_refused(hub, pull, shared, base_model):
 def test_a_pickle_is_never_opened(hub, pull, shared, marker, model_class):
     harm = {"pytorch_model.bin": pickle_that_writes(marker)}
     hub.add_repo("owner/pickle", {"config.json": shared.delta["config.json"]} | harm)
-    commit = hub.add_repo("owner/pickle-base", {"config.json": shared.base["config.json"]} | harm)
-    add_delta(hub, "owner/on-pickle", shared.delta, base_model="owner/pickle-base", base_model_revision=commit)
+    add_delta_on(hub, shared, "pickle", {"config.json": shared.base["config.json"]} | harm)
     for repo_id, kwargs, kind, message in (
         ("owner/pickle", {}, "OSError", "the delta 'owner/pickle', not its base"),
         ("owner/on-pickle", {}, "OSError", "the base 'owner/pickle-base'"),

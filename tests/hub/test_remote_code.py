@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 import site
-import subprocess
 import sys
 from pathlib import Path
 
@@ -93,43 +92,32 @@ def library(make_client):
     return make_client("library", token="hf_owner", setup=SETUP + PUSHING)
 
 
-def installed_without(home, *names):
-    """A folder of all that is installed here, but for the packages whose names begin with `names`."""
-    folder = home / f"without-{'-'.join(names)}"
-    folder.mkdir()
-    for place in site.getsitepackages():
-        for path in Path(place).iterdir():
-            if not path.name.startswith((*names, "__editable__")) and path.suffix != ".pth":
-                (folder / path.name).symlink_to(path)
-    return folder
-
-
 @pytest.fixture(scope="module")
 def make_clean(make_client, home):
-    """Start a process that has transformers, and not what is missing."""
+    """Start a process that has all that is installed here, but for the packages whose names begin with `missing`."""
 
-    def make(name, packages):
+    def make(name, *missing):
+        folder = home / f"packages-of-{name}"
+        folder.mkdir()
+        for path in [path for place in site.getsitepackages() for path in Path(place).iterdir()]:
+            if not path.name.startswith((*missing, "__editable__")) and path.suffix != ".pth":
+                (folder / path.name).symlink_to(path)
         how = {"modules": ("transformers",), "python": (sys.executable, "-S"), "setup": SETUP}
-        return make_client(name, token="hf_owner", variables={"PYTHONPATH": packages}, **how)
+        return make_client(name, token="hf_owner", variables={"PYTHONPATH": folder}, **how)
 
     return make
 
 
 @pytest.fixture(scope="module")
-def packages(home):
-    """All that is installed here, but for this library."""
-    return installed_without(home, "fpt_adapters")
+def clean(make_clean):
+    """A process that has transformers, and not the library."""
+    return make_clean("clean", "fpt_adapters")
 
 
 @pytest.fixture(scope="module")
-def clean(make_clean, packages):
-    return make_clean("clean", packages)
-
-
-@pytest.fixture(scope="module")
-def other_clean(make_clean, packages):
+def other_clean(make_clean):
     """Another of these, on another machine."""
-    return make_clean("other-clean", packages)
+    return make_clean("other-clean", "fpt_adapters")
 
 
 @pytest.fixture(scope="module")
@@ -190,41 +178,33 @@ ASKED_FOR = {  # by the kind of model: what is loaded from its folder
     ],
     "values": [("AutoFeatureExtractor", None), ("AutoProcessor", None), ("AutoModelForTokenClassification", None)],
 }
-LOADING = """
-import builtins, json, os, sys
-import fpt_adapters, transformers
-from transformers.models.auto.image_processing_auto import AutoImageProcessor
-from transformers.models.auto.video_processing_auto import AutoVideoProcessor
-asked_for, base = json.loads(sys.argv[1]), {"base_model_name_or_path": sys.argv[2]}
-builtins.input = lambda prompt: print(prompt, loader, wanted) or os._exit(3)
-for folder, loaders in asked_for.items():
+
+
+@pytest.mark.parametrize("kind", ASKED_FOR)
+def test_a_local_folder_with_code_loads_without_a_question(kind, library, tmp_path):
+    code = """
+    import builtins
+    from transformers.models.auto.video_processing_auto import AutoVideoProcessor
+
+    def ask(prompt):
+        raise AssertionError(prompt)
+
+    builtins.input = ask
+    model = make(f"owner/{kind}")
+    model.with_code = True
+    model.processor.save_pretrained(folder)
+    model.save_pretrained(folder)
+    assert os.path.isfile(f"{folder}/modeling_fpt.py")
     for loader, wanted in loaders:
         try:
             if loader == "pipeline":
-                transformers.pipeline(wanted, model=folder, model_kwargs=base)
+                pipeline(wanted, model=folder)
             else:
-                cls = globals().get(loader) or getattr(transformers, loader)
-                cls.from_pretrained(folder, **(base if "Model" in loader else {}))
+                (globals().get(loader) or getattr(transformers, loader)).from_pretrained(folder)
         except ValueError as error:
             assert wanted and wanted in str(error), (loader, error)
-print("done")
-"""
-
-
-def test_a_local_folder_with_code_loads_without_a_question(saved_base, tmp_path):
-    scope = {}
-    exec((SETUP + PUSHING).replace('"owner/base"', repr(str(saved_base))), scope)
-    for kind in ASKED_FOR:
-        model = scope["make"](f"owner/{kind}")
-        model.with_code = True
-        model.processor.save_pretrained(tmp_path / kind)
-        model.save_pretrained(tmp_path / kind)
-        assert (tmp_path / kind / "modeling_fpt.py").is_file()
-    asked_for = json.dumps({str(tmp_path / kind): loaders for kind, loaders in ASKED_FOR.items()})
-    command = [sys.executable, "-c", LOADING, asked_for, str(saved_base)]
-    environment = os.environ | {"PYTHONPATH": str(LIBRARY.parent), "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path, timeout=100)
-    assert (done.returncode, done.stdout) == (0, "done\n"), done.stdout + done.stderr
+    """
+    library.run(code, kind=kind, loaders=ASKED_FOR[kind], folder=str(tmp_path))
 
 
 # What travels
@@ -436,9 +416,9 @@ def test_what_only_some_models_need_runs_without_the_library(kind, library, clea
     assert clean.run(code, repo_id=f"owner/{kind}", trusted=TRUST) == expected
 
 
-def test_an_adapter_without_peft_says_so(with_code, make_clean, home):
+def test_an_adapter_without_peft_says_so(with_code, make_clean):
     code = "result = logits(load(repo_id, **trusted), repo_id)"
-    client = make_clean("no-peft", installed_without(home, "fpt_adapters", "peft"))
+    client = make_clean("no-peft", "fpt_adapters", "peft")
     error = client.fails(code, repo_id="owner/adapter", trusted=TRUST)
     assert "ImportError" in error.kinds and "pip install peft" in str(error)
     assert client.run(code, repo_id="owner/image", trusted=TRUST) == with_code["owner/image"]
