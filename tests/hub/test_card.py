@@ -407,7 +407,9 @@ def test_a_card_has_form_whatever_the_model(kind, card, with_code, with_processo
     data = parsed(text)
     assert data["fpt_delta_bytes"] == 12345 and data.get("pipeline_tag") == pipeline_tag(model) == tag
     assert f'model = {auto_class(model)}.from_pretrained("{REPO}"' in text
-    assert "pip install fpt_adapters" in [line for line in text.partition(MARKER)[2].splitlines() if line][:7]
+    first_lines = [line for line in text.partition("\n---\n")[2].splitlines() if line][:8]
+    assert first_lines[:2] == [MARKER, f"# {REPO}"] and "pip install fpt_adapters" in first_lines
+    assert python_blocks(text)[0].startswith("import fpt_adapters")
 
 
 def test_an_empty_card_says_what_the_model_knows(model):

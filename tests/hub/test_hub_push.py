@@ -654,15 +654,6 @@ def test_the_card_pins_the_base(way, hub):
     assert config["base_model_revision"] in text and config["base_model_fingerprint"] in text
 
 
-def test_the_cards_first_lines_say_what_to_install(way, hub):
-    body = hub.files(way)["README.md"].decode().split("---", 2)[2]
-    lines = [line for line in body.splitlines() if line.strip()]
-    assert lines[0].startswith("<!--") and lines[1] == f"# {way}"
-    assert "pip install fpt_adapters" in lines[:8]
-    first_code = body.split("```python")[1]
-    assert first_code.strip().startswith("import fpt_adapters")
-
-
 RUN_BLOCKS = """
 blocks = re.findall(r"^```python\\n(.*?)^```$", ModelCard.load(repo_id).text, re.MULTILINE | re.DOTALL)
 spaces = []
