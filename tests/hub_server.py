@@ -7,7 +7,7 @@
 The clients read HF_ENDPOINT when they are imported, hence the fresh process. Served are models and datasets with their
 commits, branches, tags and pull requests, Git-LFS, downloads, search, and the check of a card's metadata. Not served
 are Xet storage, redirects to a CDN, compressed, chunked and multipart transfers, pages and orders of long lists,
-spaces, discussions, and deletions.
+spaces, discussions, deletions, and commits onto a certain parent.
 """
 
 import base64

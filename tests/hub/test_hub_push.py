@@ -25,13 +25,14 @@ SMALL = 100_000  # bytes; the tiny base alone has more
 SIZE_OF_PICTURES = 150_000
 
 SETUP = """
-import io, json, logging, os, pathlib, re, runpy, sys
+import logging, os, re, runpy, sys
+from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
 from huggingface_hub import HfApi, ModelCard, snapshot_download
-from transformers import AutoModelForImageClassification, TrainerCallback, TrainingArguments
-from fpt_adapters import FPTForImageClassification, FPTForSequenceClassification, FPTTrainer
+from transformers import AutoModelForImageClassification, TrainingArguments
+from fpt_adapters import FPTForImageClassification, FPTTrainer
 from fpt_adapters.tasks import TASKS
 
 kept = sys.__dict__.setdefault("kept", {})  # what later code of this process needs again
@@ -543,7 +544,6 @@ def test_a_pushed_checkpoint_resumes_bit_exactly(owner, reader, hub, home, tmp_p
 
 def test_a_link_in_an_output_folder_is_not_uploaded(owner, hub, home):
     code = """
-    Path = pathlib.Path
     Path("secret").write_text("secret")
     Path("linked/checkpoint-2").mkdir(parents=True)
     Path("linked/checkpoint-2/notes.txt").symlink_to(Path("secret").absolute())

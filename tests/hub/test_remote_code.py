@@ -181,7 +181,15 @@ ASKED_FOR = {  # by the kind of model: what is loaded from its folder
 
 
 @pytest.mark.parametrize("kind", ASKED_FOR)
-def test_a_local_folder_with_code_loads_without_a_question(kind, library, tmp_path):
+def test_a_local_folder_with_code_loads_without_a_question(kind, saved_base, library, tmp_path):
+    scope = {}
+    base = f'{str(saved_base)!r}, base_model="owner/base"'
+    exec((SETUP + PUSHING).replace('"owner/base"', base), scope)
+    model = scope["make"](f"owner/{kind}")
+    model.with_code = True
+    model.processor.save_pretrained(tmp_path)
+    model.save_pretrained(tmp_path)
+    assert (tmp_path / "modeling_fpt.py").is_file()
     code = """
     import builtins
     from transformers.models.auto.video_processing_auto import AutoVideoProcessor
@@ -190,11 +198,6 @@ def test_a_local_folder_with_code_loads_without_a_question(kind, library, tmp_pa
         raise AssertionError(prompt)
 
     builtins.input = ask
-    model = make(f"owner/{kind}")
-    model.with_code = True
-    model.processor.save_pretrained(folder)
-    model.save_pretrained(folder)
-    assert os.path.isfile(f"{folder}/modeling_fpt.py")
     for loader, wanted in loaders:
         try:
             if loader == "pipeline":
@@ -204,7 +207,7 @@ def test_a_local_folder_with_code_loads_without_a_question(kind, library, tmp_pa
         except ValueError as error:
             assert wanted and wanted in str(error), (loader, error)
     """
-    library.run(code, kind=kind, loaders=ASKED_FOR[kind], folder=str(tmp_path))
+    library.run(code, loaders=ASKED_FOR[kind], folder=str(tmp_path))
 
 
 # What travels
