@@ -1,5 +1,6 @@
 """Shared fixtures: tiny backbones, built once a session and copied for each test; no network, no warnings unseen."""
 
+import contextlib
 import copy
 import gc
 import importlib.util
@@ -24,6 +25,7 @@ import pytest
 import safetensors.torch
 import torch
 import transformers
+from client import Client
 from hub_server import StandInHub
 from packaging.version import Version
 from safetensors.torch import load_file
@@ -281,16 +283,29 @@ def gpt2_base():
 
 @pytest.fixture(scope="module")
 def hub(saved_base):
-    """A stand-in of the Hub that has a base."""
+    """A stand-in of the Hub that has a base; nobody else is asked for anything."""
     with StandInHub() as hub:
         hub.add_repo("owner/base", saved_base)
         yield hub
+    assert [url for url in hub.elsewhere if "://datasets-server." not in url] == []  # which knows no data set of ours
 
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
     """The folder below which every client works."""
     return tmp_path_factory.mktemp("clients")
+
+
+@pytest.fixture(scope="module")
+def make_client(hub, home):
+    """Start a process that talks to the stand-in, with a cache of its own: make_client("owner", token="hf_owner")."""
+    with contextlib.ExitStack() as clients:
+
+        def make(name, token=None, variables=None, **how):
+            environment = hub.environment(home / name, token=token, **(variables or {}))
+            return clients.enter_context(Client(environment, cwd=home, **how))
+
+        yield make
 
 
 @pytest.fixture
