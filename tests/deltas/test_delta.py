@@ -48,7 +48,7 @@ from fpt_adapters import (
     FPTPreTrainedModel,
     update_config,
 )
-from fpt_adapters.deltas.file import CONFIG_TEXT_KEY, DIGESTS_KEY, FORMAT_KEY, read_metadata
+from fpt_adapters.deltas.file import CONFIG_KEY, CONFIG_TEXT_KEY, DIGESTS_KEY, FORMAT_KEY, read_metadata
 
 INPUTS = torch.randn(2, 10, 3, generator=torch.Generator().manual_seed(0))
 CONFIG, WEIGHTS = FILES = ["config.json", "model.safetensors"]
@@ -566,6 +566,9 @@ def with_metadata(folder, metadata, **more):
     save_file(stored(folder) | more, folder / WEIGHTS, metadata=metadata)
 
 
+ZEROS = ",".join(["0" * 16] * len(PLACES))
+
+
 @pytest.mark.parametrize(
     "metadata, words",
     [
@@ -574,7 +577,8 @@ def with_metadata(folder, metadata, **more):
         ({FORMAT_KEY: "1"}, ["was not written by fpt_adapters"]),
         ({FORMAT_KEY: "1", DIGESTS_KEY: ""}, ["is corrupt"]),
         ({FORMAT_KEY: "1", DIGESTS_KEY: "0" * 16}, ["is corrupt"]),
-        ({FORMAT_KEY: "1", DIGESTS_KEY: ",".join(["0" * 16] * 15)}, ["were not saved together"]),
+        ({FORMAT_KEY: "1", DIGESTS_KEY: ZEROS}, ["were not saved together"]),
+        ({FORMAT_KEY: "1", DIGESTS_KEY: ZEROS, CONFIG_KEY: "0" * 16}, ["were not saved together"]),
     ],
     ids=str,
 )
