@@ -45,17 +45,8 @@ VALUES += [{f"a{n}": n for n in MANY}, Raw("[" * 9 + "1" + "]" * 9), deep(240), 
 VALUES += [Raw("[" * 10**5 + "]" * 10**5), deep(10**5), {"peft_type": "lora"}, {"model_type": "gpt2"}]
 VALUES += [{"peft_type": "lora", "r": 2, "target_modules": ["c_attn"]}, {"model_type": "bert", "hidden_size": 32}]
 VALUES += [{"load_in_8bit": True}, {"load_in_4bit": True}, "a" * 40, "sha256:" + "0" * 64]
-NAMES = [
-    "",
-    "x",
-    "__class__",
-    "_x",
-    "configuration_files",
-    "quantization_config",
-    "\ud800",
-    "n" * 10**4,
-    "hidden_size",
-]
+NAMES = ["", "x", "__class__", "_x", "configuration_files", "quantization_config", "\ud800", "n" * 10**4]
+NAMES += ["hidden_size"]
 
 
 def json_text(value: Any) -> str:
@@ -255,9 +246,9 @@ def mutate(files: Files, draws: random.Random) -> tuple[str, Files, bool]:
         again = resign(files, spoil_tensor(draws))
         return what, again or files, again is not None
     values = mutate_fields(json.loads(files[CONFIG]), draws, KNOWN)
-    edited = files | {CONFIG: values.encode("utf-8", "surrogatepass")}
-    told = files | {WEIGHTS: with_metadata(files[WEIGHTS], CONFIG_TEXT_KEY, values)}
+    edited = {CONFIG: values.encode("utf-8", "surrogatepass")}
+    told = {WEIGHTS: with_metadata(files[WEIGHTS], CONFIG_TEXT_KEY, values)}
     if what == "text":  # in only one of the two copies
         alone = draws.random() < 0.5 or CONFIG_TEXT_KEY not in read_header(files[WEIGHTS])[0]["__metadata__"]
-        return what, edited if alone else told, False
-    return what, resign(edited) or edited | told | {CONFIG: edited[CONFIG]}, True  # nested too deep to be signed: both
+        return what, files | (edited if alone else told), False
+    return what, resign(files | edited) or files | edited | told, True  # nested too deep to be signed: both
