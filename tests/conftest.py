@@ -40,7 +40,6 @@ sys.path.insert(0, os.fspath(EXAMPLES))  # as for a script that is run there
 torch.set_num_threads(1)  # tiny models are faster so, above all beside other processes
 gc.freeze()  # Trainer collects garbage at every start: not the imported modules each time
 
-PAGE = 4096  # bytes that a small disk gives out at once
 WIDTH, LAYERS, HEADS, VOCABULARY, POSITIONS = 32, 2, 2, 100, 64
 COMMON = {
     "hidden_size": WIDTH,
@@ -317,8 +316,8 @@ def fill(disk: Path, left: float) -> None:
 
 
 def used(folder: Path) -> int:
-    """The bytes that a small disk gives out, a page at a time, for what lies in `folder`."""
-    return sum(-(-file.stat().st_size // PAGE) * PAGE for file in folder.rglob("*") if file.is_file())
+    """The bytes that a small disk gives out, 4096 at once, for what lies in `folder`."""
+    return sum(-(-file.stat().st_size // 4096) * 4096 for file in folder.rglob("*") if file.is_file())
 
 
 @pytest.fixture

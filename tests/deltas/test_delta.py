@@ -8,6 +8,7 @@ import socket
 from collections import Counter
 
 import huggingface_hub.constants
+import mutations
 import pytest
 import safetensors
 import torch
@@ -26,6 +27,7 @@ from conftest import (
     tiny_config,
 )
 from huggingface_hub.errors import StrictDataclassFieldValidationError
+from mutations import read_header
 from packaging.version import Version
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -532,32 +534,72 @@ def test_a_changed_tensor_is_named_though_its_digest_fits(folder, change, words)
 
 @pytest.mark.parametrize("place", PLACES)
 def test_a_flipped_bit_is_found_in_its_tensor(folder, place):
-    file = folder / WEIGHTS
-    data = file.read_bytes()
-    length = int.from_bytes(data[:8], "little")
-    start, end = json.loads(data[8 : 8 + length])[place]["data_offsets"]
+    data = (folder / WEIGHTS).read_bytes()
+    header, body = read_header(data)
+    start, end = header[place]["data_offsets"]
     for position in (start, end - 1):
         flipped = bytearray(data)
-        flipped[8 + length + position] ^= 1
-        file.write_bytes(flipped)
+        flipped[len(data) - len(body) + position] ^= 1
+        (folder / WEIGHTS).write_bytes(flipped)
         with refused(f"the values of {place} are not those that were saved", "corrupt", error=DeltaError):
             load(folder)
 
 
-GARBAGE = (b"version https://git-lfs", bytes(range(256)) * 40, b"\xff" * 64, b"{}" * 64)
+def with_header(data, change):
+    """A safetensors file with `change` made to its header."""
+    header, body = read_header(data)
+    change(header)
+    return mutations.with_header(json.dumps(header), body)
 
 
-@pytest.mark.parametrize("kept", [0, 4, 8, 100, -1, -1000])
-def test_a_truncated_file_is_refused(folder, kept):
-    (folder / WEIGHTS).write_bytes((folder / WEIGHTS).read_bytes()[:kept])
-    with refused(WEIGHTS, "truncated", error=DeltaError):
+def entry(**changes):
+    return lambda data: with_header(data, lambda header: header[OUTPUT].update(changes))
+
+
+def metadata(value):
+    return lambda data: with_header(data, lambda header: header.update(__metadata__=value))
+
+
+NO_SAFETENSORS = (
+    {  # what becomes of the bytes
+        "an LFS pointer": lambda data: b"version https://git-lfs",
+        "noise": lambda data: bytes(range(256)) * 40,
+        "all ones": lambda data: b"\xff" * 64,
+        "braces": lambda data: b"{}" * 64,
+        "a length beyond the file": lambda data: (10**9).to_bytes(8, "little") + b"{}" + data,
+        "a length beyond all": lambda data: b"\xff" * 8 + b"{}" + data,
+        "an empty header": lambda data: bytes(8) + data,
+        "no header": lambda data: read_header(data)[1],
+        "a list": lambda data: mutations.with_header("[]", read_header(data)[1]),
+        "a deep list": lambda data: mutations.with_header("[" * 10**5 + "]" * 10**5, read_header(data)[1]),
+        "a negative shape": entry(shape=[-4, 32]),
+        "a shape beyond all": entry(shape=[2**62, 2**62]),
+        "a shape of fractions": entry(shape=[0.5]),
+        "an empty tensor of many rows": entry(shape=[10**12, 0], data_offsets=[0, 0]),
+        "offsets beyond the file": entry(data_offsets=[0, 10**12]),
+        "offsets backwards": entry(data_offsets=[512, 0]),
+        "the bytes of another": entry(shape=[4], data_offsets=[0, 16]),
+        "an unknown dtype": entry(dtype="EVIL"),
+        "a dtype of other size": entry(dtype="F64"),
+        "metadata that is none": metadata(5),
+        "metadata of numbers": metadata({"format": 5}),
+    }
+    | {f"cut at {end}": lambda data, end=end: data[:end] for end in (0, 4, 8, 100, -1, -1000)}
+)
+
+
+@pytest.mark.parametrize("forge", NO_SAFETENSORS.values(), ids=NO_SAFETENSORS)
+def test_what_is_no_safetensors_file_is_refused(folder, forge):
+    (folder / WEIGHTS).write_bytes(forge((folder / WEIGHTS).read_bytes()))
+    with refused(WEIGHTS, "truncated or no safetensors file", error=DeltaError):
         load(folder)
 
 
-@pytest.mark.parametrize("content", GARBAGE)
-def test_garbage_is_refused(folder, content):
-    (folder / WEIGHTS).write_bytes(content)
-    with refused(WEIGHTS, "no safetensors file", error=DeltaError):
+def test_a_name_that_comes_twice_is_one_tensor(folder):
+    header, body = read_header((folder / WEIGHTS).read_bytes())
+    twice = json.dumps({OUTPUT: header[OUTPUT] | {"shape": [128]}})
+    (folder / WEIGHTS).write_bytes(mutations.with_header(json.dumps(header)[:-1] + ", " + twice[1:], body))
+    with refused("head.weight", "shape", error=DeltaError):
         load(folder)
 
 
@@ -681,18 +723,14 @@ def test_another_base_is_refused(saved_base, based, tmp_path):
         load(based, base_model_name_or_path=other)
     with refused("Another base", "'statistics'", error=DeltaError):
         load(based, base_model_name_or_path=saved_base, backbone_init="statistics")
+    base = AutoModel.from_pretrained(saved_base)
+    base.h[1].mlp.c_fc.weight.data += 1e-4
+    base.save_pretrained(tmp_path / "trained on")
+    with refused("Another base", error=DeltaError):
+        load(based, base_model_name_or_path=tmp_path / "trained on")
     smaller = save_gpt2(tmp_path / "smaller", n_layer=1)
     with pytest.raises(ValueError, match=r"n_layer=2, but the config\.json of the base '.*' has 1"):
         load(based, base_model_name_or_path=smaller)
-
-
-def test_a_base_that_was_trained_on_is_refused(saved_base, based, tmp_path):
-    base = AutoModel.from_pretrained(saved_base)
-    with torch.no_grad():
-        base.h[1].mlp.c_fc.weight += 1e-4
-    base.save_pretrained(tmp_path / "other")
-    with refused("Another base", error=DeltaError):
-        load(based, base_model_name_or_path=tmp_path / "other")
 
 
 def test_a_base_that_was_not_declared_must_be_named(saved_base, based):
@@ -700,6 +738,8 @@ def test_a_base_that_was_not_declared_must_be_named(saved_base, based):
     with refused("local folder without a Hub id", "base_model_name_or_path=", error=DeltaError):
         load(based)
     assert str(saved_base) not in (based / CONFIG).read_text()
+    with pytest.raises(ValueError, match="base_model is a Hub id"):  # and not by its path
+        on_base(saved_base, base_model=str(saved_base))
 
 
 def test_a_declared_base_is_written_down_and_may_lie_elsewhere(saved_base, tmp_path):
@@ -713,11 +753,6 @@ def test_a_declared_base_is_written_down_and_may_lie_elsewhere(saved_base, tmp_p
     moved = shutil.copytree(saved_base, tmp_path / "moved")
     check(tmp_path / "delta", model, base_model_name_or_path=moved).save_pretrained(tmp_path / "again")
     assert (tmp_path / "again" / CONFIG).read_text() == written
-
-
-def test_a_path_is_no_declaration(saved_base):
-    with pytest.raises(ValueError, match="base_model is a Hub id"):
-        on_base(saved_base, base_model=str(saved_base))
 
 
 NO_FOLDERS = ("/absent/base", "/absent/two words", "./absent", "../absent", "~/absent", "a/b/c", "C:\\absent")

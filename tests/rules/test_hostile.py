@@ -29,7 +29,6 @@ from conftest import (
     tiny_config,
 )
 from huggingface_hub.errors import StrictDataclassError
-from mutations import read_header, with_header
 from transformers import (
     CONFIG_MAPPING,
     AutoConfig,
@@ -188,11 +187,6 @@ LOADS_MORE = {
 def test_a_nested_configuration_makes_nothing_else_be_loaded(hostile, refused, name, value, place):
     nested = {name: value} if place == "the backbone's" else {"text_config": {name: value}}
     refused(hostile(nested=nested), f"{name}=", "more than a model's own weights")
-
-
-@pytest.mark.parametrize("name, value", LOADS_MORE.items(), ids=LOADS_MORE)
-def test_nor_does_the_deltas_own(hostile, refused, name, value):
-    refused(hostile(**{name: value}), f"FPTConfig has no field {name!r}", error=TypeError)
 
 
 @pytest.mark.parametrize(
@@ -648,9 +642,12 @@ def test_fields_hold_their_rules(hostile, refused, fields, words):
     refused(replace(hostile(), **fields), *words)
 
 
-@pytest.mark.parametrize("name", ["task_specific_params", "to_dict", "x" * 10**4, "evil\n\x1b[2J"], ids=ascii)
-def test_an_unknown_field_is_refused(hostile, refused, name):
-    refused(hostile(**{name: {"a": 1}}), "FPTConfig has no field", error=TypeError)
+UNKNOWN = LOADS_MORE | {name: {"a": 1} for name in ("task_specific_params", "to_dict", "x" * 10**4, "evil\n\x1b[2J")}
+
+
+@pytest.mark.parametrize("name, value", UNKNOWN.items(), ids=map(ascii, UNKNOWN))
+def test_an_unknown_field_is_refused(hostile, refused, name, value):
+    refused(hostile(**{name: value}), f"FPTConfig has no field {name!r}"[:60], error=TypeError)
 
 
 NO_CONFIGURATIONS = ("", "[]", "3", '"x"', "null", "{", "\x00", "[" * 10**5, "1" * 10**5, "NaN")
@@ -683,9 +680,6 @@ def test_a_long_value_of_the_base_is_not_repeated_whole(hostile, refused, name):
 # Weights
 
 
-HEAD = "output.weight"
-
-
 def adding(name, tensor):
     """A change of the tensors: one more of them."""
     return lambda tensors: tensors.update({name: tensor})
@@ -701,49 +695,6 @@ def test_no_frozen_weight_is_changed_through_the_headless_model(hostile, refused
 def test_what_the_policy_does_not_name_is_not_changed(hostile, refused, group):
     groups = [name for name in ("input", "output", "norm", "position") if name != group]
     refused(hostile(trainable=groups), "which this model does not train", error=DeltaError)
-
-
-HEADERS = {  # the start of the file, or changes of the entry of HEAD, or of the metadata
-    "a length beyond the file": (10**9).to_bytes(8, "little") + b"{}",
-    "a length beyond all": b"\xff" * 8 + b"{}",
-    "no length": b"",
-    "an empty header": bytes(8),
-    "a list": with_header("[]", b""),
-    "a deep list": with_header("[" * 10**5 + "]" * 10**5, b""),
-    "a negative shape": {"shape": [-4, 32]},
-    "a shape beyond all": {"shape": [2**62, 2**62]},
-    "a shape of fractions": {"shape": [0.5]},
-    "an empty tensor of many rows": {"shape": [HUGE, 0], "data_offsets": [0, 0]},
-    "offsets beyond the file": {"data_offsets": [0, HUGE]},
-    "offsets backwards": {"data_offsets": [512, 0]},
-    "the bytes of another": {"shape": [4], "data_offsets": [0, 16]},
-    "an unknown dtype": {"dtype": "EVIL"},
-    "a dtype of other size": {"dtype": "F64"},
-    "metadata that is none": {"__metadata__": 5},
-    "metadata of numbers": {"__metadata__": {"format": 5}},
-}
-
-
-@pytest.mark.parametrize("change", HEADERS.values(), ids=HEADERS)
-def test_a_forged_header_is_refused(hostile, refused, change):
-    folder = hostile()
-    file = folder / "model.safetensors"
-    header, body = read_header(file.read_bytes())
-    if isinstance(change, dict):
-        header[HEAD] |= {name: value for name, value in change.items() if name != "__metadata__"}
-        header["__metadata__"] = change.get("__metadata__", header["__metadata__"])
-        change = with_header(json.dumps(header), b"")
-    file.write_bytes(change + body)
-    refused(folder, "truncated or no safetensors file", error=DeltaError)
-
-
-def test_a_name_that_comes_twice_is_one_tensor(hostile, refused):
-    folder = hostile()
-    file = folder / "model.safetensors"
-    header, body = read_header(file.read_bytes())
-    twice = json.dumps({HEAD: header[HEAD] | {"shape": [128]}})
-    file.write_bytes(with_header(json.dumps(header)[:-1] + ", " + twice[1:], body))
-    refused(folder, "head.weight", "shape", error=DeltaError)
 
 
 def test_no_other_file_takes_the_place_of_the_configuration(hostile, refused):
