@@ -193,9 +193,9 @@ KNOWN = (*FPTConfig.own_fields(), *sorted(TRANSFORMERS_KEYS), "id2label", "label
 def with_metadata(weights: bytes, key: str, text: str | None) -> bytes:
     """The weights with another entry of the metadata (None: without it)."""
     header, body = read_header(weights)
-    header["__metadata__"].pop(key, None)
-    if text is not None:
-        header["__metadata__"][key] = text
+    header["__metadata__"] |= {key: text}
+    if text is None:
+        del header["__metadata__"][key]
     return with_header(json_text(header), body)
 
 

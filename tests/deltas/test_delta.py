@@ -8,7 +8,6 @@ import socket
 from collections import Counter
 
 import huggingface_hub.constants
-import mutations
 import pytest
 import safetensors
 import torch
@@ -27,7 +26,7 @@ from conftest import (
     tiny_config,
 )
 from huggingface_hub.errors import StrictDataclassFieldValidationError
-from mutations import read_header
+from mutations import read_header, with_header
 from packaging.version import Version
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -207,9 +206,8 @@ def test_tied_parameters_are_saved_once(make_model, tmp_path):
 
 def test_parts_of_one_storage_are_saved_as_they_are(model, tmp_path):
     whole = torch.arange(8.0 * 32).reshape(8, 32)
-    model.save_pretrained(
-        tmp_path, state_dict=model.state_dict() | {"head.weight": whole[:4], "head.bias": whole[4, :4]}
-    )
+    given = {"head.weight": whole[:4], "head.bias": whole[4, :4]}
+    model.save_pretrained(tmp_path, state_dict=model.state_dict() | given)
     tensors = stored(tmp_path)
     assert torch.equal(tensors["output.weight"], whole[:4]) and torch.equal(tensors["output.bias"], whole[4, :4])
 
@@ -545,47 +543,52 @@ def test_a_flipped_bit_is_found_in_its_tensor(folder, place):
             load(folder)
 
 
-def with_header(data, change):
-    """A safetensors file with `change` made to its header."""
-    header, body = read_header(data)
-    change(header)
-    return mutations.with_header(json.dumps(header), body)
-
-
 def entry(**changes):
-    return lambda data: with_header(data, lambda header: header[OUTPUT].update(changes))
+    """A change of a file's bytes: of what its header says of one tensor."""
+
+    def forge(data):
+        header, body = read_header(data)
+        header[OUTPUT] |= changes
+        return with_header(json.dumps(header), body)
+
+    return forge
 
 
 def metadata(value):
-    return lambda data: with_header(data, lambda header: header.update(__metadata__=value))
+    """A change of a file's bytes: of the metadata in its header."""
+
+    def forge(data):
+        header, body = read_header(data)
+        return with_header(json.dumps(header | {"__metadata__": value}), body)
+
+    return forge
 
 
-NO_SAFETENSORS = (
-    {  # what becomes of the bytes
-        "an LFS pointer": lambda data: b"version https://git-lfs",
-        "noise": lambda data: bytes(range(256)) * 40,
-        "all ones": lambda data: b"\xff" * 64,
-        "braces": lambda data: b"{}" * 64,
-        "a length beyond the file": lambda data: (10**9).to_bytes(8, "little") + b"{}" + data,
-        "a length beyond all": lambda data: b"\xff" * 8 + b"{}" + data,
-        "an empty header": lambda data: bytes(8) + data,
-        "no header": lambda data: read_header(data)[1],
-        "a list": lambda data: mutations.with_header("[]", read_header(data)[1]),
-        "a deep list": lambda data: mutations.with_header("[" * 10**5 + "]" * 10**5, read_header(data)[1]),
-        "a negative shape": entry(shape=[-4, 32]),
-        "a shape beyond all": entry(shape=[2**62, 2**62]),
-        "a shape of fractions": entry(shape=[0.5]),
-        "an empty tensor of many rows": entry(shape=[10**12, 0], data_offsets=[0, 0]),
-        "offsets beyond the file": entry(data_offsets=[0, 10**12]),
-        "offsets backwards": entry(data_offsets=[512, 0]),
-        "the bytes of another": entry(shape=[4], data_offsets=[0, 16]),
-        "an unknown dtype": entry(dtype="EVIL"),
-        "a dtype of other size": entry(dtype="F64"),
-        "metadata that is none": metadata(5),
-        "metadata of numbers": metadata({"format": 5}),
-    }
-    | {f"cut at {end}": lambda data, end=end: data[:end] for end in (0, 4, 8, 100, -1, -1000)}
-)
+NO_SAFETENSORS = {  # what becomes of the bytes
+    "an LFS pointer": lambda data: b"version https://git-lfs",
+    "noise": lambda data: bytes(range(256)) * 40,
+    "all ones": lambda data: b"\xff" * 64,
+    "braces": lambda data: b"{}" * 64,
+    "a length beyond the file": lambda data: (10**9).to_bytes(8, "little") + b"{}" + data,
+    "a length beyond all": lambda data: b"\xff" * 8 + b"{}" + data,
+    "an empty header": lambda data: bytes(8) + data,
+    "no header": lambda data: read_header(data)[1],
+    "a list": lambda data: with_header("[]", data),
+    "a deep list": lambda data: with_header("[" * 10**5 + "]" * 10**5, data),
+    "a negative shape": entry(shape=[-4, 32]),
+    "a shape beyond all": entry(shape=[2**62, 2**62]),
+    "a shape of fractions": entry(shape=[0.5]),
+    "an empty tensor of many rows": entry(shape=[10**12, 0], data_offsets=[0, 0]),
+    "offsets beyond the file": entry(data_offsets=[0, 10**12]),
+    "offsets backwards": entry(data_offsets=[512, 0]),
+    "the bytes of another": entry(shape=[4], data_offsets=[0, 16]),
+    "an unknown dtype": entry(dtype="EVIL"),
+    "a dtype of other size": entry(dtype="F64"),
+    "metadata that is none": metadata(5),
+    "metadata of numbers": metadata({"format": 5}),
+}
+for end in (0, 4, 8, 100, -1, -1000):
+    NO_SAFETENSORS[f"cut at {end}"] = lambda data, end=end: data[:end]
 
 
 @pytest.mark.parametrize("forge", NO_SAFETENSORS.values(), ids=NO_SAFETENSORS)
@@ -598,7 +601,7 @@ def test_what_is_no_safetensors_file_is_refused(folder, forge):
 def test_a_name_that_comes_twice_is_one_tensor(folder):
     header, body = read_header((folder / WEIGHTS).read_bytes())
     twice = json.dumps({OUTPUT: header[OUTPUT] | {"shape": [128]}})
-    (folder / WEIGHTS).write_bytes(mutations.with_header(json.dumps(header)[:-1] + ", " + twice[1:], body))
+    (folder / WEIGHTS).write_bytes(with_header(json.dumps(header)[:-1] + ", " + twice[1:], body))
     with refused("head.weight", "shape", error=DeltaError):
         load(folder)
 

@@ -90,9 +90,7 @@ def test_a_token_carries_one_label_or_several(make_model):
 BUILDERS = {
     "the constructor": lambda config, folder: FPTForSequenceClassification(config),
     "from_config": lambda config, folder: AutoModel.from_config(config),
-    "from_backbone": lambda config, folder: FPTModel.from_backbone(
-        config.base_model_config, config, peft_config="lora"
-    ),
+    "from_backbone": lambda config, _: FPTModel.from_backbone(config.base_model_config, config, peft_config="lora"),
     "from_pretrained": lambda config, folder: FPTModel.from_pretrained(folder, config=config, dtype="bfloat16"),
 }
 

@@ -81,9 +81,8 @@ def test_a_saved_backbone_computes_what_the_trained_one_did(model_type, tmp_path
 @pytest.mark.parametrize("model_type", ["gpt2", "bert", "roberta", "opt", "llama"])
 def test_it_is_an_ordinary_checkpoint(model_type, tmp_path):
     own = tiny_config(model_type)
-    FPTModel.from_backbone(own, backbone_init="random", backbone_dropout=0.3, **VALUES).save_backbone(
-        tmp_path / "base"
-    )
+    model = FPTModel.from_backbone(own, backbone_init="random", backbone_dropout=0.3, **VALUES)
+    model.save_backbone(tmp_path / "base")
     base, found = AutoModel.from_pretrained(tmp_path / "base", output_loading_info=True)
     assert all(name.startswith("pooler.") for name in found["missing_keys"])
     assert not found["unexpected_keys"] and not found["mismatched_keys"]

@@ -400,7 +400,8 @@ LAYERS_512 = {"n_layer": 512, "n_embd": 1024, "n_head": 1}
 TINY = COMMON | {"num_attention_heads": 1, "hidden_size": 8, "intermediate_size": 8}
 NO_VALUES = {"sequence_length": None, "input_size": None}
 IMAGES, SERIES = IMAGES | NO_VALUES, SERIES | NO_VALUES
-NO_NAMES = {"id2label": None, "label2id": None}
+NO_NAMES, MANY_NAMES = {"id2label": None, "label2id": None}, {str(number): "x" for number in range(2**17 + 1)}
+MOST, DEEP = "at most 8192 values", "nested more than 8 levels deep"
 ABSURD = {  # fields of config.json (base_model_config: changes, or all of it where it has a model type), and words
     "labels": (NO_NAMES | {"num_labels": HUGE}, ["num_labels", "131072", str(HUGE)]),
     "labels beside their names": ({"num_labels": HUGE}, ["num_labels", "131072"]),
@@ -420,40 +421,28 @@ ABSURD = {  # fields of config.json (base_model_config: changes, or all of it wh
     "new positions": ({"positions": "new", "sequence_length": 2**24}, ["positions for 64"]),
     "a vocabulary": ({"input_type": "tokens", "vocab_size": HUGE, "input_size": None}, ["vocab_size", str(HUGE)]),
     "a side": (IMAGES | {"image_size": HUGE}, ["image_size", str(HUGE)]),
-    "a patch": (
-        IMAGES | dict.fromkeys(("image_size", "num_channels", "patch_size"), 2**20),
-        ["numbers per token"],
-    ),
-    "patches": (
-        IMAGES | {"image_size": 2**20, "num_channels": 1, "patch_size": 1},
-        ["tokens", str(2**40)],
-    ),
+    "a patch": (IMAGES | dict.fromkeys(("image_size", "num_channels", "patch_size"), 2**20), ["numbers per token"]),
+    "patches": (IMAGES | {"image_size": 2**20, "num_channels": 1, "patch_size": 1}, ["tokens", str(2**40)]),
     "a long window": (
         SERIES | {"patch_stride": 1} | dict.fromkeys(("series_length", "num_channels", "patch_length"), 2**24),
         ["numbers per token"],
     ),
     "text": ({"base_model_fingerprint": "x" * 10**7}, ["base_model_fingerprint is a hash"]),
     "groups": ({"trainable": ["norm"] * 10**3}, ["trainable names each group once"]),
-    "many groups": (
-        {"trainable": ["norm"] * 10**5},
-        ["at most 8192 values", "100000 of them in config.json.trainable"],
-    ),
-    "deep": ({"base_model_config": nested_dicts(100)}, ["nested more than 8 levels deep"]),
-    "deep labels": ({"id2label": {"0": nested_dicts(240)}}, ["nested more than 8 levels deep"]),
-    "deep code": ({"auto_map": nested_dicts(240)}, ["nested more than 8 levels deep"]),
-    "deep lists": ({"base_model_config": {"x": [[[[[[[[[[1]]]]]]]]]]}}, ["nested more than 8 levels deep"]),
+    "many groups": ({"trainable": ["norm"] * 10**5}, [MOST, "100000 of them in config.json.trainable"]),
+    "deep settings": ({"base_model_config": nested_dicts(100)}, [DEEP]),
+    "deep labels": ({"id2label": {"0": nested_dicts(240)}}, [DEEP]),
+    "deep code": ({"auto_map": nested_dicts(240)}, [DEEP]),
+    "deep lists": ({"base_model_config": {"x": [[[[[[[[[[1]]]]]]]]]]}}, [DEEP]),
     "many settings": (
         {"base_model_config": {"x": [[0] * 5000] * 2}},
-        ["at most 8192 values", "5000 of them in config.json.base_model_config.x"],
+        [MOST, "5000 of them in config.json.base_model_config.x"],
     ),
     "a base's labels": (
-        {"base_model_config": {"id2label": {str(number): "x" for number in range(2**17 + 1)}}},
-        ["at most 8192 values", "131073 of them in config.json.base_model_config.id2label"],
+        {"base_model_config": {"id2label": MANY_NAMES}},
+        [MOST, "131073 of them in config.json.base_model_config.id2label"],
     ),
-    "more labels than there may be": (
-        {"id2label": {str(number): "x" for number in range(2**17 + 1)}},
-        ["at most 8192 values", "131073 of them in config.json.id2label"],
-    ),
+    "more labels than there may be": ({"id2label": MANY_NAMES}, [MOST, "131073 of them in config.json.id2label"]),
     "names of layers": (
         {"base_model_config": TINY | {"model_type": "qwen3", "layer_types": ["full_attention"] * 10**3}},
         ["must be equal to the number of", "1000"],
@@ -663,11 +652,7 @@ def test_what_is_no_configuration_is_refused(hostile, content):
 
 
 @pytest.mark.parametrize("init", ["pretrained", "random"])
-@pytest.mark.parametrize(
-    "nested",
-    [{"activation_function": "evil"}, {"n_head": 0}, {"n_positions": -5}],
-    ids=str,
-)
+@pytest.mark.parametrize("nested", [{"activation_function": "evil"}, {"n_head": 0}, {"n_positions": -5}], ids=str)
 def test_what_transformers_cannot_build_is_a_wrong_value(hostile, refused, nested, init):
     refused(hostile(init, nested=nested), "base_model_config")
 

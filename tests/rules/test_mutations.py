@@ -204,8 +204,7 @@ def judge_honest(truth, files, values, model):
 # Processors
 
 
-def pixels():
-    return np.arange(3 * 16 * 16, dtype=np.uint8).reshape(16, 16, 3)
+PIXELS = np.arange(3 * 16 * 16, dtype=np.uint8).reshape(16, 16, 3)
 
 
 def word_tokenizer():
@@ -216,7 +215,7 @@ PROCESSORS = {  # made, loaded by, and used; words are read by transformers' own
     "pictures": (
         lambda: FPTImageProcessor(size=8, num_channels=3, image_mean=0.5, image_std=0.25),
         (FPTImageProcessor, AutoImageProcessor),
-        lambda processor: processor(pixels())["pixel_values"],
+        lambda processor: processor(PIXELS)["pixel_values"],
     ),
     "sequences": (
         lambda: FPTFeatureExtractor(feature_size=2, max_length=20, mean=[0.5, 1.0], std=2.0, sampling_rate=8),
@@ -293,9 +292,7 @@ def judge_error(error, through_auto):
 
 
 def load(loader, folder, kwargs):
-    if loader in (AutoConfig, FPTConfig):
-        return loader.from_pretrained(folder)
-    return loader.from_pretrained(folder, **kwargs)
+    return loader.from_pretrained(folder, **({} if loader in (AutoConfig, FPTConfig) else kwargs))
 
 
 def run_cases(root, numbers, seed, log):
