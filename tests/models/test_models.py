@@ -76,15 +76,11 @@ def test_images_have_a_head_of_their_own(make_model):
 
 
 def test_a_token_carries_one_label_or_several(make_model):
-    several = make_model("gpt2", FPTForTokenClassification, labels_per_token=5, num_labels=2)
-    assert several(**example()).logits.shape == (2, 10, 5, 2)
-    assert several.head.out_proj.out_features == 10
-    labels = torch.randint(0, 2, (2, 10, 5))
-    labels[:, :4] = -100
-    output = several.eval()(**example(), labels=labels)
-    assert_close(output.loss, F.cross_entropy(output.logits[:, 4:].reshape(-1, 2), labels[:, 4:].reshape(-1)))
+    several = make_model("gpt2", FPTForTokenClassification, labels_per_token=5, num_labels=2).eval()
+    logits = several(**example()).logits
+    assert logits.shape == (2, 10, 5, 2) and several.head.out_proj.out_features == 10
     flat = several.head.out_proj(several.fpt(**example()).last_hidden_state)
-    assert_close(output.logits[..., 3, 1], flat[..., 3 * 2 + 1])
+    assert_close(logits[..., 3, 1], flat[..., 3 * 2 + 1])
 
 
 BUILDERS = {
@@ -177,36 +173,45 @@ def test_a_tuple_on_request(make_model, model_class):
 # Losses
 
 SINGLE, MULTI, REGRESSION = "single_label_classification", "multi_label_classification", "regression"
-LOSSES = {  # problem, number of labels, labels of three sequences, torch's loss
-    "2 classes": (None, 2, [1, 0, -100], F.cross_entropy),
-    "5 classes": (None, 5, [1, 0, -100], F.cross_entropy),
-    "single label": (SINGLE, 4, [0, 3, 1], F.cross_entropy),
+CLASSES = torch.arange(30).reshape(3, 10) % 4
+CLASSES[0, :7] = -100  # not labelled
+
+
+def token_loss(logits, labels):
+    return F.cross_entropy(logits.reshape(-1, logits.shape[-1]), labels.reshape(-1))
+
+
+LOSSES = {  # fields, labels of three sequences, torch's loss
+    "2 classes": ({"num_labels": 2}, [1, 0, -100], F.cross_entropy),
+    "5 classes": ({"num_labels": 5}, [1, 0, -100], F.cross_entropy),
+    "single label": ({"problem_type": SINGLE}, [0, 3, 1], F.cross_entropy),
     "multi-label": (
-        MULTI,
-        4,
+        {"problem_type": MULTI},
         [[1, 0, 1, 1], [0, 0, 0, 0], [1, 1, 1, 0]],
         lambda logits, labels: F.binary_cross_entropy_with_logits(logits, labels.float()),
     ),
-    "a number": (REGRESSION, 1, [0.5, -2.0, 3.0], lambda logits, labels: F.mse_loss(logits[:, 0], labels)),
-    "a number in a row": (REGRESSION, 1, [[0.5], [-2.0], [3.0]], F.mse_loss),
-    "numbers": (REGRESSION, 2, [[0.5, 1.5], [-2.0, 0.0], [3.0, -1.0]], F.mse_loss),
+    "a number": (
+        {"problem_type": REGRESSION, "num_labels": 1},
+        [0.5, -2.0, 3.0],
+        lambda logits, labels: F.mse_loss(logits[:, 0], labels),
+    ),
+    "a number in a row": ({"problem_type": REGRESSION, "num_labels": 1}, [[0.5], [-2.0], [3.0]], F.mse_loss),
+    "numbers": ({"problem_type": REGRESSION, "num_labels": 2}, [[0.5, 1.5], [-2.0, 0.0], [3.0, -1.0]], F.mse_loss),
+    "tokens": ({"model_class": FPTForTokenClassification}, CLASSES, token_loss),
+    "several of each token": (
+        {"model_class": FPTForTokenClassification, "labels_per_token": 5},
+        CLASSES[..., None].expand(3, 10, 5),
+        token_loss,
+    ),
 }
 
 
-@pytest.mark.parametrize("problem_type, num_labels, labels, reference", LOSSES.values(), ids=LOSSES)
-def test_the_loss_of_a_sequence_is_that_of_its_problem(make_model, problem_type, num_labels, labels, reference):
-    model, labels = make_model("gpt2", num_labels=num_labels, problem_type=problem_type).eval(), torch.tensor(labels)
+@pytest.mark.parametrize("fields, labels, reference", LOSSES.values(), ids=LOSSES)
+def test_the_loss_is_that_of_its_problem(make_model, fields, labels, reference):
+    model, labels = make_model("gpt2", **fields).eval(), torch.as_tensor(labels)
     output = model(**example(batch=3), labels=labels)
     assert_close(output.loss, reference(output.logits, labels))
     output.loss.backward()
-
-
-def test_the_loss_of_tokens_leaves_unlabelled_ones_out(make_model):
-    labels = torch.arange(20).reshape(2, 10) % 4
-    labels[0, :7] = -100
-    output = make_model("bert", FPTForTokenClassification).eval()(**example(), labels=labels)
-    kept = labels != -100
-    assert_close(output.loss, F.cross_entropy(output.logits[kept], labels[kept]))
 
 
 @pytest.mark.parametrize(

@@ -68,11 +68,6 @@ def test_the_nested_configuration_comes_back_equal_and_of_its_class(model_type, 
     assert loaded.hidden_size == base.hidden_size
 
 
-def test_a_nested_configuration_may_be_a_dict():
-    config = FPTConfig(**random_gpt2(base_model_config=tiny_config("bert").to_dict()))
-    assert config.base_model_config.to_dict() == tiny_config("bert").to_dict()
-
-
 @pytest.mark.parametrize("given", [dict, "an object"])
 def test_bookkeeping_of_a_nested_configuration_is_left_out_both_ways(given, tmp_path):
     labels = {"id2label": {0: "no", 1: "yes", 2: "maybe"}, "label2id": {"no": 0, "yes": 1, "maybe": 2}}
