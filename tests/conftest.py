@@ -88,12 +88,12 @@ TINY_BACKBONES |= IMAGE_BACKBONES
 TRANSFORMER_GROUPS = ("input", "output", "norm", "position", "attention", "feedforward")  # that all of these have
 CAUSAL = ("gpt2", "openai-gpt", "opt", "gpt_neox", "llama", "qwen3", "gemma")
 
-VALUES = {"input_type": "values", "input_size": 3, "sequence_length": 10}
+NUMBERS = {"input_type": "values", "input_size": 3, "sequence_length": 10}
 TOKENS = {"input_type": "tokens", "vocab_size": 12, "sequence_length": 10}
 IMAGES = {"input_type": "images", "image_size": 8, "num_channels": 3, "patch_size": 4}
 SERIES = {"input_type": "series", "series_length": 20, "num_channels": 2, "patch_length": 4, "patch_stride": 3}
-INPUTS = {"values": VALUES, "tokens": TOKENS, "images": IMAGES, "series": SERIES}  # fields of a configuration
-FIELDS = VALUES | {"num_labels": 4}
+INPUTS = {"values": NUMBERS, "tokens": TOKENS, "images": IMAGES, "series": SERIES}  # fields of a configuration
+FIELDS = NUMBERS | {"num_labels": 4}
 
 
 def example(input_type: str = "values", batch: int = 2) -> dict[str, torch.Tensor]:

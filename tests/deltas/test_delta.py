@@ -491,7 +491,7 @@ for place, name in PLACES.items():
     CHANGES[f"{place} missing"] = without(place), [f"lacks {name},", WEIGHTS]
 for place in (*UNTRAINED, *NO_PLACES):
     words = [f"has {UNTRAINED.get(place, place[:200])}", ", which this model does not train"]
-    CHANGES[f"an unexpected_tensor, {place[:40]}"] = replaced(place, lambda _: torch.zeros(VOCABULARY, 32)), words
+    CHANGES[f"unexpected {place[:40]}"] = replaced(place, lambda _: torch.zeros(VOCABULARY, 32)), words
 for shape in [(0, 32), (4, 0), (128,), (32, 4), (4, 32, 1), (5, 32), (3, 32), ()]:
     words = [f"head.weight has shape {shape}", "(4, 32)"]
     CHANGES[f"shape {shape}"] = replaced(OUTPUT, lambda _, shape=shape: torch.zeros(shape)), words

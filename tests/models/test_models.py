@@ -12,9 +12,9 @@ from conftest import (
     IMAGES,
     INPUTS,
     LAYERS,
+    NUMBERS,
     TINY_BACKBONES,
     TRANSFORMER_GROUPS,
-    VALUES,
     VOCABULARY,
     WIDTH,
     checkpoint_activations,
@@ -93,7 +93,7 @@ BUILDERS = {
 
 @pytest.mark.parametrize("builder", BUILDERS)
 def test_the_configuration_given_stays_as_it_is(builder, make_model, tmp_path):
-    config = FPTConfig(base_model_config=tiny_config("gpt2"), backbone_init="random", num_labels=1, **VALUES)
+    config = FPTConfig(base_model_config=tiny_config("gpt2"), backbone_init="random", num_labels=1, **NUMBERS)
     if builder == "from_pretrained":
         make_model("gpt2").save_pretrained(tmp_path)
         config = FPTConfig.from_pretrained(tmp_path)
@@ -613,7 +613,7 @@ def test_new_positions_start_at_zero_and_are_added(make_model):
 def test_new_modules_are_drawn_from_the_global_seed():
     def build(seed):
         torch.manual_seed(seed)
-        config = FPTConfig(**VALUES, backbone_init="random", base_model_config=tiny_config("gpt2"))
+        config = FPTConfig(**NUMBERS, backbone_init="random", base_model_config=tiny_config("gpt2"))
         return FPTForSequenceClassification(config)
 
     one, same, other = build(3), build(3), build(4)
@@ -723,9 +723,9 @@ def test_activation_checkpointing_gives_equal_gradients(make_model, input_type, 
 @pytest.mark.parametrize(
     "auto_class, model_class, fields",
     [
-        (AutoModel, FPTModel, VALUES),
-        (AutoModelForSequenceClassification, FPTForSequenceClassification, VALUES),
-        (AutoModelForTokenClassification, FPTForTokenClassification, VALUES),
+        (AutoModel, FPTModel, NUMBERS),
+        (AutoModelForSequenceClassification, FPTForSequenceClassification, NUMBERS),
+        (AutoModelForTokenClassification, FPTForTokenClassification, NUMBERS),
         (AutoModelForImageClassification, FPTForImageClassification, IMAGES),
     ],
 )
@@ -738,9 +738,9 @@ def test_auto_classes_build_and_load(make_model, tmp_path, auto_class, model_cla
 
 def test_a_model_of_only_a_configuration_needs_random_weights():
     with pytest.raises(ValueError, match="no weights for backbone_init='pretrained'"):
-        FPTForSequenceClassification(FPTConfig(**VALUES))
+        FPTForSequenceClassification(FPTConfig(**NUMBERS))
     with pytest.raises(ValueError, match="base_model_config"):
-        FPTModel(FPTConfig(**VALUES, backbone_init="random"))
+        FPTModel(FPTConfig(**NUMBERS, backbone_init="random"))
 
 
 # Several GPUs

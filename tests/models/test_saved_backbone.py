@@ -7,9 +7,9 @@ import torch
 from conftest import (
     EXAMPLES,
     GPT,
+    NUMBERS,
     POSITIONS,
     TINY_BACKBONES,
-    VALUES,
     contents,
     example,
     load_script,
@@ -51,7 +51,7 @@ def trained(model):
 
 def rebuilt(folder, model, **fields):
     """A new model on the saved backbone, with the other parameters of the one that it is from."""
-    new = FPTModel.from_backbone(folder, **VALUES, **fields).eval()
+    new = FPTModel.from_backbone(folder, **NUMBERS, **fields).eval()
     others = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith("backbone.")}
     assert new.load_state_dict(others, strict=False).unexpected_keys == []
     return new
@@ -71,7 +71,7 @@ def assert_same(found, expected):
 def test_a_saved_backbone_computes_what_the_trained_one_did(model_type, tmp_path):
     lstm = model_type == "fpt_lstm"
     config = LSTMConfig(hidden_size=32, num_hidden_layers=2) if lstm else tiny_config(model_type)
-    model = trained(FPTModel.from_backbone(config, backbone_init="random", backbone_dropout=0.3, **VALUES))
+    model = trained(FPTModel.from_backbone(config, backbone_init="random", backbone_dropout=0.3, **NUMBERS))
     model.save_backbone(tmp_path / "base")
     again = rebuilt(tmp_path / "base", model)
     assert_same(again.backbone.state_dict(), model.backbone.state_dict())
@@ -81,7 +81,7 @@ def test_a_saved_backbone_computes_what_the_trained_one_did(model_type, tmp_path
 @pytest.mark.parametrize("model_type", ["gpt2", "bert", "roberta", "opt", "llama"])
 def test_it_is_an_ordinary_checkpoint(model_type, tmp_path):
     own = tiny_config(model_type)
-    model = FPTModel.from_backbone(own, backbone_init="random", backbone_dropout=0.3, **VALUES)
+    model = FPTModel.from_backbone(own, backbone_init="random", backbone_dropout=0.3, **NUMBERS)
     model.save_backbone(tmp_path / "base")
     base, found = AutoModel.from_pretrained(tmp_path / "base", output_loading_info=True)
     assert all(name.startswith("pooler.") for name in found["missing_keys"])
@@ -123,7 +123,7 @@ def test_saving_leaves_the_model_alone(tmp_path, make_model):
 
 def test_a_cut_backbone_is_saved_with_the_layers_it_has(tmp_path):
     config = tiny_config("qwen3", num_hidden_layers=3, layer_types=["full_attention"] * 3)
-    model = trained(FPTModel.from_backbone(config, backbone_init="random", backbone_layers=2, **VALUES))
+    model = trained(FPTModel.from_backbone(config, backbone_init="random", backbone_layers=2, **NUMBERS))
     model.save_backbone(tmp_path / "base")
     again = rebuilt(tmp_path / "base", model)
     assert again.config.base_model_config.num_hidden_layers == 2 and again.config.backbone_layers is None
@@ -132,7 +132,7 @@ def test_a_cut_backbone_is_saved_with_the_layers_it_has(tmp_path):
 
 def test_half_precision_is_saved_without_a_loss(tmp_path, saved_base):
     """Frozen weights in bf16 and trained norms in fp32 stay what they are, in a file of one dtype."""
-    model = FPTModel.from_backbone(saved_base, dtype="bfloat16", **VALUES)
+    model = FPTModel.from_backbone(saved_base, dtype="bfloat16", **NUMBERS)
     with torch.no_grad():
         model.backbone.ln_f.weight.add_(1e-4)  # which bf16 would round away
     model.save_backbone(tmp_path / "base")
@@ -145,7 +145,7 @@ def test_tied_weights_are_stored_once(tmp_path, make_model):
     make_model("t5", FPTModel, dtype="bfloat16").save_backbone(tmp_path / "base")
     stored = load_file(tmp_path / "base" / "model.safetensors")
     assert len({"shared.weight", "encoder.embed_tokens.weight"} & stored.keys()) == 1
-    again = FPTModel.from_backbone(tmp_path / "base", **VALUES).backbone
+    again = FPTModel.from_backbone(tmp_path / "base", **NUMBERS).backbone
     assert again.shared.weight is again.encoder.embed_tokens.weight
 
 
@@ -189,7 +189,7 @@ def test_the_recipe_makes_a_base(tmp_path, monkeypatch):
     assert {"eval_masked_accuracy", "test_masked_accuracy"} <= results.keys()
     model = FPTForTokenClassification.from_pretrained("outputs/pretrain-bit-memory")
     assert {row.group for row in model.count_parameters() if row.trained} == set(WHOLE_GROUPS)
-    base = FPTModel.from_backbone("outputs/pretrain-bit-memory-backbone", **VALUES).backbone
+    base = FPTModel.from_backbone("outputs/pretrain-bit-memory-backbone", **NUMBERS).backbone
     assert torch.equal(base.h[1].mlp.c_fc.weight, model.fpt.backbone.h[1].mlp.c_fc.weight)
 
 
@@ -222,7 +222,7 @@ PARTS = {"bart": "BartEncoder"} | {name: "ImageEncoder" for name in TINY_BACKBON
 @pytest.mark.parametrize("model_type, part", PARTS.items())
 def test_a_part_of_a_model_is_refused(model_type, part, tmp_path):
     config = BartConfig(**BART) if model_type == "bart" else tiny_config(model_type)
-    model = FPTModel.from_backbone(config, backbone_init="random", positions="none", trainable=["input"], **VALUES)
+    model = FPTModel.from_backbone(config, backbone_init="random", positions="none", trainable=["input"], **NUMBERS)
     with pytest.raises(ValueError, match=f"{part} is a part of a {model_type} model"):
         model.save_backbone(tmp_path / "base")
     assert list(tmp_path.iterdir()) == []

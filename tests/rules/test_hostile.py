@@ -6,9 +6,8 @@ Each test takes a good delta, changes it as its author could (with digests that 
 import json
 import os
 import pickle
+import runpy
 import shutil
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -122,10 +121,6 @@ def outputs(model):
 @pytest.fixture
 def expected(good, load):
     return outputs(load(good / "pretrained"))
-
-
-def test_the_helpers_damage_nothing(hostile, load, expected):
-    assert torch.equal(outputs(load(hostile())), expected)
 
 
 # Code
@@ -291,6 +286,9 @@ def code(hostile, saved_base, tmp_path, marker):
         for name in ("tokenizer_config.json", "preprocessor_config.json", "processor_config.json"):
             kinds = ("tokenizer_class", "image_processor_type", "feature_extractor_type", "processor_class")
             (where / name).write_text(json.dumps({"auto_map": auto_map, **dict.fromkeys(kinds, "Evil")}))
+        runpy.run_path(where / "evil.py")
+        assert marker.exists()
+        marker.unlink()
     return folder, base
 
 
@@ -315,12 +313,6 @@ def test_code_of_a_processor_or_pipeline_is_not_run_without_trust(code, marker, 
     with pytest.raises(ValueError, match=r"trust_remote_code|custom code"):
         pipeline("evil-task", model=os.fspath(folder), **trust)
     assert not marker.exists()
-
-
-def test_the_code_would_leave_its_mark(code, marker):
-    folder, _ = code
-    subprocess.run([sys.executable, folder / "evil.py"], check=True)
-    assert marker.exists()
 
 
 class Evil:

@@ -27,10 +27,10 @@ import pytest
 import torch
 from conftest import (
     IMAGES,
+    NUMBERS,
     SERIES,
     TINY_BACKBONES,
     TOKENS,
-    VALUES,
     contents,
     example,
     forked,
@@ -75,10 +75,10 @@ KILLED_AFTER = 60  # seconds of a processor
 
 LORA = {"peft_type": "lora", "r": 2, "target_modules": ["c_attn"], "fan_in_fan_out": True}
 KINDS = {  # base, whether it is pretrained, fields
-    "gpt2": ("gpt2", True, VALUES),
-    "gpt2 of an earlier version": ("gpt2", True, VALUES),
+    "gpt2": ("gpt2", True, NUMBERS),
+    "gpt2 of an earlier version": ("gpt2", True, NUMBERS),
     "bert, tokens": ("bert", True, TOKENS | {"pad_token_id": 0}),
-    "gpt2 with an adapter": ("gpt2", True, VALUES | {"peft_config": LORA}),
+    "gpt2 with an adapter": ("gpt2", True, NUMBERS | {"peft_config": LORA}),
     "gpt2, series, new positions": ("gpt2", True, SERIES | {"positions": "new", "pooling": "mean"}),
     "random gpt2": ("gpt2", False, TOKENS | {"pad_token_id": 0}),
     "random llama": ("llama", False, SERIES),
