@@ -249,6 +249,6 @@ def mutate(files: Files, draws: random.Random) -> tuple[str, Files, bool]:
     edited = {CONFIG: values.encode("utf-8", "surrogatepass")}
     told = {WEIGHTS: with_metadata(files[WEIGHTS], CONFIG_TEXT_KEY, values)}
     if what == "text":  # in only one of the two copies
-        alone = draws.random() < 0.5 or CONFIG_TEXT_KEY not in read_header(files[WEIGHTS])[0]["__metadata__"]
-        return what, files | (edited if alone else told), False
+        beside = draws.random() < 0.5 or CONFIG_TEXT_KEY not in read_header(files[WEIGHTS])[0]["__metadata__"]
+        return what, files | (edited if beside else told), False
     return what, resign(files | edited) or files | edited | told, True  # nested too deep to be signed: both

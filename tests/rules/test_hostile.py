@@ -544,7 +544,7 @@ def test_a_base_is_not_built_larger_than_its_weights(absurd, name):
     check_absurd(absurd[f"base {name}"], ["larger than its weights can be", "base_model_config asks for too much"])
 
 
-def test_a_configuration_alone_builds_nothing_larger_than_the_machine(hostile, monkeypatch):
+def test_a_configuration_builds_nothing_larger_than_the_machine(hostile, monkeypatch):
     config = AutoConfig.from_pretrained(hostile("random", input_size=2**20))
     with monkeypatch.context() as patch:
         patch.setattr(fpt_adapters.models.base, "MEMORY", 2**26)

@@ -211,7 +211,7 @@ def word_tokenizer():
     return fixed_tokenizer(["[PAD]", *"abcdefgh"], 10, normalizers.Lowercase(), pre_tokenizers.Whitespace())
 
 
-PROCESSORS = {  # made, loaded by, and used; words are read by transformers' own classes alone
+PROCESSORS = {  # made, loaded by, and used; words are read only by transformers' own classes
     "pictures": (
         lambda: FPTImageProcessor(size=8, num_channels=3, image_mean=0.5, image_std=0.25),
         (FPTImageProcessor, AutoImageProcessor),
