@@ -174,9 +174,10 @@ def move(model: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
     return model.eval()
 
 
-def contents(folder: Path) -> dict[str, bytes]:
-    """What lies in a folder, by its place there; nothing where there is no folder."""
-    return {os.fspath(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+def contents(folder: Path) -> dict[str, bytes | None]:
+    """What lies in a folder, by its place there (None: a folder); nothing where there is no folder."""
+    found = {os.fspath(path.relative_to(folder)): path for path in folder.rglob("*")}
+    return {place: path.read_bytes() if path.is_file() else None for place, path in found.items()}
 
 
 def rewrite_config(folder: Path, values: dict) -> None:
