@@ -43,7 +43,6 @@ sys.path.insert(0, os.fspath(EXAMPLES))  # as for a script that is run there
 torch.set_num_threads(1)  # tiny models are faster so, above all beside other processes
 gc.freeze()  # Trainer collects garbage at every start: not the imported modules each time
 
-PAGE = 4096  # bytes that a small disk gives out at once
 WIDTH, LAYERS, HEADS, VOCABULARY, POSITIONS = 32, 2, 2, 100, 64
 COMMON = {
     "hidden_size": WIDTH,
@@ -53,61 +52,30 @@ COMMON = {
     "vocab_size": VOCABULARY,
     "max_position_embeddings": POSITIONS,
 }
-GPT = {
-    "n_embd": WIDTH,
-    "n_layer": LAYERS,
-    "n_head": HEADS,
-    "n_positions": POSITIONS,
-    "vocab_size": VOCABULARY,
-    "bos_token_id": 1,  # GPT-2's own lies outside this vocabulary, of which transformers warns
-    "eos_token_id": 1,
-}
+GPT = {"n_embd": WIDTH, "n_layer": LAYERS, "n_head": HEADS, "n_positions": POSITIONS, "vocab_size": VOCABULARY}
+GPT |= {"bos_token_id": 1, "eos_token_id": 1}  # GPT-2's own lie outside this vocabulary, of which transformers warns
 SPECIAL = {"pad_token_id": 0, "bos_token_id": 1, "cls_token_id": 1, "eos_token_id": 2, "sep_token_id": 2}
 TINY_BACKBONES = {
     "gpt2": GPT,
     "openai-gpt": GPT,
     "bert": COMMON,
     "roberta": COMMON | {"max_position_embeddings": POSITIONS + 2},
-    "distilbert": {
-        "dim": WIDTH,
-        "n_layers": LAYERS,
-        "n_heads": HEADS,
-        "hidden_dim": 64,
-        "vocab_size": VOCABULARY,
-        "max_position_embeddings": POSITIONS,
-    },
+    "distilbert": {"dim": WIDTH, "n_layers": LAYERS, "n_heads": HEADS, "hidden_dim": 64}
+    | {"vocab_size": VOCABULARY, "max_position_embeddings": POSITIONS},
     "albert": COMMON | {"embedding_size": 16},
-    "t5": {
-        "d_model": WIDTH,
-        "d_kv": 16,
-        "num_layers": LAYERS,
-        "num_heads": HEADS,
-        "d_ff": 64,
-        "vocab_size": VOCABULARY,
-    },
+    "t5": {"d_model": WIDTH, "d_kv": 16, "num_layers": LAYERS, "num_heads": HEADS, "d_ff": 64}
+    | {"vocab_size": VOCABULARY},
     "longformer": COMMON | {"max_position_embeddings": POSITIONS + 2, "attention_window": [8, 8]},
-    "opt": {
-        "hidden_size": WIDTH,
-        "num_hidden_layers": LAYERS,
-        "num_attention_heads": HEADS,
-        "ffn_dim": 64,
-        "vocab_size": VOCABULARY,
-        "max_position_embeddings": POSITIONS,
-        "word_embed_proj_dim": 16,
-    },
+    "opt": {name: size for name, size in COMMON.items() if name != "intermediate_size"}
+    | {"ffn_dim": 64, "word_embed_proj_dim": 16},
     "gpt_neox": COMMON,
     "llama": COMMON | {"num_key_value_heads": 1},
     "qwen3": COMMON | {"num_key_value_heads": 1, "head_dim": 16},
     "gemma": COMMON | {"num_key_value_heads": 1, "head_dim": 16},
     "modernbert": COMMON | SPECIAL,
 }
-PICTURES = {
-    "hidden_size": WIDTH,
-    "num_hidden_layers": LAYERS,
-    "num_attention_heads": HEADS,
-    "image_size": 8,
-    "patch_size": 4,
-}
+PICTURES = {"hidden_size": WIDTH, "num_hidden_layers": LAYERS, "num_attention_heads": HEADS}
+PICTURES |= {"image_size": 8, "patch_size": 4}
 IMAGE_BACKBONES = {
     "vit": PICTURES | {"intermediate_size": 64},
     "deit": PICTURES | {"intermediate_size": 64},
@@ -122,6 +90,23 @@ TINY_BACKBONES |= IMAGE_BACKBONES
 
 TRANSFORMER_GROUPS = ("input", "output", "norm", "position", "attention", "feedforward")  # that all of these have
 CAUSAL = ("gpt2", "openai-gpt", "opt", "gpt_neox", "llama", "qwen3", "gemma")
+
+NUMBERS = {"input_type": "values", "input_size": 3, "sequence_length": 10}
+TOKENS = {"input_type": "tokens", "vocab_size": 12, "sequence_length": 10}
+IMAGES = {"input_type": "images", "image_size": 8, "num_channels": 3, "patch_size": 4}
+SERIES = {"input_type": "series", "series_length": 20, "num_channels": 2, "patch_length": 4, "patch_stride": 3}
+INPUTS = {"values": NUMBERS, "tokens": TOKENS, "images": IMAGES, "series": SERIES}  # fields of a configuration
+FIELDS = NUMBERS | {"num_labels": 4}
+
+
+def example(input_type: str = "values", batch: int = 2) -> dict[str, torch.Tensor]:
+    """A batch that fits the fields of an input type in `INPUTS`."""
+    generator = torch.Generator().manual_seed(0)
+    if input_type == "tokens":
+        return {"input_ids": torch.randint(1, 12, (batch, 10), generator=generator)}
+    name = "pixel_values" if input_type == "images" else "input_values"
+    size = {"values": (10, 3), "images": (3, 8, 8), "series": (20, 2)}[input_type]
+    return {name: torch.randn(batch, *size, generator=generator)}
 
 
 def since(version: str, what: str) -> pytest.MarkDecorator:
@@ -153,24 +138,49 @@ def tiny_config(model_type: str, **changes) -> PreTrainedConfig:
 
 
 @pytest.fixture(scope="session")
-def _models() -> dict:
-    return {}
+def make_model():
+    """Build (once a session) and copy a random tiny model: make_model("gpt2", fpt_adapters.FPTModel, **fields).
 
-
-@pytest.fixture
-def make_model(_models):
-    """Build (once a session) and copy a random tiny model: make_model("gpt2", fpt_adapters.FPTModel, **fields)."""
+    What the fields leave out of their input type, `INPUTS` says; None leaves a field out.
+    """
+    models = {}
 
     def make(model_type: str, model_class=fpt_adapters.FPTForSequenceClassification, **fields):
         key = (model_type, model_class, repr(sorted(fields.items())))
-        if key not in _models:
+        if key not in models:
             torch.manual_seed(0)
-            fields = {"input_type": "values", "input_size": 3, "sequence_length": 10, "num_labels": 4} | fields
+            fields = INPUTS.get(fields.get("input_type", "values"), {}) | {"num_labels": 4} | fields
             fields = {name: value for name, value in fields.items() if value is not None}
-            _models[key] = model_class.from_backbone(tiny_config(model_type), backbone_init="random", **fields)
-        return copy.deepcopy(_models[key])
+            models[key] = model_class.from_backbone(tiny_config(model_type), backbone_init="random", **fields)
+        return copy.deepcopy(models[key])
 
     return make
+
+
+@contextlib.contextmanager
+def refused(*words: str, error: type[Exception] | tuple = ValueError):
+    """`pytest.raises(error)` with all of these words, in any order, in a message that a person still reads."""
+    with pytest.raises(error) as caught:
+        yield
+    message = str(caught.value)
+    missing = [word for word in words if word not in message]
+    assert not missing, f"{missing} not in: {message[:2000]}"
+    assert len(message) < 2000, message
+
+
+def move(model: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
+    """The model with every parameter that trains moved, as training would, and in evaluation mode."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in [parameter for parameter in model.parameters() if parameter.requires_grad]:
+            parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.1)
+    return model.eval()
+
+
+def contents(folder: Path) -> dict[str, bytes | None]:
+    """What lies in a folder, by its place there (None: a folder); nothing where there is no folder."""
+    found = {os.fspath(path.relative_to(folder)): path for path in folder.rglob("*")}
+    return {place: path.read_bytes() if path.is_file() else None for place, path in found.items()}
 
 
 def rewrite_config(folder: Path, values: dict) -> None:
@@ -246,20 +256,16 @@ def labelled_examples() -> list[dict]:
     return [{"input_values": torch.randn(10, 3, generator=generator), "labels": number % 4} for number in range(8)]
 
 
+def training_arguments(folder, **changes) -> TrainingArguments:
+    """Arguments of a short training on a CPU that prints and saves nothing, but for `changes`."""
+    fields = {"max_steps": 3, "learning_rate": 1e-2, "save_strategy": "no"}
+    quiet = {"use_cpu": True, "report_to": "none", "disable_tqdm": True, "dataloader_pin_memory": False}
+    return TrainingArguments(os.fspath(folder), **fields | quiet | changes)
+
+
 def trained_by(trainer_class, model, folder, **changes) -> dict[str, torch.Tensor]:
     """What trains in `model`, after three steps on `labelled_examples`; `changes`: of the training arguments."""
-    arguments = TrainingArguments(
-        os.fspath(folder),
-        max_steps=3,
-        learning_rate=1e-2,
-        use_cpu=True,
-        report_to="none",
-        disable_tqdm=True,
-        save_strategy="no",
-        dataloader_pin_memory=False,
-        **changes,
-    )
-    trainer_class(model, arguments, train_dataset=labelled_examples()).train()
+    trainer_class(model, training_arguments(folder, **changes), train_dataset=labelled_examples()).train()
     return {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
 
 
@@ -327,8 +333,8 @@ def fill(disk: Path, left: float) -> None:
 
 
 def used(folder: Path) -> int:
-    """The bytes that a small disk gives out, a page at a time, for what lies in `folder`."""
-    return sum(-(-file.stat().st_size // PAGE) * PAGE for file in folder.rglob("*") if file.is_file())
+    """The bytes that a small disk gives out, 4096 at once, for what lies in `folder`."""
+    return sum(-(-file.stat().st_size // 4096) * 4096 for file in folder.rglob("*") if file.is_file())
 
 
 @pytest.fixture

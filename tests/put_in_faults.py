@@ -79,7 +79,7 @@ FAULTS = {  # name: file, what stands there, what is put in its place, the tests
         "deltas/file.py",
         "if unknown := sorted(place for place in self.tensors if place not in names):",
         "names |= {name: name for name in places}\n        if unknown := [p for p in self.tensors if p not in names]:",
-        "deltas/test_delta.py -k unexpected_tensor",
+        "deltas/test_delta.py -k unexpected",
     ),
     "format: a later one is read": (
         "deltas/file.py",
