@@ -148,6 +148,61 @@ def tiny_config(model_type: str, **changes) -> PreTrainedConfig:
     return AutoConfig.for_model(model_type, **(TINY_BACKBONES[model_type] | changes))
 
 
+FIELDS = {"input_type": "values", "input_size": 3, "sequence_length": 10, "num_labels": 4}
+VALUES = torch.randn(3, 10, 3, generator=torch.Generator().manual_seed(0))
+
+
+def build(base, model_class=fpt_adapters.FPTForSequenceClassification, **fields):
+    """A model on a base, or on weights drawn for a configuration; its new modules are drawn from one seed."""
+    torch.manual_seed(0)
+    drawn = {"backbone_init": "random"} if isinstance(base, PreTrainedConfig) else {}
+    fields = FIELDS | drawn | fields
+    return model_class.from_backbone(base, **{name: value for name, value in fields.items() if value is not None})
+
+
+@torch.no_grad()
+def outputs(model, **inputs) -> torch.Tensor:
+    """What a model answers in eval mode, to three sequences of numbers where nothing else is given."""
+    return model.eval()(**inputs or {"input_values": VALUES})[0]
+
+
+def reloaded(model, folder: Path, **arguments):
+    """The model that comes back from its delta."""
+    model.save_pretrained(folder)
+    return type(model).from_pretrained(folder, **arguments)
+
+
+def trained_names(model: torch.nn.Module) -> set[str]:
+    """The names of what trains in a model."""
+    return {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+def trained(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """A copy of what trains in a model."""
+    return {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
+
+
+def assert_same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor], **tolerance: float) -> None:
+    """Tensors of the same names, at least one, and of the same bits unless `tolerance` (rtol, atol) is given."""
+    assert first
+    torch.testing.assert_close(dict(first), dict(second), **{"rtol": 0, "atol": 0} | tolerance)
+
+
+def train(model, folder, trainer_class=fpt_adapters.FPTTrainer, data=None, resume=None, trainer=(), **changes):
+    """The Trainer, after three steps on `labelled_examples` or on `data`; `changes`: of the training arguments."""
+    defaults = {"max_steps": 3, "learning_rate": 1e-2, "logging_steps": 1, "save_strategy": "no", "use_cpu": True}
+    defaults |= {"report_to": "none", "disable_tqdm": True, "dataloader_pin_memory": False}
+    arguments = TrainingArguments(os.fspath(folder), **defaults | changes)
+    done = trainer_class(model, arguments, train_dataset=data or labelled_examples(), **dict(trainer))
+    done.train(resume_from_checkpoint=resume)
+    return done
+
+
+def losses(trainer) -> list[float]:
+    """What a Trainer logged of its steps."""
+    return [row["loss"] for row in trainer.state.log_history if "loss" in row]
+
+
 @pytest.fixture(scope="session")
 def _models() -> dict:
     return {}
@@ -160,10 +215,7 @@ def make_model(_models):
     def make(model_type: str, model_class=fpt_adapters.FPTForSequenceClassification, **fields):
         key = (model_type, model_class, repr(sorted(fields.items())))
         if key not in _models:
-            torch.manual_seed(0)
-            fields = {"input_type": "values", "input_size": 3, "sequence_length": 10, "num_labels": 4} | fields
-            fields = {name: value for name, value in fields.items() if value is not None}
-            _models[key] = model_class.from_backbone(tiny_config(model_type), backbone_init="random", **fields)
+            _models[key] = build(tiny_config(model_type), model_class, **fields)
         return copy.deepcopy(_models[key])
 
     return make
@@ -222,18 +274,34 @@ def forked(work: Callable[[], object]) -> int:
     return child
 
 
-def saved_once(tmp_path_factory, config_of, seed: int):
-    """A function from a family to the folder of a tiny base of `config_of(family)`, saved when first asked for."""
+def saved_once(tmp_path_factory, config_of):
+    """A function from a family to a checkpoint of `config_of(family)`, of which no weight is at a default."""
     made = {}
 
     def base(model_type: str) -> Path:
         if model_type not in made:
             made[model_type] = tmp_path_factory.mktemp("bases") / model_type
-            torch.manual_seed(seed)
-            AutoModel.from_config(config_of(model_type)).save_pretrained(made[model_type])
+            torch.manual_seed(0)
+            perturbed(AutoModel.from_config(config_of(model_type))).save_pretrained(made[model_type])
         return made[model_type]
 
     return base
+
+
+def perturbed(model):
+    """`model` with no weight at a default, nor of a value that fits into 16 bits."""
+    generator = torch.Generator().manual_seed(2)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.1)
+    return model.eval()
+
+
+@pytest.fixture(scope="session")
+def bases(tmp_path_factory):
+    """bases(model_type): the folder of a tiny checkpoint of a family, made once."""
+    return saved_once(tmp_path_factory, tiny_config)
 
 
 def labelled_examples() -> list[dict]:
@@ -244,19 +312,7 @@ def labelled_examples() -> list[dict]:
 
 def trained_by(trainer_class, model, folder, **changes) -> dict[str, torch.Tensor]:
     """What trains in `model`, after three steps on `labelled_examples`; `changes`: of the training arguments."""
-    arguments = TrainingArguments(
-        os.fspath(folder),
-        max_steps=3,
-        learning_rate=1e-2,
-        use_cpu=True,
-        report_to="none",
-        disable_tqdm=True,
-        save_strategy="no",
-        dataloader_pin_memory=False,
-        **changes,
-    )
-    trainer_class(model, arguments, train_dataset=labelled_examples()).train()
-    return {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
+    return trained(train(model, folder, trainer_class, **changes).model)
 
 
 @pytest.fixture(scope="session")
