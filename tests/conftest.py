@@ -172,6 +172,16 @@ def reloaded(model, folder: Path, **arguments):
     return type(model).from_pretrained(folder, **arguments)
 
 
+def weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """A copy of all parameters."""
+    return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+
+
+def moved(model: torch.nn.Module, before: dict[str, torch.Tensor]) -> set[str]:
+    """The names of the parameters that are no longer as they were."""
+    return {name for name, parameter in model.named_parameters() if not torch.equal(parameter, before[name])}
+
+
 def trained_names(model: torch.nn.Module) -> set[str]:
     """The names of what trains in a model."""
     return {name for name, parameter in model.named_parameters() if parameter.requires_grad}
@@ -179,7 +189,7 @@ def trained_names(model: torch.nn.Module) -> set[str]:
 
 def trained(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     """A copy of what trains in a model."""
-    return {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
+    return {name: value for name, value in weights(model).items() if name in trained_names(model)}
 
 
 def assert_same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor], **tolerance: float) -> None:

@@ -55,9 +55,7 @@ def step(model, input_type="values"):
 
 @pytest.mark.parametrize("input_type", INPUTS)
 @pytest.mark.parametrize("reentrant", [False, True])
-@pytest.mark.parametrize(
-    ("model_type", "trainable"), CASES)
-)
+@pytest.mark.parametrize(("model_type", "trainable"), CASES)
 def test_gradients_agree_and_less_is_kept(make_model, model_type, trainable, reentrant, input_type):
     """A reentrant checkpoint gives no gradient to what is inside it, unless what enters it wants one."""
     fields = {"trainable": trainable.split()} | (TOKENS if input_type == "tokens" else {})
