@@ -22,8 +22,8 @@ from transformers import AutoConfig, Qwen3Config
 from fpt_adapters import DeltaError, FPTConfig, FPTForSequenceClassification, FPTModel
 from fpt_adapters.backbones.baselines.configuration_identity import IdentityConfig
 from fpt_adapters.backbones.baselines.modeling_lstm import LSTMConfig
-from fpt_adapters.backbones.building import check_same_architecture
-from fpt_adapters.backbones.fingerprints import BY_LAYER, fingerprints
+from fpt_adapters.backbones.building import build_backbone, check_same_architecture
+from fpt_adapters.backbones.fingerprints import fingerprints
 from fpt_adapters.rules.depth import first_layers
 
 DEPTH, KEPT = 3, 2
@@ -90,11 +90,12 @@ def test_lists_of_other_things_stay():
 
 @pytest.mark.parametrize("model_type", TYPES)
 def test_random_weights_are_those_of_the_shorter_model(model_type):
-    config = three_layers(model_type)
-    shorter, first = cut(first_layers(config, KEPT), None, positions="new"), cut(config, positions="new")
-    assert_same(weights(first.backbone), weights(shorter.backbone))
-    digest = fingerprints(first.backbone)[BY_LAYER]
-    assert first.config.base_model_fingerprint == shorter.config.base_model_fingerprint == digest
+    config, new = three_layers(model_type), {"dropout": None, "dtype": None, "attn_implementation": None}
+    new |= {"init": "random", "seed": 5, "scheme": None}
+    shorter, expected = build_backbone(first_layers(config, KEPT), None, **new)
+    first, digest = build_backbone(config, None, layers=KEPT, **new)
+    assert_same(weights(first), weights(shorter))
+    assert digest == expected == fingerprints(first)
 
 
 def test_gpt2s_residual_projections_are_scaled_by_the_layers_that_are_kept():
