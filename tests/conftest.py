@@ -284,15 +284,15 @@ def forked(work: Callable[[], object]) -> int:
     return child
 
 
-def saved_once(tmp_path_factory, config_of):
-    """A function from a family to a checkpoint of `config_of(family)`, of which no weight is at a default."""
+def saved_once(tmp_path_factory, model_of):
+    """A function from a family to a checkpoint of `model_of(family)`, of which no weight is at a default."""
     made = {}
 
     def base(model_type: str) -> Path:
         if model_type not in made:
             made[model_type] = tmp_path_factory.mktemp("bases") / model_type
             torch.manual_seed(0)
-            perturbed(AutoModel.from_config(config_of(model_type))).save_pretrained(made[model_type])
+            perturbed(model_of(model_type)).save_pretrained(made[model_type])
         return made[model_type]
 
     return base
@@ -311,7 +311,7 @@ def perturbed(model):
 @pytest.fixture(scope="session")
 def bases(tmp_path_factory):
     """bases(model_type): the folder of a tiny checkpoint of a family, made once."""
-    return saved_once(tmp_path_factory, tiny_config)
+    return saved_once(tmp_path_factory, lambda model_type: AutoModel.from_config(tiny_config(model_type)))
 
 
 def labelled_examples() -> list[dict]:

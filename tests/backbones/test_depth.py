@@ -17,7 +17,7 @@ from conftest import (
     tiny_config,
     weights,
 )
-from transformers import AutoConfig, Qwen3Config
+from transformers import AutoConfig, AutoModel, Qwen3Config
 
 from fpt_adapters import DeltaError, FPTConfig, FPTForSequenceClassification, FPTModel
 from fpt_adapters.backbones.baselines.configuration_identity import IdentityConfig
@@ -43,7 +43,7 @@ def three_layers(model_type):
 @pytest.fixture(scope="session")
 def deep(tmp_path_factory):
     """deep(model_type): the folder of a checkpoint of three layers."""
-    return saved_once(tmp_path_factory, three_layers)
+    return saved_once(tmp_path_factory, lambda model_type: AutoModel.from_config(three_layers(model_type)))
 
 
 def cut(base, layers=KEPT, model_class=FPTModel, **fields):
