@@ -189,7 +189,7 @@ def trained_names(model: torch.nn.Module) -> set[str]:
 
 def trained(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     """A copy of what trains in a model."""
-    return {name: value for name, value in weights(model).items() if name in trained_names(model)}
+    return {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
 
 
 def assert_same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor], **tolerance: float) -> None:
