@@ -109,6 +109,7 @@ IMAGE_BACKBONES = {
     "deit": PICTURES | {"intermediate_size": 64},
     "dinov2": PICTURES | {"mlp_ratio": 2},
 }
+TINY_LSTM = {"hidden_size": WIDTH, "num_hidden_layers": LAYERS}  # of the type fpt_lstm
 TRANSFORMERS = Version(transformers.__version__)
 if TRANSFORMERS < Version("5.18"):  # in older ones these models cannot mask padding
     del IMAGE_BACKBONES["dinov2"]
@@ -145,7 +146,7 @@ def checkpoint_activations(model, reentrant=False):
 
 def tiny_config(model_type: str, **changes) -> PreTrainedConfig:
     """The configuration of a tiny backbone."""
-    return AutoConfig.for_model(model_type, **(TINY_BACKBONES[model_type] | changes))
+    return AutoConfig.for_model(model_type, **(TINY_BACKBONES.get(model_type, TINY_LSTM) | changes))
 
 
 FIELDS = {"input_type": "values", "input_size": 3, "sequence_length": 10, "num_labels": 4}
@@ -318,11 +319,6 @@ def labelled_examples() -> list[dict]:
     """Eight sequences of 10 x 3 numbers in four classes."""
     generator = torch.Generator().manual_seed(1)
     return [{"input_values": torch.randn(10, 3, generator=generator), "labels": number % 4} for number in range(8)]
-
-
-def trained_by(trainer_class, model, folder, **changes) -> dict[str, torch.Tensor]:
-    """What trains in `model`, after three steps on `labelled_examples`; `changes`: of the training arguments."""
-    return trained(train(model, folder, trainer_class, **changes).model)
 
 
 @pytest.fixture(scope="session")

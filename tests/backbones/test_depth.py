@@ -21,7 +21,6 @@ from transformers import AutoConfig, AutoModel, Qwen3Config
 
 from fpt_adapters import DeltaError, FPTConfig, FPTForSequenceClassification, FPTModel
 from fpt_adapters.backbones.baselines.configuration_identity import IdentityConfig
-from fpt_adapters.backbones.baselines.modeling_lstm import LSTMConfig
 from fpt_adapters.backbones.building import build_backbone, check_same_architecture
 from fpt_adapters.backbones.fingerprints import fingerprints
 from fpt_adapters.rules.depth import first_layers
@@ -34,8 +33,6 @@ PER_LAYER = {"longformer": {"attention_window": [4, 8, 16]}}
 
 def three_layers(model_type):
     """The configuration of a tiny backbone of three layers."""
-    if model_type == "fpt_lstm":
-        return LSTMConfig(hidden_size=32, num_hidden_layers=DEPTH)
     depth = {tiny_config(model_type).attribute_map.get("num_hidden_layers", "num_hidden_layers"): DEPTH}
     return tiny_config(model_type, **depth | PER_LAYER.get(model_type, {}))
 

@@ -16,7 +16,8 @@ from conftest import (
     outputs,
     reloaded,
     tiny_config,
-    trained_by,
+    train,
+    trained,
     weights,
 )
 from torch import nn
@@ -56,8 +57,11 @@ def test_it_trains_what_it_trains_without(bases, tmp_path, model_type, device_ma
     assert is_dispatched(model) == (device_map is TWO_DEVICES)
     assert torch.equal(outputs(model), outputs(plain))
     assert model.config.base_model_fingerprint == plain.config.base_model_fingerprint
-    assert_same(*(trained_by(trainer_class, one, tmp_path) for one in (model, plain)))
-    placed = reloaded(model, tmp_path / "delta", base_model_name_or_path=base, device_map=two)
+    assert_same(*(trained(train(one, tmp_path, trainer_class).model) for one in (model, plain)))
+    model.save_pretrained(tmp_path / "delta")
+    placed = AutoModelForSequenceClassification.from_pretrained(
+        tmp_path / "delta", base_model_name_or_path=base, device_map=two
+    )
     assert is_dispatched(placed)
     assert torch.equal(outputs(placed), outputs(plain))
 
@@ -77,12 +81,6 @@ def test_drawn_weights_are_placed_too(bases, init):
     )
     assert is_dispatched(placed)
     assert torch.equal(outputs(placed), outputs(plain))
-
-
-def test_auto_classes_place_it(bases, tmp_path):
-    build(bases("gpt2")).save_pretrained(tmp_path)
-    arguments = {"base_model_name_or_path": bases("gpt2"), "device_map": TWO_DEVICES["gpt2"]}
-    assert is_dispatched(AutoModelForSequenceClassification.from_pretrained(tmp_path, **arguments))
 
 
 class Backbone(nn.Module):

@@ -109,46 +109,12 @@ def test_dropout_follows_each_norm():
 # As a backbone
 
 
-def test_its_parameters_are_in_their_groups():
-    model = on_lstm()
-    groups = model.parameter_groups()
-    gates = [f"lstm.{kind}_{part}_l0" for kind in ("weight", "bias") for part in ("ih", "hh")]
-    expected = {f"fpt.backbone.layers.{i}.{gate}": "recurrent" for i in range(3) for gate in gates}
-    expected |= {f"fpt.backbone.layers.{i}.norm.{kind}": "norm" for i in range(3) for kind in ("weight", "bias")}
-    expected |= {"fpt.position_embeddings.weight": "position"}
-    assert {name: group for name, group in groups.items() if group not in ("input", "output")} == expected
-    rows = {row.group: (row.tensors, row.parameters, row.trained) for row in model.count_parameters()}
+def test_its_parameters_are_counted():
+    rows = {row.group: (row.tensors, row.parameters, row.trained) for row in on_lstm().count_parameters()}
     assert rows["recurrent"] == (12, 3 * 8 * (WIDTH**2 + WIDTH), False)
     assert rows["norm"] == (6, 3 * 2 * WIDTH, True)
     whole = on_lstm(trainable=WHOLE).count_parameters()
     assert {row.group: row.trained for row in whole} == dict.fromkeys(WHOLE, True)
-
-
-def test_the_seed_draws_its_weights():
-    first, again, other = (on_lstm(backbone_init_seed=seed).config.base_model_fingerprint for seed in (0, 0, 1))
-    assert first == again != other
-
-
-@TRAINABLE
-@pytest.mark.parametrize("settings", LSTMS.values(), ids=LSTMS)
-def test_a_gradient_reaches_what_trains(settings, trainable):
-    model = on_lstm(settings, trainable=trainable).train()
-    model(**INPUTS, labels=torch.tensor([0, 3])).loss.backward()
-    groups = model.parameter_groups()
-    for name, parameter in model.named_parameters():
-        assert (parameter.grad is not None) is (groups[name] in trainable), name
-        assert parameter.grad is None or parameter.grad.any(), name
-
-
-@pytest.mark.parametrize("pooling", ["last", "mean", "first"])
-def test_padding_changes_no_answer(pooling):
-    model = on_lstm(pooling=pooling)
-    alone = VALUES[:2, :5]
-    for place in (slice(0, 5), slice(2, 7)):  # positions, which count padding too, are still 0
-        padded = torch.full((2, 7, 3), 100.0)
-        mask = torch.zeros(2, 7, dtype=torch.long)
-        padded[:, place], mask[:, place] = alone, 1
-        assert_close(outputs(model, input_values=padded, attention_mask=mask), outputs(model, input_values=alone))
 
 
 def test_statistics_keep_the_spread_of_a_saved_ones_weights(lstm, tmp_path):

@@ -7,6 +7,7 @@ from itertools import product
 import pytest
 import torch
 from conftest import (
+    IMAGE_BACKBONES,
     LAYERS,
     TINY_BACKBONES,
     TRANSFORMER_GROUPS,
@@ -117,6 +118,10 @@ GROUPS = {
         "feedforward": names("layers.#.mlp.(Wi|Wo)", "weight"),
         "other": {"embeddings.tok_embeddings.weight"},
     },
+    "fpt_lstm": {
+        "norm": names("layers.#.norm"),
+        "recurrent": names("layers.#.lstm", "weight_ih_l0 weight_hh_l0 bias_ih_l0 bias_hh_l0"),
+    },
     "vit": VIT,
     "deit": VIT,
     "dinov2": VIT
@@ -125,6 +130,7 @@ GROUPS = {
         "feedforward": VIT["feedforward"] | names("layers.#.layer_scale(1|2)", "lambda1"),
     },
 }
+EVERY = pytest.mark.parametrize("model_type", [*TINY_BACKBONES, "fpt_lstm"])
 ROWS = {"roberta": 12, "longformer": 12, "opt": 12, "t5": 32}  # of positions, for 10 tokens: two of padding; buckets
 
 
@@ -144,7 +150,7 @@ def groups_of(model):
 # Groups
 
 
-@pytest.mark.parametrize("model_type", TINY_BACKBONES)
+@EVERY
 def test_every_parameter_is_in_its_group(make_model, model_type):
     model, own = make_model(model_type), GROUPS[model_type]
     groups = {"input": names("fpt.input_projection.projection"), "output": names("head")}
@@ -158,7 +164,7 @@ def test_every_parameter_is_in_its_group(make_model, model_type):
         assert model.fpt.position_embeddings.weight.shape == (10, WIDTH)
 
 
-@pytest.mark.parametrize("model_type", TINY_BACKBONES)
+@EVERY
 def test_new_positions_leave_the_backbones_own_frozen(make_model, model_type):
     groups = groups_of(make_model(model_type, positions="new"))
     assert groups["position"] == {"fpt.position_embeddings.weight"}
@@ -187,7 +193,7 @@ def test_norms_of_queries_and_keys_train_by_choice(make_model):
         assert groups_of(model)["norm"] == trained_names(model.fpt.backbone) == norms
 
 
-@pytest.mark.parametrize("model_type", TINY_BACKBONES)
+@EVERY
 def test_the_table_adds_up_to_the_model(make_model, model_type):
     model = make_model(model_type)
     rows = model.count_parameters()
@@ -230,10 +236,11 @@ def gradients(model):
     return {name: parameter.grad for name, parameter in model.named_parameters()}
 
 
-@pytest.mark.parametrize("model_type", TINY_BACKBONES)
-@pytest.mark.parametrize("trainable", [PAPER_GROUPS, TRANSFORMER_GROUPS], ids=["paper", "all"])
-def test_every_trained_tensor_gets_a_gradient(make_model, model_type, trainable):
-    model = make_model(model_type, FPTForTokenClassification, trainable=list(trainable))
+@EVERY
+@pytest.mark.parametrize("whole", [False, True], ids=["paper", "all"])
+def test_every_trained_tensor_gets_a_gradient(make_model, model_type, whole):
+    trainable = {*PAPER_GROUPS, *GROUPS[model_type]} - {"other"} if whole else PAPER_GROUPS
+    model = make_model(model_type, FPTForTokenClassification, trainable=sorted(trainable))
     found = gradients(model)
     assert {name for name, gradient in found.items() if gradient is not None} == trained_names(model)
     assert [name for name in trained_names(model) if not found[name].any()] == []
@@ -287,12 +294,13 @@ def test_it_gets_the_gradients_that_it_gets_among_all(make_model):
     assert all(some[f"fpt.backbone.{name}"] is None for name in groups["attention"])
 
 
-def test_it_trains_with_a_rate_of_its_own_and_comes_back(saved_base, tmp_path):
-    model = build(saved_base, trainable=LAST)
+@pytest.mark.parametrize("model_type", ["gpt2", *list(IMAGE_BACKBONES)[:1]])
+def test_it_trains_with_a_rate_of_its_own_and_comes_back(bases, model_type, tmp_path):
+    model = build(bases(model_type), trainable=LAST)
     before = weights(model)
     train(model, tmp_path / "out", trainer={"group_learning_rates": {"last_attention": 1e-2}})
     assert moved(model, before) == trained_names(model)
     assert bare(moved(model, before)) > groups_of(model)["last_attention"] != set()
-    loaded = reloaded(model, tmp_path / "delta", base_model_name_or_path=saved_base)
+    loaded = reloaded(model, tmp_path / "delta", base_model_name_or_path=bases(model_type))
     assert trained_names(loaded) == trained_names(model)
     assert_same(weights(loaded), weights(model))

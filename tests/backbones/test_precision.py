@@ -12,7 +12,6 @@ from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification
 
 from fpt_adapters import FPTConfig, FPTForSequenceClassification
-from fpt_adapters.backbones.baselines.configuration_lstm import LSTMConfig
 from fpt_adapters.backbones.precision import fp32_names
 
 IMAGES = [name for name in IMAGE_BACKBONES if name == "vit"]
@@ -67,9 +66,8 @@ CAST += [("fpt_lstm", torch.bfloat16)]  # on a CPU, torch runs no LSTM in the ot
 @pytest.mark.parametrize("way", MADE_IN_HALF)
 @pytest.mark.parametrize(("model_type", "dtype"), CAST, ids=str)
 def test_a_model_made_in_half_precision_trains_in_fp32(model_type, way, dtype):
-    base = LSTMConfig() if model_type == "fpt_lstm" else tiny_config(model_type)
     fields = FIELDS | {"backbone_init": "random", "trainable": ["input", "output", "norm", "position"]}
-    model = MADE_IN_HALF[way](FPTConfig(base_model_config=base, **fields), dtype)
+    model = MADE_IN_HALF[way](FPTConfig(base_model_config=tiny_config(model_type), **fields), dtype)
     fp32 = kept_names(model) | trained_names(model)
     for name, parameter in model.named_parameters():
         assert parameter.dtype == (torch.float32 if name in fp32 else dtype), name

@@ -17,6 +17,7 @@ import numpy as np
 import pandas
 import pytest
 import torch
+from conftest import FIELDS, outputs
 from PIL import ExifTags, Image
 from transformers import AutoFeatureExtractor, AutoProcessor, AutoTokenizer, pipeline
 from transformers.image_utils import load_image
@@ -48,13 +49,29 @@ def pixels_of(*shape, seed=0):
     return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
 
 
-def saved_model(make_model, folder, model_class, config, processor):
+def saved_model(make_model, folder, task, config):
     """A tiny model of a task's configuration in `folder`, with its processor."""
-    nothing = {"input_size": None, "sequence_length": None, "num_labels": None}
-    model = make_model("gpt2", model_class, **(nothing | config)).eval()
+    model = make_model("gpt2", task.model_class, **dict.fromkeys(FIELDS) | config)
     model.save_pretrained(folder)
-    processor.save_pretrained(folder)
+    task.processor().save_pretrained(folder)
     return model
+
+
+def scores(answers):
+    """What a pipeline says of each label."""
+    return {answer["label"]: answer["score"] for answer in answers}
+
+
+def expected_scores(model, **inputs):
+    """What a model says of each label, of one example."""
+    found = outputs(model, **inputs).softmax(-1)[0].tolist()
+    return pytest.approx({model.config.id2label[label]: score for label, score in enumerate(found)}, abs=1e-6)
+
+
+def read(processor, *inputs, **arguments):
+    """The numbers of a processor, as numpy has them."""
+    (values, *_) = processor(*inputs, **arguments).values()
+    return values
 
 
 def saved_again(processor, auto_class, folder):
@@ -103,12 +120,11 @@ def test_the_processor_of_an_image_task_makes_its_pixel_values_bit_by_bit(kind, 
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "HSV"])
-@pytest.mark.parametrize("channels", [1, 3])
-def test_any_mode_is_read_as_a_pipeline_would(mode, channels):
+@pytest.mark.parametrize(("channels", "read_as"), [(1, "L"), (3, "RGB")])
+def test_any_mode_is_read_as_a_pipeline_would(mode, channels, read_as):
     image = Image.fromarray(pixels_of(6, 5, 3)).convert(mode)
-    expected = np.asarray(image.convert("RGB").convert("L" if channels == 1 else "RGB"), dtype=np.float32)
-    expected = expected.reshape(6, 5, channels).transpose(2, 0, 1)
-    made = FPTImageProcessor((6, 5), channels, do_rescale=False)(image)["pixel_values"]
+    expected = np.asarray(image.convert("RGB").convert(read_as)).reshape(6, 5, channels).transpose(2, 0, 1)
+    made = read(FPTImageProcessor((6, 5), channels, do_rescale=False), image)
     np.testing.assert_array_equal(made[0], expected)
 
 
@@ -167,47 +183,57 @@ def test_a_transparent_palette_is_read_without_a_warning():
     np.testing.assert_array_equal(FPTImageProcessor(4, 3, do_rescale=False)(image)["pixel_values"][0], expected)
 
 
-def test_arrays_and_tensors_are_read_in_every_layout():
-    grey, colour = pixels_of(6, 5), pixels_of(6, 5, 3)
-    to_grey = FPTImageProcessor((6, 5), 1, image_mean=0.5)
-    to_colour = FPTImageProcessor((6, 5), 3, image_std=[1, 2, 3])
-    for processor, image, same in (
-        (to_grey, grey, [grey[None], grey[..., None], torch.from_numpy(grey), grey.astype(np.float64)]),
-        (to_colour, grey, [np.repeat(grey[..., None], 3, 2), Image.fromarray(grey)]),
-        (to_colour, colour, [colour.transpose(2, 0, 1), torch.from_numpy(colour).to(torch.bfloat16)]),
-        (to_grey, colour, [torch.from_numpy(colour).permute(2, 0, 1), np.dstack([colour, grey]), colour.astype(int)]),
-    ):
-        expected = processor(Image.fromarray(image))["pixel_values"]
-        assert expected.shape == (1, processor.num_channels, 6, 5) and expected.dtype == np.float32
-        for other in (image, *same):
-            np.testing.assert_array_equal(processor(other)["pixel_values"], expected)
-        batch = processor([image, *same])["pixel_values"]
-        np.testing.assert_array_equal(batch, np.repeat(expected, 1 + len(same), axis=0))
+GREY, COLOUR = pixels_of(6, 5), pixels_of(6, 5, 3)
+TO_GREY = FPTImageProcessor((6, 5), 1, image_mean=0.5)
+TO_COLOUR = FPTImageProcessor((6, 5), 3, image_std=[1, 2, 3])
+
+
+@pytest.mark.parametrize(
+    ("processor", "image", "same"),
+    [
+        (TO_GREY, GREY, [GREY[None], GREY[..., None], torch.from_numpy(GREY), GREY.astype(np.float64)]),
+        (TO_COLOUR, GREY, [np.repeat(GREY[..., None], 3, 2), Image.fromarray(GREY)]),
+        (TO_COLOUR, COLOUR, [COLOUR.transpose(2, 0, 1), torch.from_numpy(COLOUR).to(torch.bfloat16)]),
+        (TO_GREY, COLOUR, [torch.from_numpy(COLOUR).permute(2, 0, 1), np.dstack([COLOUR, GREY]), COLOUR.astype(int)]),
+    ],
+    ids=["grey", "grey to colour", "colour", "colour to grey"],
+)
+def test_arrays_and_tensors_are_read_in_every_layout(processor, image, same):
+    expected = read(processor, Image.fromarray(image))
+    assert expected.shape == (1, processor.num_channels, 6, 5) and expected.dtype == np.float32
+    for other in (image, *same):
+        np.testing.assert_array_equal(read(processor, other), expected)
+    np.testing.assert_array_equal(read(processor, [image, *same]), np.repeat(expected, 1 + len(same), axis=0))
+
+
+def test_a_batch_may_be_one_array():
     batch = pixels_of(4, 6, 5, 3)
-    np.testing.assert_array_equal(to_colour(batch)["pixel_values"], to_colour(list(batch))["pixel_values"])
-    np.testing.assert_array_equal(
-        to_colour(torch.from_numpy(batch).permute(0, 3, 1, 2))["pixel_values"], to_colour(batch)["pixel_values"]
-    )
+    expected = read(TO_COLOUR, list(batch))
+    for same in (batch, torch.from_numpy(batch).permute(0, 3, 1, 2)):
+        np.testing.assert_array_equal(read(TO_COLOUR, same), expected)
 
 
 def test_an_array_whose_channels_could_be_first_or_last_needs_a_word():
     array = pixels_of(3, 6, 3)
-    with pytest.raises(ValueError, match=r"\(3, 6, 3\) may have its channels first or last: write input_data_format="):
-        FPTImageProcessor(6, 3)(array)
-    first = FPTImageProcessor((6, 3), 3)(array, input_data_format="channels_first")["pixel_values"]
-    np.testing.assert_allclose(first[0], array / 255, rtol=1e-6)
-    last = FPTImageProcessor((3, 6), 3)(array, input_data_format="channels_last")["pixel_values"]
-    np.testing.assert_allclose(last[0], array.transpose(2, 0, 1) / 255, rtol=1e-6)
-    with pytest.raises(ValueError, match=r"got \(3, 8, 9\), read as channels_last"):
-        FPTImageProcessor((3, 6), 3)(pixels_of(3, 8, 9), input_data_format="channels_last")
-    with pytest.raises(ValueError, match="input_data_format is 'channels_first' or 'channels_last', got 'first'"):
-        FPTImageProcessor((3, 6), 3)(array, input_data_format="first")
+    for size, layout, expected in (
+        ((6, 3), "channels_first", array / 255),
+        ((3, 6), "channels_last", array.transpose(2, 0, 1) / 255),
+    ):
+        made = read(FPTImageProcessor(size, 3), array, input_data_format=layout)
+        np.testing.assert_allclose(made[0], expected, rtol=1e-6)
+    for other, layout, message in (
+        (array, None, r"\(3, 6, 3\) may have its channels first or last: write input_data_format="),
+        (pixels_of(3, 8, 9), "channels_last", r"got \(3, 8, 9\), read as channels_last"),
+        (array, "first", "input_data_format is 'channels_first' or 'channels_last', got 'first'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            FPTImageProcessor((3, 6), 3)(other, input_data_format=layout)
 
 
-def test_a_stranger_asks_for_no_absurd_size():
-    for size in (100_000, (1, 100_000), {"height": 8193, "width": 1}):
-        with pytest.raises(ValueError, match="size is at most 8192 pixels a side"):
-            FPTImageProcessor(size, 3)
+@pytest.mark.parametrize("size", [100_000, (1, 100_000), {"height": 8193, "width": 1}], ids=str)
+def test_a_stranger_asks_for_no_absurd_size(size):
+    with pytest.raises(ValueError, match="size is at most 8192 pixels a side"):
+        FPTImageProcessor(size, 3)
 
 
 def test_other_sizes_are_resized_by_pillow_or_refused():
@@ -328,18 +354,14 @@ def test_preprocessor_config_alone_is_enough_and_may_be_overridden(tmp_path, tra
 
 def test_image_classification_pipeline_loads_from_the_folder_alone(make_model, tmp_path, transformers_log):
     task, images, split = image_task(Digits, tmp_path)
-    config = task.load().config
-    model = saved_model(make_model, tmp_path, FPTForImageClassification, config, task.processor())
+    model = saved_model(make_model, tmp_path, task, task.load().config)
+    assert type(model) is FPTForImageClassification
     assert type(AutoProcessor.from_pretrained(tmp_path)) is FPTImageProcessor
     classify = pipeline("image-classification", model=str(tmp_path), top_k=10)
     assert type(classify.image_processor) is FPTImageProcessor
     images[0].save(tmp_path / "digit.png")
     answers = classify(str(tmp_path / "digit.png"))
-    with torch.no_grad():
-        scores = model(pixel_values=split[0]["pixel_values"][None]).logits.softmax(-1)[0]
-    assert {answer["label"]: answer["score"] for answer in answers} == pytest.approx(
-        {str(digit): scores[digit].item() for digit in range(10)}, abs=1e-6
-    )
+    assert scores(answers) == expected_scores(model, pixel_values=split[0]["pixel_values"][None])
     assert classify(images[0]) == answers and classify(images[0].convert("RGB")) == answers
     batch = classify(images[:3], batch_size=3)
     assert [answer["label"] for answer in batch[0]] == [answer["label"] for answer in answers]
@@ -363,26 +385,26 @@ def test_the_processor_of_a_bit_task_changes_nothing(task, tmp_path):
     assert type(AutoProcessor.from_pretrained(tmp_path / "once")) is FPTFeatureExtractor
 
 
-SERIES = {"input_type": "series", "series_length": 12, "patch_length": 4, "patch_stride": 2}
-VALUES = {"input_type": "values", "sequence_length": 12}
+NO_VALUES = {"input_size": None, "sequence_length": None}
+SERIES = NO_VALUES | {"input_type": "series", "series_length": 12, "patch_length": 4, "patch_stride": 2}
+
+
+PATCHES = {"patch_length": 4, "patch_stride": 2}
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("declared", [VALUES, SERIES], ids=["values", "series"])
-def test_a_padded_batch_gives_what_single_sequences_do(declared, channels, make_model):
-    series = declared is SERIES
-    fields = declared | {"input_size": None if series else channels, "num_channels": channels if series else None}
-    model = make_model("gpt2", **({"sequence_length": None} | fields)).eval()
-    patches = {name: fields[name] for name in ("patch_length", "patch_stride") if series}
+@pytest.mark.parametrize("input_type", ["values", "series"])
+def test_a_padded_batch_gives_what_single_sequences_do(input_type, channels, make_model):
+    patches = PATCHES if input_type == "series" else {}
+    fields = SERIES | {"num_channels": channels} if patches else {"sequence_length": 12, "input_size": channels}
+    model = make_model("gpt2", **fields)
     processor = FPTFeatureExtractor(channels, 12, mean=0.5, std=2, **patches)
     rows = [np.random.default_rng(length).normal(size=(length, channels)) for length in (12, 3, 7, 1)]
     batch = processor(rows, return_tensors="pt")
     assert batch["input_values"].shape == (4, 12, channels)
     assert batch["attention_mask"].sum(1).tolist() == [12, 3, 7, 1]
-    with torch.no_grad():
-        together = model(**batch).logits
-        alone = torch.cat([model(**processor(row, return_tensors="pt")).logits for row in rows])
-    torch.testing.assert_close(together, alone)
+    alone = torch.cat([outputs(model, **processor(row, return_tensors="pt")) for row in rows])
+    torch.testing.assert_close(outputs(model, **batch), alone)
 
 
 def test_sequences_are_normalised_per_channel_before_they_are_padded():
@@ -482,45 +504,40 @@ def test_numbers_before_steps_are_told_to_be_transposed(convert):
         FPTFeatureExtractor(2, 9)([values.T, convert(values)])
 
 
-def test_a_wrong_sequence_is_named_by_its_place():
-    extractor = FPTFeatureExtractor(1, 3)
-    for wrong, message in (
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
         ([1, 2, 3, 4], "sequence 2 has 4 steps"),
         ([], r"at least one step, got \(0, 1\) in sequence 2"),
         ([1, math.nan], "in sequence 2 number 0 of step 1 is nan"),
         (["a"], "but sequence 2 has other things"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            extractor([[1], [1, 2], wrong])
+    ],
+)
+def test_a_wrong_sequence_is_named_by_its_place(wrong, message):
+    with pytest.raises(ValueError, match=message):
+        FPTFeatureExtractor(1, 3)([[1], [1, 2], wrong])
 
 
 def test_a_sampling_rate_is_compared_with_the_extractors_own():
     extractor = FPTFeatureExtractor(1, 9, sampling_rate=16_000)
-    assert (
-        extractor([1, 2], sampling_rate=16_000)["input_values"].tolist() == extractor([1, 2])["input_values"].tolist()
-    )
+    np.testing.assert_array_equal(read(extractor, [1, 2], sampling_rate=16_000), read(extractor, [1, 2]))
     with pytest.raises(ValueError, match=r"sampling_rate is 16000 here, .* values have 8000: resample them to 16000"):
         extractor([1, 2], sampling_rate=8_000)
-    with pytest.raises(
-        ValueError, match=r"sampling_rate is None here, .* values have 8000: give this extractor its own"
-    ):
+    message = r"sampling_rate is None here, .* values have 8000: give this extractor its own"
+    with pytest.raises(ValueError, match=message):
         FPTFeatureExtractor(1, 9)([1, 2], sampling_rate=8_000)
 
 
 @pytest.mark.parametrize("sampling_rate", [16_000, None])
 def test_audio_classification_pipeline_answers_as_the_model_does(sampling_rate, make_model):
-    fields = SERIES | {"num_channels": 1, "input_size": None, "sequence_length": None}
-    model = make_model("gpt2", **fields).eval()
-    extractor = FPTFeatureExtractor(1, 12, patch_length=4, patch_stride=2, sampling_rate=sampling_rate)
+    model = make_model("gpt2", **SERIES, num_channels=1).eval()
+    extractor = FPTFeatureExtractor(1, 12, sampling_rate=sampling_rate, **PATCHES)
     classify = pipeline("audio-classification", model=model, feature_extractor=extractor, top_k=4)
     sound = np.random.default_rng(0).normal(size=11)
-    with torch.no_grad():
-        scores = model(**extractor(sound, return_tensors="pt")).logits.softmax(-1)[0]
-    expected = {model.config.id2label[label]: scores[label].item() for label in range(4)}
-    forms = [sound, torch.from_numpy(sound)]
-    forms += [{"raw": sound, "sampling_rate": sampling_rate}, {"array": sound, "sampling_rate": sampling_rate}]
-    for form in forms:
-        assert {answer["label"]: answer["score"] for answer in classify(form)} == pytest.approx(expected, abs=1e-6)
+    expected = expected_scores(model, **extractor(sound, return_tensors="pt"))
+    rate = {"sampling_rate": sampling_rate}
+    for form in (sound, torch.from_numpy(sound), {"raw": sound} | rate, {"array": sound} | rate):
+        assert scores(classify(form)) == expected
 
 
 def test_truncation_keeps_the_beginning():
@@ -555,22 +572,21 @@ def test_refuses_wrong_sequence_fields(fields, error, message):
 LONG = ["x" * 10**5, [0] * 10**5, {str(number): number for number in range(10**5)}]
 
 
-@pytest.mark.parametrize("name", ["size", "num_channels", "resample", "rescale_factor", "image_mean", "image_std"])
-@pytest.mark.parametrize("value", LONG, ids=lambda value: type(value).__name__)
-def test_a_long_image_field_is_not_repeated_whole(name, value):
-    with pytest.raises(ValueError, match=name) as caught:
-        FPTImageProcessor(**{"size": 8, "num_channels": 3, name: value})
-    assert len(str(caught.value)) < 2000
+IMAGE_FIELDS = {"size": 8, "num_channels": 3}
+SEQUENCE_FIELDS = {"feature_size": 2, "max_length": 8, "std": 1, "mean": 0, "patch_length": 2, "patch_stride": 1}
+LONG_FIELDS = [
+    *((FPTImageProcessor, IMAGE_FIELDS, name) for name in (*IMAGE_FIELDS, "resample", "rescale_factor")),
+    *((FPTImageProcessor, IMAGE_FIELDS, name) for name in ("image_mean", "image_std")),
+    *((FPTFeatureExtractor, SEQUENCE_FIELDS, name) for name in ("feature_size", "max_length", "mean", "patch_length")),
+    *((FPTFeatureExtractor, SEQUENCE_FIELDS, name) for name in ("padding_value", "padding_side")),
+]
 
 
-@pytest.mark.parametrize(
-    "name", ["feature_size", "max_length", "mean", "patch_length", "padding_value", "padding_side"]
-)
+@pytest.mark.parametrize(("processor_class", "fields", "name"), LONG_FIELDS, ids=lambda value: str(value)[:40])
 @pytest.mark.parametrize("value", LONG, ids=lambda value: type(value).__name__)
-def test_a_long_sequence_field_is_not_repeated_whole(name, value):
-    fields = {"feature_size": 2, "max_length": 8, "std": 1, "mean": 0, "patch_length": 2, "patch_stride": 1}
+def test_a_long_field_is_not_repeated_whole(processor_class, fields, name, value):
     with pytest.raises(ValueError, match=name) as caught:
-        FPTFeatureExtractor(**fields | {name: value})
+        processor_class(**fields | {name: value})
     assert len(str(caught.value)) < 2000
 
 
@@ -682,15 +698,12 @@ def test_text_classification_pipeline_loads_from_the_folder_alone(make_model, tm
     task, texts = protein_task(tmp_path)
     task.max_length = 30
     data = task.load()
-    model = saved_model(make_model, tmp_path, task.model_class, data.config, task.processor())
+    model = saved_model(make_model, tmp_path, task, data.config)
     classify = pipeline("text-classification", model=str(tmp_path))
-    alone = [{answer["label"]: answer["score"] for answer in classify(text, top_k=None)} for text in texts]
-    with torch.no_grad():
-        for i, scores in enumerate(alone):
-            expected = model(input_ids=data.test[i]["input_ids"][None]).logits.softmax(-1)[0].tolist()
-            assert scores == pytest.approx({str(kind): expected[kind] for kind in range(3)}, abs=1e-6)
-    for answers, scores in zip(classify(texts, batch_size=5, top_k=None), alone, strict=True):
-        assert {answer["label"]: answer["score"] for answer in answers} == pytest.approx(scores, abs=1e-6)
+    together = classify(texts, batch_size=5, top_k=None)
+    for text, row, answers in zip(texts, data.test, together, strict=True):
+        expected = expected_scores(model, input_ids=row["input_ids"][None])
+        assert scores(classify(text, top_k=None)) == expected and scores(answers) == expected
     assert transformers_log.text == ""
     with pytest.raises(ValueError, match="has 31 tokens, but this model was built for at most 30: shorten it"):
         classify("A" * 31)
@@ -700,12 +713,12 @@ def test_text_classification_pipeline_loads_from_the_folder_alone(make_model, tm
 def test_listops_pipeline_answers_as_the_model_does(make_model, tmp_path):
     task = ListOps("full", **EXPRESSIONS)
     data = task.load()
-    model = saved_model(make_model, tmp_path, task.model_class, data.config, task.processor())
+    model = saved_model(make_model, tmp_path, task, data.config)
     classify = pipeline("text-classification", model=str(tmp_path))
-    texts = [" ".join(TOKENS[number] for number in data.test[i]["input_ids"]) for i in range(6)]
-    with torch.no_grad():
-        answers = [model(input_ids=data.test[i]["input_ids"][None]).logits.argmax().item() for i in range(6)]
-    assert [answer["label"] for answer in classify(texts, batch_size=6)] == [str(answer) for answer in answers]
+    rows = [data.test[i]["input_ids"] for i in range(6)]
+    answers = classify([" ".join(TOKENS[number] for number in row) for row in rows], batch_size=6)
+    expected = [str(outputs(model, input_ids=row[None]).argmax().item()) for row in rows]
+    assert [answer["label"] for answer in answers] == expected
 
 
 # Without this library
@@ -730,7 +743,7 @@ print(json.dumps(found))
 def test_tokenizers_load_without_the_library_and_the_others_from_their_own_code(make_model, tmp_path):
     proteins, texts = RemoteHomology(), ListOps("full", **EXPRESSIONS)
     config = texts.load(max_samples={"train": 1, "validation": 1, "test": 1}).config
-    saved_model(make_model, tmp_path / "listops", texts.model_class, config, texts.processor())
+    saved_model(make_model, tmp_path / "listops", texts, config)
     proteins.processor().save_pretrained(tmp_path / "proteins")
     for name, auto, path, processor in (
         ("images", "AutoImageProcessor", "image_processing_fpt.FPTImageProcessor", FPTImageProcessor(2, 1)),
