@@ -378,10 +378,8 @@ def test_the_processor_of_a_bit_task_changes_nothing(task, tmp_path):
 
 
 NO_VALUES = {"input_size": None, "sequence_length": None}
-SERIES = NO_VALUES | {"input_type": "series", "series_length": 12, "patch_length": 4, "patch_stride": 2}
-
-
 PATCHES = {"patch_length": 4, "patch_stride": 2}
+SERIES = NO_VALUES | PATCHES | {"input_type": "series", "series_length": 12}
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -566,14 +564,7 @@ LONG = ["x" * 10**5, [0] * 10**5, {str(number): number for number in range(10**5
 
 SHORT = {
     FPTImageProcessor: {"size": 8, "num_channels": 3},
-    FPTFeatureExtractor: {
-        "feature_size": 2,
-        "max_length": 8,
-        "std": 1,
-        "mean": 0,
-        "patch_length": 2,
-        "patch_stride": 1,
-    },
+    FPTFeatureExtractor: {"feature_size": 2, "max_length": 8, "std": 1, "mean": 0, **PATCHES},
 }
 IMAGE_FIELDS = ("size", "num_channels", "resample", "rescale_factor", "image_mean", "image_std")
 SEQUENCE_FIELDS = ("feature_size", "max_length", "mean", "patch_length", "padding_value", "padding_side")
