@@ -4,6 +4,7 @@ There is one device here. As two that are not equal, accelerate dispatches the b
 """
 
 import os
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -20,7 +21,6 @@ from conftest import (
     trained,
     weights,
 )
-from torch import nn
 from transformers import AutoModelForSequenceClassification, Trainer, TrainingArguments
 
 from fpt_adapters import FPTConfig, FPTForSequenceClassification, FPTTrainer
@@ -83,26 +83,12 @@ def test_drawn_weights_are_placed_too(bases, init):
     assert torch.equal(outputs(placed), outputs(plain))
 
 
-class Backbone(nn.Module):
-    """Weights on devices that this machine lacks, as far as `device_of` looks."""
-
-    def __init__(self, *devices):
-        super().__init__()
-        self.devices = devices
-
-    def parameters(self, recurse=True):
-        return iter([Weight(device) for device in self.devices])
-
-
-class Weight:
-    def __init__(self, device):
-        self.device = torch.device(device)
-
-
-def test_new_modules_go_to_the_first_device():
-    assert device_of(Backbone("cuda:1", "cuda:0", "cuda:2")) == torch.device("cuda:0")
-    assert device_of(Backbone("cuda:3")) == torch.device("cuda:3")
-    assert device_of(nn.Identity()) == torch.device("cpu")
+@pytest.mark.parametrize(
+    ("devices", "first"), [(["cuda:1", "cuda:0", "cuda:2"], "cuda:0"), (["cuda:3"], "cuda:3"), ([], "cpu")]
+)
+def test_new_modules_go_to_the_first_device(devices, first):
+    on_them = [SimpleNamespace(device=torch.device(device)) for device in devices]  # which this machine lacks
+    assert device_of(SimpleNamespace(parameters=lambda: on_them)) == torch.device(first)
 
 
 def test_new_modules_are_placed_whatever_built_them(bases, tmp_path, monkeypatch):
