@@ -59,12 +59,6 @@ def test_only_the_new_modules_have_parameters():
     assert {row.group: row.parameters for row in rows}["position"] == 10 * WIDTH
 
 
-@pytest.mark.parametrize("group", ["norm", "attention", "feedforward", "recurrent"])
-def test_a_group_that_it_lacks_is_refused(group):
-    with pytest.raises(ValueError, match=f"IdentityModel has no {group} parameters: leave '{group}' out"):
-        control(trainable=["input", "output", group])
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_what_trains_is_fp32_whatever_is_asked(dtype):
     model = control(dtype=dtype)

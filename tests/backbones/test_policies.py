@@ -29,9 +29,11 @@ from fpt_adapters import (
     FPTForImageClassification,
     FPTForTokenClassification,
     FPTModel,
+    IdentityConfig,
     format_table,
 )
 
+IDENTITY = IdentityConfig(hidden_size=WIDTH)
 LAST = [*PAPER_GROUPS, "last_attention"]
 
 
@@ -256,9 +258,18 @@ def test_all_groups_are_all_that_an_input_reaches(make_model, model_type):
     assert {name for name, gradient in gradients(model).items() if gradient is not None and gradient.any()} == named
 
 
-def test_a_transformer_has_no_recurrent_group():
-    with pytest.raises(ValueError, match="the backbone BertModel has no recurrent parameters"):
-        build(tiny_config("bert"), trainable=["recurrent"])
+@pytest.mark.parametrize(
+    ("config", "name", "group"),
+    [
+        (tiny_config("bert"), "BertModel", "recurrent"),
+        *product([tiny_config("fpt_lstm")], ["LSTMModel"], ["attention", "last_attention", "feedforward"]),
+        *product([IDENTITY], ["IdentityModel"], ["norm", "attention", "feedforward", "recurrent"]),
+    ],
+)
+def test_a_group_that_a_backbone_lacks_is_refused(config, name, group):
+    message = f"trainable has '{group}', but the backbone {name} has no {group} parameters: leave '{group}' out"
+    with pytest.raises(ValueError, match=message):
+        build(config, trainable=["input", "output", group], positions="none")
 
 
 # The last layer's attention
