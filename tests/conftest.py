@@ -81,6 +81,7 @@ IMAGE_BACKBONES = {
     "deit": PICTURES | {"intermediate_size": 64},
     "dinov2": PICTURES | {"mlp_ratio": 2},
 }
+TINY_LSTM = {"hidden_size": WIDTH, "num_hidden_layers": LAYERS}  # of the type fpt_lstm
 TRANSFORMERS = Version(transformers.__version__)
 if TRANSFORMERS < Version("5.18"):  # in older ones these models cannot mask padding
     del IMAGE_BACKBONES["dinov2"]
@@ -134,24 +135,90 @@ def checkpoint_activations(model, reentrant=False):
 
 def tiny_config(model_type: str, **changes) -> PreTrainedConfig:
     """The configuration of a tiny backbone."""
-    return AutoConfig.for_model(model_type, **(TINY_BACKBONES[model_type] | changes))
+    return AutoConfig.for_model(model_type, **(TINY_BACKBONES.get(model_type, TINY_LSTM) | changes))
+
+
+VALUES = torch.randn(3, 10, 3, generator=torch.Generator().manual_seed(0))
+
+
+def build(base, model_class=fpt_adapters.FPTForSequenceClassification, **fields):
+    """A model on a base, or on weights drawn for a configuration; its new modules are drawn from one seed.
+
+    What the fields leave out of their input type, `INPUTS` says; None leaves a field out.
+    """
+    torch.manual_seed(0)
+    drawn = {"backbone_init": "random"} if isinstance(base, PreTrainedConfig) else {}
+    fields = INPUTS.get(fields.get("input_type", "values"), {}) | {"num_labels": 4} | drawn | fields
+    return model_class.from_backbone(base, **{name: value for name, value in fields.items() if value is not None})
+
+
+@torch.no_grad()
+def outputs(model, **inputs) -> torch.Tensor:
+    """What a model answers in eval mode, to three sequences of numbers where nothing else is given."""
+    return model.eval()(**inputs or {"input_values": VALUES})[0]
+
+
+def reloaded(model, folder: Path, **arguments):
+    """The model that comes back from its delta."""
+    model.save_pretrained(folder)
+    return type(model).from_pretrained(folder, **arguments)
+
+
+def weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """A copy of all parameters."""
+    return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+
+
+def moved(model: torch.nn.Module, before: dict[str, torch.Tensor]) -> set[str]:
+    """The names of the parameters that are no longer as they were."""
+    return {name for name, parameter in model.named_parameters() if not torch.equal(parameter, before[name])}
+
+
+def trained_names(model: torch.nn.Module) -> set[str]:
+    """The names of what trains in a model."""
+    return {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+def trained(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """A copy of what trains in a model."""
+    return {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
+
+
+def assert_same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor], **tolerance: float) -> None:
+    """Tensors of the same names, at least one, and of the same bits unless `tolerance` (rtol, atol) is given."""
+    assert first
+    torch.testing.assert_close(dict(first), dict(second), **{"rtol": 0, "atol": 0} | tolerance)
+
+
+def training_arguments(folder, **changes) -> TrainingArguments:
+    """Arguments of a short training on a CPU that prints and saves nothing, but for `changes`."""
+    fields = {"max_steps": 3, "learning_rate": 1e-2, "save_strategy": "no"}
+    quiet = {"use_cpu": True, "report_to": "none", "disable_tqdm": True, "dataloader_pin_memory": False}
+    return TrainingArguments(os.fspath(folder), **fields | quiet | changes)
+
+
+def train(model, folder, trainer_class=fpt_adapters.FPTTrainer, data=None, resume=None, trainer=(), **changes):
+    """The Trainer, after three steps on `labelled_examples` or on `data`; `changes`: of the training arguments."""
+    arguments = training_arguments(folder, **{"logging_steps": 1} | changes)
+    done = trainer_class(model, arguments, train_dataset=data or labelled_examples(), **dict(trainer))
+    done.train(resume_from_checkpoint=resume)
+    return done
+
+
+def losses(trainer) -> list[float]:
+    """What a Trainer logged of its steps."""
+    return [row["loss"] for row in trainer.state.log_history if "loss" in row]
 
 
 @pytest.fixture(scope="session")
 def make_model():
-    """Build (once a session) and copy a random tiny model: make_model("gpt2", fpt_adapters.FPTModel, **fields).
-
-    What the fields leave out of their input type, `INPUTS` says; None leaves a field out.
-    """
+    """Build (once a session) and copy a random tiny model: make_model("gpt2", fpt_adapters.FPTModel, **fields)."""
     models = {}
 
     def make(model_type: str, model_class=fpt_adapters.FPTForSequenceClassification, **fields):
         key = (model_type, model_class, repr(sorted(fields.items())))
         if key not in models:
-            torch.manual_seed(0)
-            fields = INPUTS.get(fields.get("input_type", "values"), {}) | {"num_labels": 4} | fields
-            fields = {name: value for name, value in fields.items() if value is not None}
-            models[key] = model_class.from_backbone(tiny_config(model_type), backbone_init="random", **fields)
+            models[key] = build(tiny_config(model_type), model_class, **fields)
         return copy.deepcopy(models[key])
 
     return make
@@ -236,37 +303,30 @@ def forked(work: Callable[[], object]) -> int:
     return child
 
 
-def saved_once(tmp_path_factory, config_of, seed: int):
-    """A function from a family to the folder of a tiny base of `config_of(family)`, saved when first asked for."""
+def saved_once(tmp_path_factory, model_of):
+    """A function from a family to a checkpoint of `model_of(family)`, of which no weight is at a default."""
     made = {}
 
     def base(model_type: str) -> Path:
         if model_type not in made:
             made[model_type] = tmp_path_factory.mktemp("bases") / model_type
-            torch.manual_seed(seed)
-            AutoModel.from_config(config_of(model_type)).save_pretrained(made[model_type])
+            torch.manual_seed(0)
+            move(model_of(model_type)).save_pretrained(made[model_type])
         return made[model_type]
 
     return base
+
+
+@pytest.fixture(scope="session")
+def bases(tmp_path_factory):
+    """bases(model_type): the folder of a tiny checkpoint of a family, made once."""
+    return saved_once(tmp_path_factory, lambda model_type: AutoModel.from_config(tiny_config(model_type)))
 
 
 def labelled_examples() -> list[dict]:
     """Eight sequences of 10 x 3 numbers in four classes."""
     generator = torch.Generator().manual_seed(1)
     return [{"input_values": torch.randn(10, 3, generator=generator), "labels": number % 4} for number in range(8)]
-
-
-def training_arguments(folder, **changes) -> TrainingArguments:
-    """Arguments of a short training on a CPU that prints and saves nothing, but for `changes`."""
-    fields = {"max_steps": 3, "learning_rate": 1e-2, "save_strategy": "no"}
-    quiet = {"use_cpu": True, "report_to": "none", "disable_tqdm": True, "dataloader_pin_memory": False}
-    return TrainingArguments(os.fspath(folder), **fields | quiet | changes)
-
-
-def trained_by(trainer_class, model, folder, **changes) -> dict[str, torch.Tensor]:
-    """What trains in `model`, after three steps on `labelled_examples`; `changes`: of the training arguments."""
-    trainer_class(model, training_arguments(folder, **changes), train_dataset=labelled_examples()).train()
-    return {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
 
 
 @pytest.fixture(scope="session")

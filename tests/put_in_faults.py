@@ -19,19 +19,19 @@ FAULTS = {  # name: file, what stands there, what is put in its place, the tests
         "backbones/structure.py",
         'or "LayerNorm" in name or "RMSNorm" in name',
         'or "LayerNorm" in name',
-        "backbones/test_backbones.py -k every_parameter_is_in_its_group",
+        "backbones/test_policies.py -k every_parameter_is_in_its_group",
     ),
     "policy: all trains": (
         "backbones/policy.py",
         "parameter.requires_grad_(groups[name] in trainable)",
         "parameter.requires_grad_(True)",
-        "backbones/test_backbones.py -k exactly_the_named_groups_train",
+        "backbones/test_policies.py -k exactly_the_named_groups_train",
     ),
     "positions: one row less": (
         "backbones/structure.py",
         "module.weight[: first + num_tokens].clone()",
         "module.weight[: first + num_tokens - 1].clone()",
-        "backbones/test_backbones.py -k papers_number",
+        "backbones/test_policies.py -k papers_number",
     ),
     "mask: pooling reads padding": (
         "heads/sequence.py",

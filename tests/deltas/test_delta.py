@@ -666,7 +666,7 @@ def test_a_delta_can_be_told_other_labels_and_another_base(model, folder, warned
     config = check(folder, model, base_model_name_or_path=folder).config
     assert config.id2label[3] == "d" and config.label2id == LABELS["label2id"]
     assert config.base_model == "someone/tiny-gpt2" and not warned.records
-    with pytest.raises(ValueError, match=r"pooling says what the weights compute: only .*id2label"):
+    with pytest.raises(ValueError, match=r"pooling changes what the weights compute: only .*id2label"):
         update_config(folder, pooling="mean")
 
 
