@@ -3,6 +3,7 @@
 import copy
 import gc
 import importlib.util
+import inspect
 import json
 import os
 import shutil
@@ -25,7 +26,7 @@ import transformers
 from hub_server import StandInHub
 from packaging.version import Version
 from safetensors.torch import load_file
-from transformers import AutoConfig, AutoModel, GPT2Config, PreTrainedConfig, TrainingArguments
+from transformers import AutoConfig, AutoModel, GPT2Config, PreTrainedConfig, Trainer, TrainingArguments
 from transformers.utils import logging
 
 import fpt_adapters
@@ -148,6 +149,14 @@ def tiny_config(model_type: str, **changes) -> PreTrainedConfig:
     return AutoConfig.for_model(model_type, **(TINY_BACKBONES[model_type] | changes))
 
 
+def tiny_model(model_type: str, model_class=fpt_adapters.FPTForSequenceClassification, **fields):
+    """A random tiny model, of 10 tokens of 3 numbers and 4 classes unless `fields` say otherwise; None: left out."""
+    torch.manual_seed(0)
+    fields = {"input_type": "values", "input_size": 3, "sequence_length": 10, "num_labels": 4} | fields
+    fields = {name: value for name, value in fields.items() if value is not None}
+    return model_class.from_backbone(tiny_config(model_type), backbone_init="random", **fields)
+
+
 @pytest.fixture(scope="session")
 def _models() -> dict:
     return {}
@@ -160,10 +169,7 @@ def make_model(_models):
     def make(model_type: str, model_class=fpt_adapters.FPTForSequenceClassification, **fields):
         key = (model_type, model_class, repr(sorted(fields.items())))
         if key not in _models:
-            torch.manual_seed(0)
-            fields = {"input_type": "values", "input_size": 3, "sequence_length": 10, "num_labels": 4} | fields
-            fields = {name: value for name, value in fields.items() if value is not None}
-            _models[key] = model_class.from_backbone(tiny_config(model_type), backbone_init="random", **fields)
+            _models[key] = tiny_model(model_type, model_class, **fields)
         return copy.deepcopy(_models[key])
 
     return make
@@ -240,6 +246,62 @@ def labelled_examples() -> list[dict]:
     """Eight sequences of 10 x 3 numbers in four classes."""
     generator = torch.Generator().manual_seed(1)
     return [{"input_values": torch.randn(10, 3, generator=generator), "labels": number % 4} for number in range(8)]
+
+
+def sequences(count: int, seed: int = 0, labels: int = 4) -> list[dict]:
+    """Random examples of the default model of `make_model`."""
+    generator = torch.Generator().manual_seed(seed)
+    values = torch.randn(count, 10, 3, generator=generator)
+    classes = torch.randint(labels, (count,), generator=generator).tolist()
+    return [{"input_values": v, "labels": c} for v, c in zip(values, classes, strict=True)]
+
+
+def arguments(folder: Path, **changes) -> TrainingArguments:
+    """Those of four steps of eight examples, each logged."""
+    defaults = {
+        "use_cpu": True,
+        "report_to": "none",
+        "disable_tqdm": True,
+        "per_device_train_batch_size": 8,
+        "max_steps": 4,
+        "learning_rate": 1e-2,
+        "logging_steps": 1,
+        "save_strategy": "no",
+        "lr_scheduler_type": "constant",
+    }
+    return TrainingArguments(os.fspath(folder), **(defaults | changes))
+
+
+TRAINER_FIELDS = {*inspect.signature(Trainer).parameters, "group_learning_rates", "cache_features"}
+
+
+def trainer_of(model, folder: Path, trainer_class=fpt_adapters.FPTTrainer, **fields) -> Trainer:
+    """A Trainer that learns 32 sequences as `arguments` says; `fields`: its own, and those of its arguments."""
+    given = {name: value for name, value in fields.items() if name in TRAINER_FIELDS}
+    changes = {name: value for name, value in fields.items() if name not in TRAINER_FIELDS}
+    return trainer_class(model, arguments(folder, **changes), **({"train_dataset": sequences(32)} | given))
+
+
+@pytest.fixture
+def make_trainer(make_model, tmp_path):
+    """As `trainer_of`, of a tiny GPT-2 unless another model is given; `folder`: below tmp_path."""
+
+    def make(model=None, folder="", **fields):
+        return trainer_of(make_model("gpt2") if model is None else model, tmp_path / folder, **fields)
+
+    return make
+
+
+@pytest.fixture
+def train(make_trainer):
+    """As `make_trainer`, and train; `resume`: a checkpoint, or True for the last one."""
+
+    def make(model=None, resume=None, **fields):
+        trainer = make_trainer(model, **fields)
+        trainer.train(resume_from_checkpoint=resume)
+        return trainer
+
+    return make
 
 
 def trained_by(trainer_class, model, folder, **changes) -> dict[str, torch.Tensor]:

@@ -1,25 +1,22 @@
 """Train a tiny model on streams of numbers, whole and resumed, as one of several processes; for test_streaming.py.
 
-    train_stream.py FOLDER
-
-Each process writes what it saw, by stream and run, into rankN.json.
+train_stream.py FOLDER
 """
 
 import hashlib
-import json
 import sys
 from pathlib import Path
 
-import datasets
 import torch
-import transformers
+from conftest import TRANSFORMERS, tiny_model, trainer_of
 from packaging.version import Version
-from transformers import GPT2Config, TrainingArguments
+from runs import copied, write_record
+from test_streams import source
 
-from fpt_adapters import FPTForSequenceClassification, FPTTrainer
+from fpt_adapters import FPTTrainer
 from fpt_adapters.data.streams import ExampleStream
 
-RESUMES = Version(transformers.__version__) >= Version("5.18")  # before, not several processes on a CPU
+RESUMES = TRANSFORMERS >= Version("5.18")  # before, not several processes on a CPU
 STREAMS = {  # rows of each shard, and workers: shards to share out, one that both processes read, and workers
     "shards": ((7, 5, 9), 0),
     "one shard": ((26,), 0),
@@ -27,72 +24,58 @@ STREAMS = {  # rows of each shard, and workers: shards to share out, one that bo
 }
 
 
-def rows_of(shards):
-    """Row r of shard s is 100 s + r."""
-    for shard, count in shards:
-        for row in range(count):
-            yield {"x": 100 * shard + row}
-
-
-def to_example(row, place):
-    """An example whose first number is the row's."""
+def to_example(row, place=None):
+    """An example of the default tiny model whose first number is the row's."""
     values = torch.randn(10, 3, generator=torch.Generator().manual_seed(row["x"]))
     values[0, 0] = row["x"] / 1000
     return {"input_values": values, "labels": row["x"] % 4}
 
 
+def row_of(values):
+    """The row that the values of an example come from."""
+    return round(1000 * values[0, 0].item())
+
+
 class Recorder(FPTTrainer):
-    """Keeps the epoch and the rows of each batch that is trained on."""
+    """Keeps the rows, and the epoch, of each batch that is trained on."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.seen, self.epochs = [], []
 
     def training_step(self, model, inputs, *args):
-        """As `Trainer.training_step`."""
-        rows = [round(1000 * x) for x in inputs["input_values"][:, 0, 0].tolist()]
-        self.seen.append([self._source.stream.state.epoch, rows])
+        self.seen.append(list(map(row_of, inputs["input_values"])))
+        self.epochs.append(self._source.stream.state.epoch)
         return super().training_step(model, inputs, *args)
 
 
-def train(folder: Path, counts: tuple[int, ...], num_workers: int, resume: str | None = None) -> dict:
+def train(folder, counts, num_workers, resume=None):
     """Train seven steps, or those behind a checkpoint."""
-    torch.manual_seed(0)
-    model = FPTForSequenceClassification.from_backbone(
-        GPT2Config(n_embd=32, n_layer=2, n_head=2, n_positions=64, vocab_size=100, bos_token_id=1, eos_token_id=1),
-        backbone_init="random",
-        input_type="values",
-        input_size=3,
-        sequence_length=10,
-        num_labels=4,
-    )
-    args = TrainingArguments(
-        output_dir=str(folder),
-        use_cpu=True,
-        report_to="none",
-        disable_tqdm=True,
+    trainer = trainer_of(
+        tiny_model("gpt2"),
+        folder,
+        Recorder,
         per_device_train_batch_size=4,
         max_steps=7,
         save_strategy="steps",
         save_steps=3,
-        learning_rate=1e-2,
         dataloader_num_workers=num_workers,
+        train_dataset=ExampleStream(source(counts), to_example, buffer_size=5),
     )
-    source = datasets.IterableDataset.from_generator(rows_of, gen_kwargs={"shards": list(enumerate(counts))})
-    trainer = Recorder(model, args, train_dataset=ExampleStream(source, to_example, buffer_size=5))
-    trainer.seen = []
     trainer.train(resume_from_checkpoint=resume)
-    trained = b"".join(p.detach().numpy().tobytes() for p in model.parameters() if p.requires_grad)
-    return {"seen": trainer.seen, "weights": hashlib.sha256(trained).hexdigest()}
+    trained = b"".join(tensor.numpy().tobytes() for tensor in copied(trainer.model, trained=True).values())
+    seen = list(zip(trainer.epochs, trainer.seen, strict=True))
+    return {"seen": seen, "weights": hashlib.sha256(trained).hexdigest()}
 
 
-def main(folder: Path) -> None:
-    """Train on each stream."""
-    torch.set_num_threads(1)
+def main(folder):
     record = {}
     for name, (counts, num_workers) in STREAMS.items():
         place = folder / name.replace(" ", "-")
-        whole = train(place, counts, num_workers)
-        again = train(place, counts, num_workers, resume=str(place / "checkpoint-3")) if RESUMES else None
-        record[name] = {"whole": whole, "again": again}
-    rank = TrainingArguments(str(folder), use_cpu=True).process_index
-    (folder / f"rank{rank}.json").write_text(json.dumps(record))
+        record[name] = {"whole": train(place, counts, num_workers)}
+        if RESUMES:
+            record[name]["again"] = train(place, counts, num_workers, resume=str(place / "checkpoint-3"))
+    write_record(folder, record)
     torch.distributed.destroy_process_group()
 
 
