@@ -151,7 +151,6 @@ def tiny_config(model_type: str, **changes) -> PreTrainedConfig:
 
 def tiny_model(model_type: str, model_class=fpt_adapters.FPTForSequenceClassification, **fields):
     """A random tiny model, of 10 tokens of 3 numbers and 4 classes unless `fields` say otherwise; None: left out."""
-    torch.manual_seed(0)
     fields = {"input_type": "values", "input_size": 3, "sequence_length": 10, "num_labels": 4} | fields
     fields = {name: value for name, value in fields.items() if value is not None}
     return model_class.from_backbone(tiny_config(model_type), backbone_init="random", **fields)
@@ -169,6 +168,7 @@ def make_model(_models):
     def make(model_type: str, model_class=fpt_adapters.FPTForSequenceClassification, **fields):
         key = (model_type, model_class, repr(sorted(fields.items())))
         if key not in _models:
+            torch.manual_seed(0)
             _models[key] = tiny_model(model_type, model_class, **fields)
         return copy.deepcopy(_models[key])
 

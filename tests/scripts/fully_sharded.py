@@ -16,6 +16,7 @@ STEPS, EXAMPLES = 4, 8
 
 
 def build_model():
+    torch.manual_seed(0)
     return tiny_model("gpt2", **NO_DROPOUT)
 
 
