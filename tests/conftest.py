@@ -257,16 +257,17 @@ def sequences(count: int, seed: int = 0, labels: int = 4) -> list[dict]:
 
 
 def arguments(folder: Path, **changes) -> TrainingArguments:
-    """Those of four steps of eight examples, each logged."""
+    """Those of four steps of eight examples, each logged; what is given in steps or epochs is done so."""
     defaults = {
         "use_cpu": True,
         "report_to": "none",
         "disable_tqdm": True,
         "per_device_train_batch_size": 8,
-        "max_steps": 4,
+        "max_steps": -1 if "num_train_epochs" in changes else 4,
         "learning_rate": 1e-2,
         "logging_steps": 1,
-        "save_strategy": "no",
+        "save_strategy": "steps" if "save_steps" in changes else "no",
+        "eval_strategy": "steps" if "eval_steps" in changes else "no",
         "lr_scheduler_type": "constant",
     }
     return TrainingArguments(os.fspath(folder), **(defaults | changes))

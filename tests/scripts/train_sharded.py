@@ -32,7 +32,6 @@ def build_trainer(folder, batch_size=8, alone=False):
         per_device_eval_batch_size=batch_size,
         max_steps=6,
         optim="adamw_torch",
-        save_strategy="steps",
         save_steps=3,
         dataloader_pin_memory=False,
         compute_metrics=None,

@@ -1,5 +1,6 @@
 """What tests of training share: what a run was, that two were the same, and runs of several processes."""
 
+import functools
 import json
 import os
 import socket
@@ -140,17 +141,20 @@ def launch(script, *arguments, config=None):
 def launch_and_read(script, folder, config=None):
     """The records of two processes that run a script; see `write_record`."""
     launch(script, folder, config=config)
-    return read_records(folder)
+    return [json.loads((folder / f"rank{rank}.json").read_text()) for rank in (0, 1)]
+
+
+@functools.cache
+def two_processes(parent):
+    """The folder of scripts/two_processes.py, run once in `parent`, and what each process saw."""
+    folder = parent / "two_processes"
+    folder.mkdir()
+    return folder, launch_and_read(SCRIPTS / "two_processes.py", folder)
 
 
 def write_record(folder, record):
     """Leave what this process saw."""
     (folder / f"rank{RANK}.json").write_text(json.dumps(record))
-
-
-def read_records(folder):
-    """What each process left."""
-    return [json.loads(path.read_text()) for path in sorted(folder.glob("rank*.json"))]
 
 
 def digits_trainer(folder, counts, model_type="gpt2", model_fields=None, **fields):

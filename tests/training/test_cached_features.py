@@ -11,7 +11,6 @@ from datasets import Dataset as HubDataset
 from runs import (
     IMAGES,
     NO_DROPOUT,
-    SCRIPTS,
     TOKENS,
     TRAINERS,
     AfterStep,
@@ -21,9 +20,9 @@ from runs import (
     change_frozen,
     copied,
     count_examples,
-    launch_and_read,
     losses,
     own_messages,
+    two_processes,
 )
 from torch.utils.data import Dataset, Subset
 from transformers import ConvBertConfig, Trainer
@@ -121,7 +120,7 @@ def only_head(make_model, make_trainer):
 
     def make(model=None, folder="", **fields):
         model = make_model("gpt2", **ONLY_HEAD) if model is None else model
-        defaults = {"train_dataset": sequences(16), "max_steps": -1, "num_train_epochs": 3}
+        defaults = {"train_dataset": sequences(16), "num_train_epochs": 3}
         return make_trainer(model, folder, **(defaults | fields))
 
     return make
@@ -317,7 +316,6 @@ def test_evaluation_is_kept_where_training_draws(make_model, only_head):
     for cached in (None, False):
         trainer = only_head(
             make_model("gpt2", trainable=("output",), input_dropout=0.1),
-            eval_strategy="steps",
             eval_steps=1,
             max_steps=3,
             train_dataset=sequences(24),
@@ -339,7 +337,7 @@ def test_resume_continues_bit_by_bit(kept_by, make_model, only_head):
     def make(folder, **more):
         model = make_model("bert", **ONLY_HEAD)
         seen.append(count_examples(model))
-        settings = {"save_strategy": "steps", "save_steps": 4, "lr_scheduler_type": "linear"}
+        settings = {"save_steps": 4, "lr_scheduler_type": "linear"}
         return only_head(model, folder, train_dataset=data, **settings, **more)
 
     resumed, _ = assert_resumes(make, 4)  # within the second epoch
@@ -348,10 +346,11 @@ def test_resume_continues_bit_by_bit(kept_by, make_model, only_head):
     assert len(data) == 20  # theirs, and not thrown away
 
 
-def test_two_processes_share_the_work_and_give_the_same(tmp_path):
-    for record in launch_and_read(SCRIPTS / "train_head.py", tmp_path):
-        assert record["wrapped"] == [False, False]  # one that outlives the process group may hang Python's end
-        kept, run = record["runs"]
+def test_two_processes_share_the_work_and_give_the_same(tmp_path_factory):
+    for record in two_processes(tmp_path_factory.getbasetemp())[1]:
+        assert record["outlives"] == [False, False]  # a wrapper that does may hang Python's end
+        kept, run = record["head"]
+        assert kept["wrapper"] == run["wrapper"] == "DistributedDataParallel"
         assert kept["processes"] == 2 and len(kept["losses"]) == 12
         for name in ("losses", "metrics", "weights"):
             assert kept[name] == pytest.approx(run[name], abs=1e-6)

@@ -6,35 +6,34 @@ import math
 import pytest
 import torch
 from conftest import load_script, saved_tensors
-from runs import CONFIGS, ROOT, SCRIPTS, assert_close, assert_same, copied, launch, read_records
+from runs import CONFIGS, ROOT, SCRIPTS, assert_close, assert_same, copied, launch, two_processes
 from safetensors.torch import load_file
 
 from fpt_adapters import FPTForImageClassification
 
-DIGITS, RUN_FPT = SCRIPTS / "train_digits.py", ROOT / "examples" / "run_fpt.py"
+RUN_FPT = ROOT / "examples" / "run_fpt.py"
 
 
 @pytest.fixture(scope="module")
-def folders(tmp_path_factory):
-    """The folders of one process with batches of 16 and of two with batches of 8."""
-    folder = tmp_path_factory.mktemp("digits")
-    (folder / "one").mkdir()
-    load_script(DIGITS).main(folder / "one", 16)
-    launch(DIGITS, folder / "two", 8)
-    return folder / "one", folder / "two"
+def digits(tmp_path_factory):
+    """The folder of one process with batches of 16, that of two with batches of 8, and what all three saw."""
+    one, (two, records) = tmp_path_factory.mktemp("one"), two_processes(tmp_path_factory.getbasetemp())
+    alone = load_script(SCRIPTS / "two_processes.py").digits(one, 16)
+    return one, two / "digits", [alone, *(record["digits"] for record in records)]
 
 
 @pytest.fixture(scope="module")
-def records(folders):
+def records(digits):
     """What was seen by one process, by the first of two, and by the second."""
-    return [record for folder in folders for record in read_records(folder)]
+    return digits[2]
 
 
 @pytest.fixture(scope="module")
-def saved(folders):
+def saved(digits):
     """The deltas of one process, half way and whole, and of two."""
-    places = ("one/rank0/checkpoint-6", "one/rank0", "two/rank0")
-    return [load_file(folders[0].parent / place / "model.safetensors") for place in places]
+    one, two, _ = digits
+    places = (one / "rank0" / "checkpoint-6", one / "rank0", two / "rank0")
+    return [load_file(place / "model.safetensors") for place in places]
 
 
 def test_two_processes_give_the_curve_of_one(records):
@@ -84,15 +83,15 @@ def test_processes_with_different_bases_do_not_train(records):
         assert "those of process 1 are not those of process 0" in record["refusal"]
 
 
-def test_only_the_first_process_writes(folders):
-    assert (folders[1] / "rank0" / "checkpoint-12" / "model.safetensors").is_file()
-    others = {path.name for path in (folders[1] / "rank1").rglob("*") if path.is_file()}
+def test_only_the_first_process_writes(digits):
+    assert (digits[1] / "rank0" / "checkpoint-12" / "model.safetensors").is_file()
+    others = {path.name for path in (digits[1] / "rank1").rglob("*") if path.is_file()}
     assert others <= {"rng_state_1.pth"}
 
 
-def test_a_checkpoint_of_two_processes_loads_in_one(folders):
-    model = FPTForImageClassification.from_pretrained(folders[1] / "rank0" / "checkpoint-12")
-    assert_same(copied(model, trained=True), saved_tensors(folders[1] / "rank0", model))
+def test_a_checkpoint_of_two_processes_loads_in_one(digits):
+    model = FPTForImageClassification.from_pretrained(digits[1] / "rank0" / "checkpoint-12")
+    assert_same(copied(model, trained=True), saved_tensors(digits[1] / "rank0", model))
     with torch.no_grad():
         assert model(pixel_values=torch.zeros(2, 1, 8, 8)).logits.shape == (2, 10)
 

@@ -7,14 +7,13 @@ import shutil
 import pytest
 import torch
 from conftest import load_script, since
-from runs import SCRIPTS, assert_same, copied, launch_and_read, losses, own_messages, stop_after
+from runs import SCRIPTS, assert_same, copied, losses, own_messages, stop_after, two_processes
 from test_streams import ROWS, source
 from torch.utils.data import IterableDataset
 
 from fpt_adapters.data.streams import ExampleStream
 
-SCRIPT = SCRIPTS / "train_stream.py"
-script = load_script(SCRIPT)
+script = load_script(SCRIPTS / "two_processes.py")
 to_example = script.to_example
 
 
@@ -41,7 +40,6 @@ STREAMED = {
     "lr_scheduler_type": "linear",
     "max_steps": 10,
     "per_device_train_batch_size": 4,
-    "save_strategy": "steps",
     "save_steps": 3,
 }
 
@@ -202,7 +200,7 @@ def test_what_a_stream_cannot_do_is_refused(make_streamed, make_model):
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory):
     """What two processes saw of each stream."""
-    return launch_and_read(SCRIPT, tmp_path_factory.mktemp("ranks"))
+    return two_processes(tmp_path_factory.getbasetemp())[1]
 
 
 EACH_STREAM = pytest.mark.parametrize("name", script.STREAMS)

@@ -148,7 +148,6 @@ def test_metrics_of_any_kind_are_returned_as_by_stock_trainer(given, shown, trai
     for trainer_class in (Trainer, FPTTrainer):
         trainer = train(
             trainer_class=trainer_class,
-            eval_strategy="steps",
             eval_steps=2,
             eval_dataset=sequences(8),
             compute_metrics=lambda prediction: dict(given),
@@ -225,7 +224,6 @@ def test_batches_in_which_nothing_is_labelled_change_nothing(trainer_class, smoo
         eval_dataset=data,
         per_device_eval_batch_size=8,
         train_sampling_strategy="sequential",
-        eval_strategy="steps",
         eval_steps=1,
         save_strategy="best",
         metric_for_best_model="loss",
@@ -297,7 +295,7 @@ def test_a_column_that_is_removed_but_needed_names_the_flag(kind, place, make_mo
 def test_an_evaluation_in_half_precision_rounds_nothing(dtype, call, make_model, make_trainer, tmp_path):
     model, held = make_model("llama"), sequences(8, seed=1)  # its rotary frequencies are buffers
     full = {f"{dtype}_full_eval": True}
-    trainer = make_trainer(model, eval_strategy="steps", eval_steps=2, eval_dataset=held, **full)
+    trainer = make_trainer(model, eval_steps=2, eval_dataset=held, **full)
     seen = set()
     model.head.register_forward_pre_hook(lambda module, _: seen.add(module.weight.dtype))
 
@@ -325,7 +323,7 @@ def test_an_evaluation_that_would_round_a_sharded_model_is_refused(make_trainer)
 # What a training leaves
 
 
-@pytest.mark.parametrize("changes", [{}, {"save_strategy": "steps", "save_steps": 2}])
+@pytest.mark.parametrize("changes", [{}, {"save_steps": 2}])
 def test_a_training_leaves_a_folder_that_loads(changes, train, tmp_path, capsys):
     trainer = train(
         compute_metrics=lambda prediction: {"accuracy": 0.625},
@@ -450,7 +448,7 @@ def test_the_tokenizer_of_a_collator_is_saved(make_model, train, tmp_path):
 # Resume
 
 
-EVERY_TWO = {"save_strategy": "steps", "save_steps": 2}
+EVERY_TWO = {"save_steps": 2}
 
 
 def test_a_checkpoint_of_the_model_alone_is_no_place_to_resume(train, make_trainer, tmp_path):
@@ -467,7 +465,7 @@ def killed_run(model, folder, seconds):
     """Train in a child process, from the last checkpoint on if there is one, and kill it; whether it ended before."""
 
     def train():
-        args = arguments(folder, max_steps=12, save_strategy="steps", save_steps=1, save_total_limit=3)
+        args = arguments(folder, max_steps=12, save_steps=1, save_total_limit=3)
         trainer = FPTTrainer(model, args, train_dataset=sequences(40))
         trainer.train(resume_from_checkpoint=any(folder.glob("checkpoint-*")))
 
@@ -526,7 +524,7 @@ def test_the_last_whole_checkpoint_is_resumed(damage, message, train, tmp_path, 
 
 @TRAINERS
 def test_a_finished_training_trains_no_more(trainer_class, train, tmp_path):
-    settings = {"trainer_class": trainer_class, "max_steps": 3, "save_strategy": "steps", "save_steps": 3}
+    settings = {"trainer_class": trainer_class, "max_steps": 3, "save_steps": 3}
     train(**settings)  # an epoch has four steps
     resumed = train(resume=True, **settings)
     if trainer_class is FPTTrainer:  # the stock one trains a step more
@@ -549,9 +547,7 @@ def test_early_stopping_goes_on_or_says_that_it_does_not(restored, train, warned
             resume=resume,
             max_steps=steps,
             train_dataset=sequences(80),
-            eval_strategy="steps",
             eval_steps=1,
-            save_strategy="steps",
             save_steps=1,
             metric_for_best_model="score",
             greater_is_better=True,

@@ -93,7 +93,7 @@ def test_training_learns(make_model, train):
 )
 def test_checkpoints_hold_only_the_trained_tensors(trainer_class, model_type, trainable, make_model, train, tmp_path):
     model = make_model(model_type, trainable=trainable)
-    train(model, trainer_class=trainer_class, save_strategy="steps", save_steps=2).save_model()
+    train(model, trainer_class=trainer_class, save_steps=2).save_model()
     trained = copied(model, trained=True)
     for folder in (tmp_path / "checkpoint-4", tmp_path):
         assert_same(saved_tensors(folder, model), trained)
@@ -108,7 +108,7 @@ def test_checkpoints_hold_only_the_trained_tensors(trainer_class, model_type, tr
 
 @TRAINERS
 def test_the_optimizer_holds_only_what_trains(trainer_class, train, tmp_path):
-    trainer = train(trainer_class=trainer_class, save_strategy="steps", save_steps=4, weight_decay=0.1)
+    trainer = train(trainer_class=trainer_class, save_steps=4, weight_decay=0.1)
     held = [id(p) for group in trainer.optimizer.param_groups for p in group["params"]]
     assert sorted(held) == sorted(id(p) for p in trainer.model.parameters() if p.requires_grad)
     assert {id(p) for p in trainer.optimizer.state} == set(held)
@@ -126,9 +126,7 @@ def test_the_best_step_is_restored_at_the_end(trainer_class, train, warned):
     trainer = train(
         trainer_class=trainer_class,
         max_steps=3,
-        eval_strategy="steps",
         eval_steps=1,
-        save_strategy="steps",
         save_steps=1,
         load_best_model_at_end=True,
         metric_for_best_model="score",
@@ -169,7 +167,7 @@ def test_the_saved_config_says_what_trained(train, tmp_path):
 # Resume
 
 
-RESUMABLE = {"max_steps": 6, "save_strategy": "steps", "save_steps": 3, "lr_scheduler_type": "linear"}
+RESUMABLE = {"max_steps": 6, "save_steps": 3, "lr_scheduler_type": "linear"}
 RESUMABLE["train_dataset"] = sequences(20)  # 2.5 batches: the resume lies within the second epoch
 LORA = {"peft_type": "lora", "target_modules": ["query", "value"], "lora_dropout": 0.1}
 
@@ -335,7 +333,6 @@ def test_accumulation_is_one_large_batch(trainer_class, model_class, num_labels,
             train_dataset=data,
             per_device_train_batch_size=micro_batch,
             gradient_accumulation_steps=16 // micro_batch,
-            max_steps=-1,
             num_train_epochs=2,  # of 16, 16 and 8 examples
             optim="sgd",  # unlike Adam's, its steps follow the scale of the gradient
             learning_rate=1.0 if num_labels > 1 else 0.1,
@@ -378,7 +375,7 @@ def test_bf16_keeps_what_trains_in_fp32(
     expected = fp32_losses[trainer_class, model_type]
     model = make_model(model_type, dtype=dtype, **NO_DROPOUT)
     before, frozen = copied(model), torch.float32 if dtype is None else dtype
-    trainer = train(model, bf16=autocast, save_strategy="steps", save_steps=4, **settings)
+    trainer = train(model, bf16=autocast, save_steps=4, **settings)
     for name, parameter in model.named_parameters():
         assert parameter.dtype == (torch.float32 if parameter.requires_grad else frozen), name
         assert torch.equal(parameter, before[name]) != parameter.requires_grad, name
