@@ -157,6 +157,12 @@ def write_record(folder, record):
     (folder / f"rank{RANK}.json").write_text(json.dumps(record))
 
 
+def functions_of(task):
+    """What a task gives to a Trainer."""
+    names = ("compute_metrics", "preprocess_logits_for_metrics")
+    return {"data_collator": task.collate, **{name: getattr(task, name) for name in names}}
+
+
 def digits_trainer(folder, counts, model_type="gpt2", model_fields=None, **fields):
     """A tiny model without dropout on `counts` digits for training, validation and test, and its Trainer."""
     task = TASKS["digits"]()
@@ -168,10 +174,7 @@ def digits_trainer(folder, counts, model_type="gpt2", model_fields=None, **field
     own = {
         "train_dataset": data.train,
         "eval_dataset": data.validation,
-        "data_collator": task.collate,
-        "compute_metrics": task.compute_metrics,
-        "preprocess_logits_for_metrics": task.preprocess_logits_for_metrics,
         "remove_unused_columns": False,
         "lr_scheduler_type": "linear",
     }
-    return trainer_of(model, folder, **(own | fields))
+    return trainer_of(model, folder, **(own | functions_of(task) | fields))

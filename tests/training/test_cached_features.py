@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
-from conftest import saved_tensors, sequences
+from conftest import COMMON, saved_tensors, sequences
 from datasets import Dataset as HubDataset
 from runs import (
     IMAGES,
@@ -25,7 +25,7 @@ from runs import (
     two_processes,
 )
 from torch.utils.data import Dataset, Subset
-from transformers import ConvBertConfig, Trainer
+from transformers import AutoConfig, Trainer
 
 from fpt_adapters import (
     FPTForImageClassification,
@@ -174,6 +174,7 @@ def assert_same_training(make_model, only_head):
 # The model
 
 
+SEVERAL = {"problem_type": "multi_label_classification"}
 MODELS = {
     "values": ("gpt2", FPTForSequenceClassification, {}, sequences),
     "ids": ("bert", FPTForSequenceClassification, TOKENS, sentences),
@@ -183,12 +184,7 @@ MODELS = {
     "images": ("gpt2", FPTForImageClassification, IMAGES | {"patch_size": 2}, pictures),
     "holes": ("gpt2", FPTForSequenceClassification, {}, holed),
     "numbers": ("gpt2", FPTForSequenceClassification, {"num_labels": 1, "problem_type": "regression"}, numbers),
-    "several labels": (
-        "gpt2",
-        FPTForSequenceClassification,
-        {"problem_type": "multi_label_classification"},
-        several_labels,
-    ),
+    "several labels": ("gpt2", FPTForSequenceClassification, SEVERAL, several_labels),
 }
 EACH_MODEL = pytest.mark.parametrize(("model_type", "model_class", "fields", "data"), MODELS.values(), ids=MODELS)
 
@@ -314,14 +310,9 @@ def test_several_evaluation_sets_are_kept_each(assert_same_training):
 def test_evaluation_is_kept_where_training_draws(make_model, only_head):
     trainers, later = [], []
     for cached in (None, False):
-        trainer = only_head(
-            make_model("gpt2", trainable=("output",), input_dropout=0.1),
-            eval_steps=1,
-            max_steps=3,
-            train_dataset=sequences(24),
-            eval_dataset=sequences(16, seed=1),
-            cache_features=cached,
-        )
+        model = make_model("gpt2", trainable=("output",), input_dropout=0.1)
+        data = {"train_dataset": sequences(24), "eval_dataset": sequences(16, seed=1)}
+        trainer = only_head(model, eval_steps=1, max_steps=3, cache_features=cached, **data)
         later.append(train_and_count(trainer))
         trainers.append(trainer)
     assert curve(trainers[0]) == curve(trainers[1]) and len(losses(trainers[0])) == 3
@@ -443,14 +434,7 @@ def test_a_layer_that_is_dropped_stands_in_the_way(make_model, only_head, assert
 
 
 def test_a_backbone_that_looks_behind_the_mask_stands_in_the_way(only_head, assert_in_the_way):
-    config = ConvBertConfig(
-        vocab_size=20,
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=32,
-        embedding_size=32,
-    )
+    config = AutoConfig.for_model("convbert", **COMMON, embedding_size=32)
     fields = {"input_type": "tokens", "vocab_size": 7, "sequence_length": 10, "num_labels": 4}
     model = FPTForSequenceClassification.from_backbone(config, backbone_init="random", **ONLY_HEAD, **fields)
     trainer = only_head(model, train_dataset=sentences(16), data_collator=pad)
@@ -513,12 +497,8 @@ def test_metrics_that_need_inputs_get_them(only_head):
         seen.append(prediction.inputs.shape)
         return accuracy(prediction)
 
-    trainer = only_head(
-        eval_strategy="epoch",
-        include_for_metrics=["inputs"],
-        eval_dataset=sequences(6, seed=1),
-        compute_metrics=metric,
-    )
+    evaluated = {"eval_strategy": "epoch", "eval_dataset": sequences(6, seed=1), "compute_metrics": metric}
+    trainer = only_head(include_for_metrics=["inputs"], **evaluated)
     assert train_and_count(trainer) == 3 * 6  # nothing but the evaluations
     assert seen == [(6, 10, 3)] * 3
 

@@ -15,10 +15,10 @@ import datasets
 import numpy as np
 import pytest
 import torch
-from conftest import arguments, forked, needs_fork, saved_tensors, sequences, tiny_config, tiny_model
+from conftest import arguments, forked, needs_fork, saved_tensors, sequences, tiny_config, tiny_model, trainer_of
 from packaging.version import Version
 from peft import LoraConfig, get_peft_model
-from runs import IMAGES, NO_DROPOUT, TRAINERS, WEIGHTS, assert_same, copied, labelled_tokens, losses
+from runs import IMAGES, NO_DROPOUT, TRAINERS, WEIGHTS, assert_same, copied, functions_of, labelled_tokens, losses
 from safetensors.torch import load_file
 from transformers import (
     AutoFeatureExtractor,
@@ -39,7 +39,6 @@ from fpt_adapters import (
     FPTForImageClassification,
     FPTForSequenceClassification,
     FPTForTokenClassification,
-    FPTModel,
     FPTTrainer,
 )
 from fpt_adapters.heads.scores import confusion_of
@@ -89,12 +88,9 @@ def test_a_search_gives_what_stock_trainer_gives(tmp_path, monkeypatch):
     monkeypatch.setattr(integrations, "hp_params", lambda trial: trial.params)  # knows only optuna's own trials
     best = []
     for trainer_class in (Trainer, FPTTrainer):
-        trainer = trainer_class(
-            args=arguments(tmp_path / trainer_class.__name__, save_strategy="steps"),
-            train_dataset=sequences(32),
-            eval_dataset=sequences(8, seed=1),
-            model_init=lambda trial: tiny_model("gpt2"),
-        )
+        settings = {"save_steps": 500, "eval_dataset": sequences(8, seed=1)}
+        settings["model_init"] = lambda trial: tiny_model("gpt2")
+        trainer = trainer_of(None, tmp_path / trainer_class.__name__, trainer_class, **settings)
         if trainer_class is FPTTrainer:
             trainer.card.task_name = "mine"
         best.append(trainer.hyperparameter_search(lambda trial: trial.params, backend="optuna"))
@@ -109,12 +105,7 @@ def test_a_search_gives_what_stock_trainer_gives(tmp_path, monkeypatch):
 
 def test_a_new_model_without_a_group_that_is_to_learn_is_refused(tmp_path):
     made = iter([tiny_model("gpt2"), tiny_model("gpt2", trainable=("input", "output"))])
-    trainer = FPTTrainer(
-        args=arguments(tmp_path),
-        train_dataset=sequences(8),
-        model_init=lambda: next(made),
-        group_learning_rates={"norm": 1e-3},
-    )
+    trainer = trainer_of(None, tmp_path, model_init=lambda: next(made), group_learning_rates={"norm": 1e-3})
     with pytest.raises(ValueError, match="has 'norm'; the groups that train here are input, output"):
         trainer.train()
 
@@ -146,12 +137,8 @@ RETURNED = {  # and what the card shows of it
 def test_metrics_of_any_kind_are_returned_as_by_stock_trainer(given, shown, train):
     metrics = []
     for trainer_class in (Trainer, FPTTrainer):
-        trainer = train(
-            trainer_class=trainer_class,
-            eval_steps=2,
-            eval_dataset=sequences(8),
-            compute_metrics=lambda prediction: dict(given),
-        )
+        settings = {"trainer_class": trainer_class, "eval_steps": 2, "eval_dataset": sequences(8)}
+        trainer = train(compute_metrics=lambda prediction: dict(given), **settings)
         found = trainer.evaluate().items()
         metrics.append({name: value for name, value in found if "second" not in name and "time" not in name})
     assert repr(metrics[0]) == repr(metrics[1])
@@ -194,17 +181,9 @@ def test_the_tasks_metrics_take_batches_of_any_size(task, make_trainer):
     model = task.model_class.from_backbone(tiny_config("bert"), backbone_init="random", **data.config)
 
     def metrics(**changes):
-        trainer = make_trainer(
-            model,
-            remove_unused_columns=False,
-            per_device_eval_batch_size=8,
-            include_for_metrics=list(task.include_for_metrics),
-            train_dataset=None,
-            data_collator=task.collate,
-            compute_metrics=task.compute_metrics,
-            preprocess_logits_for_metrics=task.preprocess_logits_for_metrics,
-            **changes,
-        )
+        settings = {"remove_unused_columns": False, "per_device_eval_batch_size": 8, "train_dataset": None} | changes
+        settings["include_for_metrics"] = list(task.include_for_metrics)
+        trainer = make_trainer(model, **functions_of(task), **settings)
         found = trainer.evaluate(data.validation)
         return found["eval_accuracy"], trainer.card.results["validation"].confusion.tolist()
 
@@ -216,19 +195,14 @@ def test_batches_in_which_nothing_is_labelled_change_nothing(trainer_class, smoo
     data = labelled_tokens(16)
     for example in data[8:]:
         example["labels"] = torch.full_like(example["labels"], -100)
-    trainer = train(
-        make_model("gpt2", FPTForTokenClassification),
-        trainer_class=trainer_class,
-        label_smoothing_factor=smoothing,
-        train_dataset=data,
-        eval_dataset=data,
-        per_device_eval_batch_size=8,
-        train_sampling_strategy="sequential",
-        eval_steps=1,
-        save_strategy="best",
-        metric_for_best_model="loss",
-        logging_nan_inf_filter=False,
-    )
+    best = {"eval_steps": 1, "save_strategy": "best", "metric_for_best_model": "loss", "per_device_eval_batch_size": 8}
+    settings = {
+        "train_sampling_strategy": "sequential",
+        "logging_nan_inf_filter": False,
+        "trainer_class": trainer_class,
+    }
+    settings |= {"train_dataset": data, "eval_dataset": data, "label_smoothing_factor": smoothing}
+    trainer = train(make_model("gpt2", FPTForTokenClassification), **settings, **best)
     assert [loss > 0 for loss in losses(trainer)] == [True, False, True, False]
     assert all(math.isfinite(row["eval_loss"]) for row in trainer.state.log_history if "eval_loss" in row)
     assert trainer.state.best_global_step is not None
@@ -266,16 +240,12 @@ KINDS = {  # data that need a column that the model does not take, and a collato
 def test_a_column_that_is_removed_but_needed_names_the_flag(kind, place, make_model, make_trainer):
     data, collator = KINDS[kind][0](), KINDS[kind][1]
     good = [{"pixel_values": torch.zeros(1, 8, 8), "labels": 0}] * 4
+    train, held = (data, good) if place == "train" else (good, data)
 
     def trainer(**changes):
-        return make_trainer(
-            make_model("gpt2", FPTForImageClassification, **IMAGES, patch_size=4),
-            data_collator=collator,
-            train_dataset=data if place == "train" else good,
-            eval_dataset=good if place == "train" else data,
-            eval_strategy="epoch" if place == "eval in training" else "no",
-            **changes,
-        )
+        changes["eval_strategy"] = "epoch" if place == "eval in training" else "no"
+        model = make_model("gpt2", FPTForImageClassification, **IMAGES, patch_size=4)
+        return make_trainer(model, data_collator=collator, train_dataset=train, eval_dataset=held, **changes)
 
     calls = {"evaluate": FPTTrainer.evaluate, "predict": lambda one: one.predict(data)}
     call = calls.get(place, FPTTrainer.train)
@@ -325,11 +295,8 @@ def test_an_evaluation_that_would_round_a_sharded_model_is_refused(make_trainer)
 
 @pytest.mark.parametrize("changes", [{}, {"save_steps": 2}])
 def test_a_training_leaves_a_folder_that_loads(changes, train, tmp_path, capsys):
-    trainer = train(
-        compute_metrics=lambda prediction: {"accuracy": 0.625},
-        processing_class=FPTFeatureExtractor(max_length=10, feature_size=3),
-        **changes,
-    )
+    processor = FPTFeatureExtractor(max_length=10, feature_size=3)
+    trainer = train(compute_metrics=lambda _: {"accuracy": 0.625}, processing_class=processor, **changes)
     said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Saved")]
     load = f"AutoModelForSequenceClassification.from_pretrained('{tmp_path}')"
     assert said == [f"Saved in {tmp_path}: `import fpt_adapters`, then {load}"]
@@ -361,24 +328,7 @@ def test_a_training_beside_another_model_is_refused_before_it(make_trainer, tmp_
     assert trainer.state.global_step == 0
 
 
-# What a user's own loss, data and optimizer may be
-
-
-class OwnLoss(FPTTrainer):
-    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        inputs = {name: value for name, value in inputs.items() if name != "targets"}
-        outputs = model(**inputs)
-        loss = outputs[0].square().mean()
-        return (loss, outputs) if return_outputs else loss
-
-
-@pytest.mark.parametrize("model_class", [FPTForSequenceClassification, FPTModel])
-def test_an_own_loss_needs_no_labels(model_class, make_model, train):
-    rows = [{"input_values": row["input_values"]} for row in sequences(8)]
-    train(make_model("gpt2", model_class), trainer_class=OwnLoss, train_dataset=rows)
-    rows = [row | {"targets": 1.5} for row in rows]
-    fields = {"remove_unused_columns": False, "label_names": ["targets"]}
-    train(make_model("gpt2", model_class), trainer_class=OwnLoss, train_dataset=rows, **fields)
+# What a user's own data and optimizer may be
 
 
 class Augmented(torch.utils.data.Dataset):
@@ -541,21 +491,18 @@ def test_lost_random_numbers_are_told(train, tmp_path, warned):
 
 @pytest.mark.parametrize("restored", [True, False])
 def test_early_stopping_goes_on_or_says_that_it_does_not(restored, train, warned):
-    def run(folder, steps, resume=None):
+    def run(folder, max_steps, resume=None):
+        best = {"metric_for_best_model": "score", "greater_is_better": True, "load_best_model_at_end": True}
+        steps = {"max_steps": max_steps, "eval_steps": 1, "save_steps": 1, "train_dataset": sequences(80)}
         trainer = train(
             folder=folder,
             resume=resume,
-            max_steps=steps,
-            train_dataset=sequences(80),
-            eval_steps=1,
-            save_steps=1,
-            metric_for_best_model="score",
-            greater_is_better=True,
-            load_best_model_at_end=True,
-            restore_callback_states_from_checkpoint=restored,
             eval_dataset=sequences(8),
             compute_metrics=lambda prediction: {"score": 0.5},
             callbacks=[EarlyStoppingCallback(early_stopping_patience=3)],
+            restore_callback_states_from_checkpoint=restored,
+            **best,
+            **steps,
         )
         return trainer.state.global_step
 

@@ -42,6 +42,7 @@ from fpt_adapters import (
     FPTForImageClassification,
     FPTForSequenceClassification,
     FPTForTokenClassification,
+    FPTModel,
     FPTTrainer,
     TrainingError,
 )
@@ -104,6 +105,9 @@ def test_checkpoints_hold_only_the_trained_tensors(trainer_class, model_type, tr
     loaded = FPTForSequenceClassification.from_pretrained(tmp_path / "checkpoint-2")
     assert_same(copied(loaded, trained=False), copied(model, trained=False))
     assert not torch.equal(loaded.head.weight, model.head.weight)  # those of step 2, not of step 4
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert config["trainable"] == list(trainable)
+    assert config["base_model_fingerprint"] == model.config.base_model_fingerprint
 
 
 @TRAINERS
@@ -154,14 +158,6 @@ def test_predict_gives_the_models_logits_and_metrics(make_model, train):
     np.testing.assert_allclose(output.predictions, logits, atol=1e-5)
     np.testing.assert_array_equal(output.label_ids, labels)
     assert output.metrics["test_accuracy"] == (logits.argmax(-1) == labels).mean()
-
-
-def test_the_saved_config_says_what_trained(train, tmp_path):
-    trainer = train()
-    trainer.save_model()
-    config = json.loads((tmp_path / "config.json").read_text())
-    assert config["trainable"] == list(PAPER)
-    assert config["base_model_fingerprint"] == trainer.model.config.base_model_fingerprint
 
 
 # Resume
@@ -299,10 +295,6 @@ def relabelled(data, label_of):
     return [example | {"labels": new(example["labels"])} for example in data]
 
 
-def one_number(old):
-    return old / 2.0
-
-
 def several_labels(old):
     return torch.stack([old == 0, old > 1, old % 2 == 0, old < 3], dim=-1).float()
 
@@ -316,8 +308,8 @@ SEQUENCE, TOKEN = FPTForSequenceClassification, FPTForTokenClassification
     [
         (SEQUENCE, 4, sequences(40)),
         (TOKEN, 4, labelled_tokens(40)),
-        (SEQUENCE, 1, relabelled(sequences(40), one_number)),
-        (TOKEN, 1, relabelled(labelled_tokens(40), one_number)),
+        (SEQUENCE, 1, relabelled(sequences(40), lambda old: old / 2.0)),
+        (TOKEN, 1, relabelled(labelled_tokens(40), lambda old: old / 2.0)),
         (SEQUENCE, 4, relabelled(sequences(40), several_labels)),
         (TOKEN, 4, relabelled(labelled_tokens(40), several_labels)),
     ],
@@ -528,27 +520,26 @@ def test_what_cannot_be_trained_is_refused_before_the_first_step(fields, data, m
     assert trainer.state.global_step == 0
 
 
-def with_nan(example):
-    example["input_values"][3, 1] = math.nan
+def values_with(value, *place):
+    values = torch.zeros(10, 3)
+    values[place] = value
+    return {"input_values": values}
 
 
-def with_infinity(example):
-    example["input_values"][0, 0] = math.inf
-
-
+NOT_FINITE = r"input_values must be finite, but one is NaN or infinity, at"
 WRONG_EXAMPLES = [
-    (with_nan, r"input_values must be finite, but one is NaN or infinity, at \[3, 1\]: clean it"),
-    (with_infinity, r"input_values must be finite, but one is NaN or infinity, at \[0, 0\]: clean it"),
-    (lambda example: example.update(labels=4), r"labels must lie in 0\.\.3 \(num_labels=4\), got 4"),
-    (lambda example: example.update(labels=-1), r"labels must lie in 0\.\.3 .*, got -1"),
+    (values_with(math.nan, 3, 1), rf"{NOT_FINITE} \[3, 1\]: clean it"),
+    (values_with(math.inf, 0, 0), rf"{NOT_FINITE} \[0, 0\]: clean it"),
+    ({"labels": 4}, r"labels must lie in 0\.\.3 \(num_labels=4\), got 4"),
+    ({"labels": -1}, r"labels must lie in 0\.\.3 .*, got -1"),
 ]
 
 
 @pytest.mark.parametrize("place", [0, 20])  # found before the first step, and in a later batch
-@pytest.mark.parametrize(("spoil", "message"), WRONG_EXAMPLES)
-def test_wrong_examples_are_refused(place, spoil, message, make_trainer):
+@pytest.mark.parametrize(("wrong", "message"), WRONG_EXAMPLES)
+def test_wrong_examples_are_refused(place, wrong, message, make_trainer):
     data = sequences(24)
-    spoil(data[place])
+    data[place] |= wrong
     trainer = make_trainer(train_dataset=data)
     with pytest.raises(ValueError, match=rf"{message}\. This is row {place} of the training set"):
         trainer.train()
@@ -559,8 +550,9 @@ def test_wrong_examples_are_refused(place, spoil, message, make_trainer):
 
 def test_a_wrong_example_is_named_from_a_worker_too(train):
     data = sequences(24)
-    with_nan(data[20])
-    with pytest.raises(ValueError, match=rf"{WRONG_EXAMPLES[0][1]}\. This is row 20 of the training set"):
+    wrong, message = WRONG_EXAMPLES[0]
+    data[20] |= wrong
+    with pytest.raises(ValueError, match=rf"{message}\. This is row 20 of the training set"):
         train(train_dataset=data, dataloader_num_workers=1)
 
 
@@ -628,33 +620,52 @@ def test_training_notes_the_problem_for_the_card_and_pipelines(
     assert json.loads((tmp_path / "config.json").read_text()).get("problem_type") == problem_type
 
 
-def ordinal(outputs, labels, num_items_in_batch=None):
-    return ((outputs.logits.sum(-1) - labels) ** 2).mean()
-
-
-class Ordinal(FPTTrainer):
-    """A Trainer with a loss of its own."""
+class OwnLoss(FPTTrainer):
+    """A Trainer with a loss that takes no label, or one of its own."""
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        labels = inputs.pop("labels")
-        outputs = model(**inputs)
-        loss = ordinal(outputs, labels)
+        outputs = model(**{name: value for name, value in inputs.items() if name not in ("labels", "targets")})
+        loss = outputs[0].square().mean()
         return (loss, outputs) if return_outputs else loss
 
 
-@pytest.mark.parametrize("fields", [{"trainer_class": Ordinal}, {"compute_loss_func": ordinal}], ids=["class", "func"])
-def test_an_own_loss_may_have_labels_of_its_own(fields, train, warned):
-    data = [example | {"labels": example["labels"] + 0.5} for example in sequences(16)]
-    train(max_steps=1, train_dataset=data, **fields)
-    [message] = own_messages(warned)
-    assert "a float: for a regression" in message and "own loss" in message
+def own_loss(outputs, labels, num_items_in_batch):
+    return ((outputs.logits.sum(-1) - labels) ** 2).mean()
 
 
-def test_targets_that_are_the_ignored_label_are_warned_of(make_model, train, warned):
-    data = [example | {"labels": -100.0 if i < 3 else 0.5} for i, example in enumerate(sequences(16))]
-    train(make_model("gpt2", num_labels=1), max_steps=1, train_dataset=data)
-    [message] = own_messages(warned)
-    assert message.startswith("3 targets of the training set, 'labels' are -100")
+HALVES = [example | {"labels": example["labels"] + 0.5} for example in sequences(16)]
+IGNORED = [example | {"labels": -100.0 if i < 3 else 0.5} for i, example in enumerate(sequences(16))]
+UNLABELLED = {"trainer_class": OwnLoss, "train_dataset": [{"input_values": e["input_values"]} for e in sequences(8)]}
+TARGETS = UNLABELLED | {"remove_unused_columns": False, "label_names": ["targets"]}
+TARGETS["train_dataset"] = [{"input_values": e["input_values"], "targets": 1.5} for e in sequences(8)]
+A_FLOAT = ("a float: for a regression", "own loss")
+WARNED = {  # fields of the model, and of the Trainer, and what is said
+    "nothing in an ordinary run": ({}, {}, []),
+    "nothing without labels": ({}, UNLABELLED, []),
+    "nothing without labels or head": ({"model_class": FPTModel}, UNLABELLED, []),
+    "nothing with targets": ({}, TARGETS, []),
+    "nothing with targets or head": ({"model_class": FPTModel}, TARGETS, []),
+    "labels for an own loss": ({}, {"train_dataset": HALVES, "trainer_class": OwnLoss}, A_FLOAT),
+    "labels for a loss function": ({}, {"train_dataset": HALVES, "compute_loss_func": own_loss}, A_FLOAT),
+    "targets that are the ignored label": (
+        {"num_labels": 1},
+        {"train_dataset": IGNORED},
+        ["3 targets of the training set, 'labels' are -100"],
+    ),
+    "tensors that stay": (
+        {},
+        {"group_learning_rates": {"norm": 0.0}},
+        ["10 of 15 trained tensors did not change in 4 steps, the first is fpt.backbone.h.0.ln_1.weight"],
+    ),
+}
+
+
+@pytest.mark.parametrize(("fields", "changes", "parts"), WARNED.values(), ids=WARNED)
+def test_what_may_be_meant_is_warned_of_once(fields, changes, parts, make_model, train, warned):
+    train(make_model("gpt2", **fields), **changes)
+    messages = own_messages(warned)
+    assert len(messages) == bool(parts)
+    assert [part for part in parts if part not in messages[0]] == []
 
 
 SERIES = {"input_type": "series", "series_length": 10, "num_channels": 3, "patch_length": 4, "patch_stride": 2}
@@ -708,20 +719,6 @@ def test_weights_that_are_not_finite_are_told_without_a_log(train):
 def test_a_frozen_weight_that_changes_is_told(train):
     with pytest.raises(TrainingError, match=r"frozen weight fpt.backbone.h.0.mlp.c_fc.weight changed .*\(1 tensors"):
         train(callbacks=[AfterStep(change_frozen)])
-
-
-def test_trained_tensors_that_stay_are_warned_of(make_model, train, warned):
-    model = make_model("gpt2")
-    norms = [name for name, group in model.parameter_groups().items() if group == "norm"]
-    train(model, group_learning_rates={"norm": 0.0})
-    [message] = own_messages(warned)
-    stayed = f"{len(norms)} of {len(copied(model, trained=True))} trained tensors did not change in 4 steps"
-    assert message.startswith(f"{stayed}, the first is") and norms[0] in message
-
-
-def test_nothing_is_warned_of_in_an_ordinary_run(train, warned):
-    train()
-    assert own_messages(warned) == []
 
 
 # What it leaves alone
