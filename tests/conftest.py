@@ -307,18 +307,8 @@ def train(make_trainer):
 
 def trained_by(trainer_class, model, folder, **changes) -> dict[str, torch.Tensor]:
     """What trains in `model`, after three steps on `labelled_examples`; `changes`: of the training arguments."""
-    arguments = TrainingArguments(
-        os.fspath(folder),
-        max_steps=3,
-        learning_rate=1e-2,
-        use_cpu=True,
-        report_to="none",
-        disable_tqdm=True,
-        save_strategy="no",
-        dataloader_pin_memory=False,
-        **changes,
-    )
-    trainer_class(model, arguments, train_dataset=labelled_examples()).train()
+    settings = {"max_steps": 3, "lr_scheduler_type": "linear", "dataloader_pin_memory": False}
+    trainer_of(model, folder, trainer_class, train_dataset=labelled_examples(), **(settings | changes)).train()
     return {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
 
 
