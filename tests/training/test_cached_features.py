@@ -38,6 +38,7 @@ from fpt_adapters import (
 from fpt_adapters.training import run_card
 from fpt_adapters.training.cached_features import CachedFeatures, compute_features
 
+SEQUENCE, TOKEN = FPTForSequenceClassification, FPTForTokenClassification
 ONLY_HEAD = {"trainable": ("output",), **NO_DROPOUT}
 
 
@@ -176,15 +177,15 @@ def assert_same_training(make_model, only_head):
 
 SEVERAL = {"problem_type": "multi_label_classification"}
 MODELS = {
-    "values": ("gpt2", FPTForSequenceClassification, {}, sequences),
-    "ids": ("bert", FPTForSequenceClassification, TOKENS, sentences),
-    "mean of ids": ("gpt2", FPTForSequenceClassification, TOKENS | {"pooling": "mean"}, sentences),
-    "labels of ids": ("bert", FPTForTokenClassification, TOKENS, labelled_sentences),
-    "labels of steps": ("gpt2", FPTForTokenClassification, {}, labelled_steps),
+    "values": ("gpt2", SEQUENCE, {}, sequences),
+    "ids": ("bert", SEQUENCE, TOKENS, sentences),
+    "mean of ids": ("gpt2", SEQUENCE, TOKENS | {"pooling": "mean"}, sentences),
+    "labels of ids": ("bert", TOKEN, TOKENS, labelled_sentences),
+    "labels of steps": ("gpt2", TOKEN, {}, labelled_steps),
     "images": ("gpt2", FPTForImageClassification, IMAGES | {"patch_size": 2}, pictures),
-    "holes": ("gpt2", FPTForSequenceClassification, {}, holed),
-    "numbers": ("gpt2", FPTForSequenceClassification, {"num_labels": 1, "problem_type": "regression"}, numbers),
-    "several labels": ("gpt2", FPTForSequenceClassification, SEVERAL, several_labels),
+    "holes": ("gpt2", SEQUENCE, {}, holed),
+    "numbers": ("gpt2", SEQUENCE, {"num_labels": 1, "problem_type": "regression"}, numbers),
+    "several labels": ("gpt2", SEQUENCE, SEVERAL, several_labels),
 }
 EACH_MODEL = pytest.mark.parametrize(("model_type", "model_class", "fields", "data"), MODELS.values(), ids=MODELS)
 
@@ -205,17 +206,12 @@ def test_the_head_goes_on_from_its_inputs(model_type, model_class, fields, data,
 @pytest.mark.parametrize(
     ("model_class", "shape", "more", "message"),
     [
-        (FPTForSequenceClassification, (2, 10, 32), {}, r"has shape \(batch, 32\), got \(2, 10, 32\)"),
-        (FPTForSequenceClassification, (2, 31), {}, r"\(batch, 32\), got \(2, 31\): give what this model's head_in"),
-        (FPTForTokenClassification, (2, 32), {}, r"has shape \(batch, tokens, 32\), got \(2, 32\)"),
-        (FPTForSequenceClassification, (2, 32), {"input_values": torch.zeros(2, 10, 3)}, "in place of the raw inputs"),
-        (
-            FPTForSequenceClassification,
-            (2, 32),
-            {"attention_mask": torch.ones(2, 10)},
-            "in place of the raw inputs and their mask",
-        ),
-        (FPTForSequenceClassification, (2, 32), {"output_hidden_states": True}, "no hidden states"),
+        (SEQUENCE, (2, 10, 32), {}, r"has shape \(batch, 32\), got \(2, 10, 32\)"),
+        (SEQUENCE, (2, 31), {}, r"has shape \(batch, 32\), got \(2, 31\): give what this model's head_in"),
+        (TOKEN, (2, 32), {}, r"has shape \(batch, tokens, 32\), got \(2, 32\)"),
+        (SEQUENCE, (2, 32), {"input_values": torch.zeros(2, 10, 3)}, "in place of the raw inputs"),
+        (SEQUENCE, (2, 32), {"attention_mask": torch.ones(2, 10)}, "in place of the raw inputs and their mask"),
+        (SEQUENCE, (2, 32), {"output_hidden_states": True}, "no hidden states"),
     ],
 )
 def test_wrong_head_inputs_are_refused(model_class, shape, more, message, make_model):
@@ -267,7 +263,7 @@ def test_training_gives_the_same(model_type, model_class, fields, data, assert_s
 )
 def test_settings_keep_their_meaning(changes, assert_same_training):
     data = labelled_sentences(20)
-    kind = ("gpt2", FPTForTokenClassification)
+    kind = ("gpt2", TOKEN)
     assert_same_training(*kind, model_fields=TOKENS, train_dataset=data, data_collator=pad, **changes)
 
 
@@ -289,22 +285,20 @@ class Fresh(Dataset):
         return dict(self.examples[index])
 
 
-def test_a_collator_may_empty_what_it_gets(assert_same_training):
-    assert_same_training(train_dataset=Fresh(), data_collator=empty)
+UNMASKED = {"train_dataset": sentences(16), "data_collator": pad_without_mask}
+TWO_SETS = {"eval_strategy": "epoch", "compute_metrics": accuracy}
+TWO_SETS["eval_dataset"] = {"one": sequences(7, seed=1), "two": sequences(9, seed=2)}
+ODD = {  # fields of the model, and of the Trainer, and how many examples are evaluated
+    "a collator that empties": ({}, {"train_dataset": Fresh(), "data_collator": empty}, 0),
+    "another column": ({}, {"train_dataset": HubDataset.from_list([e | {"extra": 1} for e in sequences(20)])}, 0),
+    "a pad id as a mask": (TOKENS | {"pad_token_id": 0}, UNMASKED | {"train_dataset": sentences(20)}, 0),
+    "two evaluation sets": ({}, TWO_SETS, 7 + 9),
+}
 
 
-def test_columns_are_dropped_as_ever(assert_same_training):
-    assert_same_training(train_dataset=HubDataset.from_list([row | {"extra": 1} for row in sequences(20)]))
-
-
-def test_a_pad_id_is_a_mask(assert_same_training):
-    fields = TOKENS | {"pad_token_id": 0}
-    assert_same_training(model_fields=fields, train_dataset=sentences(20), data_collator=pad_without_mask)
-
-
-def test_several_evaluation_sets_are_kept_each(assert_same_training):
-    held = {"one": sequences(7, seed=1), "two": sequences(9, seed=2)}
-    assert_same_training(eval_strategy="epoch", eval_dataset=held, evaluated=7 + 9, compute_metrics=accuracy)
+@pytest.mark.parametrize(("model_fields", "fields", "evaluated"), ODD.values(), ids=ODD)
+def test_odd_data_are_as_ever(model_fields, fields, evaluated, assert_same_training):
+    assert_same_training(model_fields=model_fields, evaluated=evaluated, **fields)
 
 
 def test_evaluation_is_kept_where_training_draws(make_model, only_head):
@@ -394,18 +388,15 @@ def assert_in_the_way(warned):
 
 
 BY_LENGTH = {"train_sampling_strategy": "group_by_length", "train_dataset": sentences(16)}
-ANEW = "draws examples anew each time"
+DROPS = "has attn_pdrop, embd_pdrop, resid_pdrop above 0 (write backbone_dropout=0)"
+ANEW, GIVE_A_MASK = "draws examples anew each time", "(if that is padding: give a mask)"
 
 
 @pytest.mark.parametrize(
     ("fields", "changes", "message"),
     [
         ({"input_dropout": 0.1}, {}, "input_dropout is 0.1 (write input_dropout=0)"),
-        (
-            {"backbone_dropout": 0.2},
-            {},
-            "has attn_pdrop, embd_pdrop, resid_pdrop above 0 (write backbone_dropout=0)",
-        ),
+        ({"backbone_dropout": 0.2}, {}, DROPS),
         ({"output_hidden_states": True}, {}, "output_hidden_states or output_attentions asks for"),
         (TOKENS, BY_LENGTH, "is 'group_by_length' (write 'random')"),
         ({}, {"include_num_input_tokens_seen": "all"}, "include_num_input_tokens_seen counts inputs"),
@@ -414,12 +405,8 @@ ANEW = "draws examples anew each time"
         ({}, {"train_dataset": Subset(Noisy(by_epoch=True), range(16))}, ANEW),
         ({}, {"data_collator": shuffle_tokens}, ANEW),
         ({}, {"data_collator": centre}, "an example depends on those it is batched with"),
-        (
-            TOKENS,
-            {"train_dataset": sentences(16), "data_collator": pad_without_mask},
-            "(if that is padding: give a mask)",
-        ),
-        (TOKENS, {"train_dataset": sentences(16), "data_collator": pad_left}, "(if that is padding: give a mask)"),
+        (TOKENS, UNMASKED, GIVE_A_MASK),
+        (TOKENS, {"train_dataset": sentences(16), "data_collator": pad_left}, GIVE_A_MASK),
     ],
 )
 def test_what_changes_features_stands_in_the_way(fields, changes, message, make_model, only_head, assert_in_the_way):
@@ -442,7 +429,7 @@ def test_a_backbone_that_looks_behind_the_mask_stands_in_the_way(only_head, asse
 
 
 def test_too_many_bytes_stand_in_the_way(make_model, only_head, assert_in_the_way):
-    trainer = only_head(make_model("gpt2", FPTForTokenClassification, **ONLY_HEAD), train_dataset=labelled_steps(16))
+    trainer = only_head(make_model("gpt2", TOKEN, **ONLY_HEAD), train_dataset=labelled_steps(16))
     trainer.most_cached = 16 * 10 * 32 * 4 - 1
     assert_in_the_way(trainer, "the features of 16 examples take 20,480 bytes, over the 20,479 allowed")
 

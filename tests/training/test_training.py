@@ -481,45 +481,37 @@ def alike(**example):
     return [example] * 8
 
 
-UNEQUAL = [{"input_values": torch.zeros(10 - (row == 7), 3), "labels": 0} for row in range(8)]
-REFUSED = {  # fields of the model, the training set, and what is said
-    "nothing that trains": ({"trainable": ()}, sequences(8), "Nothing would train"),
-    "no set": ({}, None, "needs a train_dataset"),
-    "an empty set": ({}, [], "The training set is empty"),
-    "several sets": ({}, {"train": [], "test": []}, "train_dataset is one data set, got a mapping of train, test"),
-    "a frame": ({}, pd.DataFrame({"input_values": [1.0]}), r"give datasets\.Dataset\.from_pandas"),
+def steps(count, **labels):
+    return {"input_values": torch.zeros(count, 3), "labels": 0} | labels
+
+
+IDS = alike(input_ids=torch.tensor([1, 7]), labels=0)
+FEW, PER_TOKEN = alike(**steps(10, labels=torch.zeros(9, dtype=torch.long))), {"model_class": TOKEN}
+LARGE = alike(pixel_values=torch.zeros(1, 8, 10), labels=0)
+SPLITS, FRAME = {"train": [], "test": []}, pd.DataFrame({"input_values": [1.0]})
+SMALL = IMAGES | {"model_class": FPTForImageClassification, "patch_size": 2}
+REFUSED = {  # the training set, fields of the model, and what is said
+    "nothing that trains": (sequences(8), {"trainable": ()}, "Nothing would train"),
+    "no set": (None, {}, "needs a train_dataset"),
+    "an empty set": ([], {}, "The training set is empty"),
+    "several sets": (SPLITS, {}, "train_dataset is one data set, got a mapping of train, test"),
+    "a frame": (FRAME, {}, r"give datasets\.Dataset\.from_pandas"),
     "no input": (
-        {},
         renamed(input_values="pixel_values"),
+        {},
         "takes input_values, but the data has labels, pixel_values",
     ),
-    "no labels": ({}, renamed(labels="target"), "needs labels to learn from, but has only input_values, target"),
-    "unequal lengths": ({}, UNEQUAL, "one has (9 where others have 10|10 where others have 9): pad them"),
-    "too long": (
-        {},
-        alike(input_values=torch.zeros(11, 3), labels=0),
-        "11 tokens, but this model was built for at most 10",
-    ),
-    "ids": (
-        TOKENS,
-        alike(input_ids=torch.tensor([1, 2, 7]), labels=0),
-        r"input_ids must lie in 0\.\.6 \(vocab_size=7\), got 7",
-    ),
-    "images of another size": (
-        IMAGES | {"model_class": FPTForImageClassification, "patch_size": 2},
-        alike(pixel_values=torch.zeros(1, 8, 10), labels=0),
-        r"\(batch, 1, 8, 8\), got \(1, 1, 8, 10\): resize",
-    ),
-    "too few labels of tokens": (
-        {"model_class": FPTForTokenClassification},
-        alike(input_values=torch.zeros(10, 3), labels=torch.zeros(9, dtype=torch.long)),
-        "an example with 10 tokens has 9 of them: write -100 where there is none",
-    ),
+    "no labels": (renamed(labels="target"), {}, "needs labels to learn from, but has only input_values, target"),
+    "unequal": ([steps(10), steps(9)] * 4, {}, "one has (9 where others have 10|10 where others have 9): pad them"),
+    "too long": (alike(**steps(11)), {}, "11 tokens, but this model was built for at most 10"),
+    "an id": (IDS, TOKENS, r"input_ids must lie in 0\.\.6 \(vocab_size=7\), got 7"),
+    "large images": (LARGE, SMALL, r"\(batch, 1, 8, 8\), got \(1, 1, 8, 10\): resize"),
+    "few labels": (FEW, PER_TOKEN, "an example with 10 tokens has 9 of them: write -100 where there is none"),
 }
 
 
-@pytest.mark.parametrize(("fields", "data", "message"), REFUSED.values(), ids=REFUSED)
-def test_what_cannot_be_trained_is_refused_before_the_first_step(fields, data, message, make_model, make_trainer):
+@pytest.mark.parametrize(("data", "fields", "message"), REFUSED.values(), ids=REFUSED)
+def test_what_cannot_be_trained_is_refused_before_the_first_step(data, fields, message, make_model, make_trainer):
     trainer = make_trainer(make_model("gpt2", **fields), train_dataset=data)
     with pytest.raises(ValueError, match=message):
         trainer.train()
@@ -576,22 +568,20 @@ def test_of_values_it_is_the_first_that_is_not_finite(values, row, make_model):
     assert (None if wrong is None else wrong.row) == row
 
 
+WRONG_LABEL = [*sequences(20), sequences(1)[0] | {"labels": 7}]
+SEVERAL_SETS = {"one": sequences(24), "other": datasets.Dataset.from_list(WRONG_LABEL)}
+
+
 @pytest.mark.parametrize(
-    ("place", "where"),
+    ("data", "where"),
     [
-        ("train", "the training set, 'labels'"),
-        ("eval", "the evaluation set, 'labels'"),
-        ("one of several", "the evaluation set 'other', column 'labels'"),
+        ({"train_dataset": WRONG_LABEL}, "the training set, 'labels'"),
+        ({"eval_dataset": WRONG_LABEL}, "the evaluation set, 'labels'"),
+        ({"eval_dataset": SEVERAL_SETS}, "the evaluation set 'other', column 'labels'"),
     ],
+    ids=["training", "evaluation", "one of several"],
 )
-def test_a_wrong_label_of_any_data_set_is_named_before_the_first_step(place, where, make_trainer):
-    wrong = sequences(24)
-    wrong[20]["labels"] = 7
-    data = {
-        "train": {"train_dataset": wrong},
-        "eval": {"eval_dataset": wrong},
-        "one of several": {"eval_dataset": {"one": sequences(24), "other": datasets.Dataset.from_list(wrong)}},
-    }[place]
+def test_a_wrong_label_of_any_data_set_is_named_before_the_first_step(data, where, make_trainer):
     trainer = make_trainer(**data)
     with pytest.raises(ValueError, match=rf"num_labels=4\), got 7\. This is row 20 of {where}\."):
         trainer.train()
@@ -645,6 +635,8 @@ UNLABELLED = {"trainer_class": OwnLoss, "train_dataset": [{"input_values": e["in
 TARGETS = UNLABELLED | {"remove_unused_columns": False, "label_names": ["targets"]}
 TARGETS["train_dataset"] = [{"input_values": e["input_values"], "targets": 1.5} for e in sequences(8)]
 A_FLOAT = ("a float: for a regression", "own loss")
+TO_IGNORE = "3 targets of the training set, 'labels' are -100"
+STAY = "10 of 15 trained tensors did not change in 4 steps, the first is fpt.backbone.h.0.ln_1.weight"
 WARNED = {  # fields of the model, and of the Trainer, and what is said
     "nothing in an ordinary run": ({}, {}, []),
     "nothing without labels": ({}, UNLABELLED, []),
@@ -653,16 +645,8 @@ WARNED = {  # fields of the model, and of the Trainer, and what is said
     "nothing with targets or head": ({"model_class": FPTModel}, TARGETS, []),
     "labels for an own loss": ({}, {"train_dataset": HALVES, "trainer_class": OwnLoss}, A_FLOAT),
     "labels for a loss function": ({}, {"train_dataset": HALVES, "compute_loss_func": own_loss}, A_FLOAT),
-    "targets that are the ignored label": (
-        {"num_labels": 1},
-        {"train_dataset": IGNORED},
-        ["3 targets of the training set, 'labels' are -100"],
-    ),
-    "tensors that stay": (
-        {},
-        {"group_learning_rates": {"norm": 0.0}},
-        ["10 of 15 trained tensors did not change in 4 steps, the first is fpt.backbone.h.0.ln_1.weight"],
-    ),
+    "targets that are ignored": ({"num_labels": 1}, {"train_dataset": IGNORED}, [TO_IGNORE]),
+    "tensors that stay": ({}, {"group_learning_rates": {"norm": 0.0}}, [STAY]),
 }
 
 
