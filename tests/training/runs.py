@@ -148,7 +148,7 @@ def launch_and_read(script, folder, config=None):
 def two_processes(parent):
     """The folder of scripts/two_processes.py, run once in `parent`, and what each process saw."""
     folder = parent / "two_processes"
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     return folder, launch_and_read(SCRIPTS / "two_processes.py", folder)
 
 
