@@ -398,14 +398,12 @@ def test_the_tokenizer_of_a_collator_is_saved(make_model, train, tmp_path):
 # Resume
 
 
-EVERY_TWO = {"save_steps": 2}
-
-
 def test_a_checkpoint_of_the_model_alone_is_no_place_to_resume(train, make_trainer, tmp_path):
-    train(save_only_model=True, **EVERY_TWO)
+    train(save_only_model=True, save_steps=2)
     trainer = make_trainer()
-    message = "holds the model alone, as save_only_model=True leaves it: resumed, the opti"
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(
+        ValueError, match="holds the model alone, as save_only_model=True leaves it: resumed, the opti"
+    ):
         trainer.train(resume_from_checkpoint=True)
     with pytest.raises(DeltaError, match=r"has no trainer_state\.json"):
         trainer.train(resume_from_checkpoint=str(tmp_path))
@@ -459,13 +457,13 @@ def test_killed_runs_go_on_to_the_same_weights(rounds, make_model, tmp_path, rec
     ],
 )
 def test_the_last_whole_checkpoint_is_resumed(damage, message, train, tmp_path, warned):
-    train(**EVERY_TWO)
+    train(save_steps=2)
     expected = load_file(tmp_path / "checkpoint-4" / WEIGHTS)
     for number, begun in ((4, "checkpoint-4 is passed over"), (2, "the training begins anew")):
         damage(tmp_path / f"checkpoint-{number}")
         if number == 2 and "optimizer" in message:  # as save_only_model leaves all of them
             break
-        train(resume=True, **EVERY_TWO)
+        train(resume=True, save_steps=2)
         assert message in warned.text and begun in warned.text
         assert_same(load_file(tmp_path / "checkpoint-4" / WEIGHTS), expected)
         damage(tmp_path / "checkpoint-4")
@@ -483,9 +481,9 @@ def test_a_finished_training_trains_no_more(trainer_class, train, tmp_path):
 
 
 def test_lost_random_numbers_are_told(train, tmp_path, warned):
-    train(**EVERY_TWO)
+    train(save_steps=2)
     (tmp_path / "checkpoint-2" / "rng_state.pth").unlink()
-    train(resume=str(tmp_path / "checkpoint-2"), **EVERY_TWO)
+    train(resume=str(tmp_path / "checkpoint-2"), save_steps=2)
     assert "has no rng_state.pth: dropout and the order" in warned.text
 
 
@@ -556,7 +554,7 @@ def test_a_model_compiled_by_hand_is_trained_saved_and_resumed(
         pytest.skip("needs accelerate 1.13")
     plain = make_model("gpt2", **NO_DROPOUT)
     rates = {"group_learning_rates": {"norm": 1e-3}} if trainer_class is FPTTrainer else {}
-    settings = {"trainer_class": trainer_class, "weight_decay": 0.1} | rates | EVERY_TWO
+    settings = {"trainer_class": trainer_class, "weight_decay": 0.1, "save_steps": 2} | rates
     trainer = train(wrapping(copy.deepcopy(plain)), **settings)
     model = trainer.model
     assert (trainer.is_in_train, model.parameter_groups()) == (False, plain.parameter_groups())
