@@ -4,6 +4,7 @@ import contextlib
 import copy
 import gc
 import importlib.util
+import inspect
 import json
 import os
 import runpy
@@ -29,7 +30,7 @@ from client import Client
 from hub_server import StandInHub
 from packaging.version import Version
 from safetensors.torch import load_file
-from transformers import AutoConfig, AutoModel, GPT2Config, PreTrainedConfig, TrainingArguments
+from transformers import AutoConfig, AutoModel, GPT2Config, PreTrainedConfig, Trainer, TrainingArguments
 from transformers.utils import logging
 
 import fpt_adapters
@@ -142,14 +143,19 @@ VALUES = torch.randn(3, 10, 3, generator=torch.Generator().manual_seed(0))
 
 
 def build(base, model_class=fpt_adapters.FPTForSequenceClassification, **fields):
-    """A model on a base, or on weights drawn for a configuration; its new modules are drawn from one seed.
+    """A model on a base, or on weights drawn for a configuration.
 
     What the fields leave out of their input type, `INPUTS` says; None leaves a field out.
     """
-    torch.manual_seed(0)
     drawn = {"backbone_init": "random"} if isinstance(base, PreTrainedConfig) else {}
     fields = INPUTS.get(fields.get("input_type", "values"), {}) | {"num_labels": 4} | drawn | fields
     return model_class.from_backbone(base, **{name: value for name, value in fields.items() if value is not None})
+
+
+def build_seeded(base, *arguments, **fields):
+    """As `build`; the new modules are drawn from one seed."""
+    torch.manual_seed(0)
+    return build(base, *arguments, **fields)
 
 
 @torch.no_grad()
@@ -190,24 +196,14 @@ def assert_same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor],
     torch.testing.assert_close(dict(first), dict(second), **{"rtol": 0, "atol": 0} | tolerance)
 
 
-def training_arguments(folder, **changes) -> TrainingArguments:
-    """Arguments of a short training on a CPU that prints and saves nothing, but for `changes`."""
-    fields = {"max_steps": 3, "learning_rate": 1e-2, "save_strategy": "no"}
-    quiet = {"use_cpu": True, "report_to": "none", "disable_tqdm": True, "dataloader_pin_memory": False}
-    return TrainingArguments(os.fspath(folder), **fields | quiet | changes)
-
-
-def train(model, folder, trainer_class=fpt_adapters.FPTTrainer, data=None, resume=None, trainer=(), **changes):
-    """The Trainer, after three steps on `labelled_examples` or on `data`; `changes`: of the training arguments."""
-    arguments = training_arguments(folder, **{"logging_steps": 1} | changes)
-    done = trainer_class(model, arguments, train_dataset=data or labelled_examples(), **dict(trainer))
-    done.train(resume_from_checkpoint=resume)
-    return done
-
-
 def losses(trainer) -> list[float]:
     """What a Trainer logged of its steps."""
     return [row["loss"] for row in trainer.state.log_history if "loss" in row]
+
+
+def tiny_model(model_type: str, *arguments, **fields):
+    """A random tiny model, as `build` makes it."""
+    return build(tiny_config(model_type), *arguments, **fields)
 
 
 @pytest.fixture(scope="session")
@@ -218,7 +214,7 @@ def make_model():
     def make(model_type: str, model_class=fpt_adapters.FPTForSequenceClassification, **fields):
         key = (model_type, model_class, repr(sorted(fields.items())))
         if key not in models:
-            models[key] = build(tiny_config(model_type), model_class, **fields)
+            models[key] = build_seeded(tiny_config(model_type), model_class, **fields)
         return copy.deepcopy(models[key])
 
     return make
@@ -327,6 +323,73 @@ def labelled_examples() -> list[dict]:
     """Eight sequences of 10 x 3 numbers in four classes."""
     generator = torch.Generator().manual_seed(1)
     return [{"input_values": torch.randn(10, 3, generator=generator), "labels": number % 4} for number in range(8)]
+
+
+def sequences(count: int, seed: int = 0, labels: int = 4) -> list[dict]:
+    """Random examples of the default model of `make_model`."""
+    generator = torch.Generator().manual_seed(seed)
+    values = torch.randn(count, 10, 3, generator=generator)
+    classes = torch.randint(labels, (count,), generator=generator).tolist()
+    return [{"input_values": v, "labels": c} for v, c in zip(values, classes, strict=True)]
+
+
+def arguments(folder: Path, **changes) -> TrainingArguments:
+    """Those of four steps of eight examples, each logged; what is given in steps or epochs is done so."""
+    defaults = {
+        "use_cpu": True,
+        "report_to": "none",
+        "disable_tqdm": True,
+        "per_device_train_batch_size": 8,
+        "max_steps": -1 if "num_train_epochs" in changes else 4,
+        "learning_rate": 1e-2,
+        "logging_steps": 1,
+        "save_strategy": "steps" if "save_steps" in changes else "no",
+        "eval_strategy": "steps" if "eval_steps" in changes else "no",
+        "lr_scheduler_type": "constant",
+    }
+    return TrainingArguments(os.fspath(folder), **(defaults | changes))
+
+
+TRAINER_FIELDS = {*inspect.signature(Trainer).parameters, "group_learning_rates", "cache_features"}
+
+
+def trainer_of(model, folder: Path, trainer_class=fpt_adapters.FPTTrainer, **fields) -> Trainer:
+    """A Trainer that learns 32 sequences as `arguments` says; `fields`: its own, and those of its arguments."""
+    given = {name: value for name, value in fields.items() if name in TRAINER_FIELDS}
+    changes = {name: value for name, value in fields.items() if name not in TRAINER_FIELDS}
+    return trainer_class(model, arguments(folder, **changes), **({"train_dataset": sequences(32)} | given))
+
+
+@pytest.fixture
+def make_trainer(make_model, tmp_path):
+    """As `trainer_of`, of a tiny GPT-2 unless another model is given; `folder`: below tmp_path."""
+
+    def make(model=None, folder="", **fields):
+        return trainer_of(make_model("gpt2") if model is None else model, tmp_path / folder, **fields)
+
+    return make
+
+
+@pytest.fixture
+def train(make_trainer):
+    """As `make_trainer`, and train; `resume`: a checkpoint, or True for the last one."""
+
+    def make(model=None, resume=None, **fields):
+        trainer = make_trainer(model, **fields)
+        trainer.train(resume_from_checkpoint=resume)
+        return trainer
+
+    return make
+
+
+def run_trainer(model, folder, trainer_class=fpt_adapters.FPTTrainer, data=None, resume=None, trainer=(), **changes):
+    """The Trainer, after three steps on `labelled_examples` or on `data`; `changes`: of the training arguments."""
+    settings = {"max_steps": 3, "lr_scheduler_type": "linear", "dataloader_pin_memory": False} | changes
+    done = trainer_class(
+        model, arguments(folder, **settings), train_dataset=data or labelled_examples(), **dict(trainer)
+    )
+    done.train(resume_from_checkpoint=resume)
+    return done
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,7 @@ import time
 import peft
 import pytest
 import torch
-from conftest import FIELDS, VALUES, assert_same, build, moved, outputs, tiny_config, trained_names, weights
+from conftest import FIELDS, VALUES, assert_same, build_seeded, moved, outputs, tiny_config, trained_names, weights
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from transformers import AutoModelForSequenceClassification
 
@@ -41,7 +41,7 @@ def settings(method, model_type):
 
 def adapted(peft_config=None, model_type="bert", **fields):
     """A model on a tiny backbone, with an adapter or without."""
-    return build(tiny_config(model_type), peft_config=peft_config, **fields)
+    return build_seeded(tiny_config(model_type), peft_config=peft_config, **fields)
 
 
 def learn(model, steps=3):
@@ -178,7 +178,7 @@ def test_a_setting_of_another_kind_is_used_or_refused_at_once(method):
 def test_a_backbone_without_linear_layers_is_refused(base_config):
     adapter = {"peft_type": "lora", "target_modules": ["query"]}
     with pytest.raises(ValueError, match="linear layers are"):
-        build(base_config, trainable=["input", "output"], positions="none", peft_config=adapter)
+        build_seeded(base_config, trainable=["input", "output"], positions="none", peft_config=adapter)
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import warnings
 import peft
 import pytest
 import torch
-from conftest import FIELDS, assert_same, moved, outputs, saved_tensors, train, trained_names, weights
+from conftest import FIELDS, assert_same, moved, outputs, run_trainer, saved_tensors, trained_names, weights
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
 from test_adapters import BATCH, CASES, LAYERS, adapted, learn, settings, trained_adapter
@@ -57,11 +57,11 @@ def test_peft_trains_and_saves_what_ours_would(model_type, tmp_path):
 def test_a_peft_model_trains_under_trainer(tmp_path):
     model = get_peft_model(adapted(), lora())
     before = weights(model)
-    train(model, tmp_path, Trainer)
+    run_trainer(model, tmp_path, Trainer)
     first = {name for name in trained_names(model) if "lora_A" not in name}  # which gets no gradient at once
     assert first <= moved(model, before) <= trained_names(model)
     with pytest.raises(TypeError, match="FPTTrainer trains an FPT model, got PeftModel"):
-        train(model, tmp_path)
+        run_trainer(model, tmp_path)
 
 
 def test_a_second_adapter_must_train_the_policy_too():

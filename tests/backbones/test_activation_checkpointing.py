@@ -9,9 +9,9 @@ from conftest import (
     IMAGE_BACKBONES,
     TINY_BACKBONES,
     assert_same,
-    build,
+    build_seeded,
     checkpoint_activations,
-    train,
+    run_trainer,
     trained,
 )
 from torch.autograd.graph import saved_tensors_hooks
@@ -59,7 +59,7 @@ def step(model, input_type="values"):
 def test_gradients_agree_and_less_is_kept(make_model, model_type, trainable, reentrant, input_type):
     """A reentrant checkpoint gives no gradient to what is inside it, unless what enters it wants one."""
     fields = {"trainable": trainable.split()} | (TOKENS if input_type == "tokens" else {})
-    model = build(RESIDUAL, **fields) if model_type == "residual lstm" else make_model(model_type, **fields)
+    model = build_seeded(RESIDUAL, **fields) if model_type == "residual lstm" else make_model(model_type, **fields)
     expected, kept = step(model, input_type)
     checkpoint_activations(model, reentrant)
     found, kept_then = step(model, input_type)
@@ -73,7 +73,7 @@ def test_trainer_learns_the_same(make_model, tmp_path, model_type, trainer_class
     states = []
     for on in (False, True):
         model = make_model(model_type)
-        states.append(trained(train(model, tmp_path, trainer_class, **{CHECKPOINTING: on}).model))
+        states.append(trained(run_trainer(model, tmp_path, trainer_class, **{CHECKPOINTING: on}).model))
         layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
         assert {layer.gradient_checkpointing for layer in layers} == {on}
     assert_same(*states, rtol=1e-5, atol=1e-6)
@@ -83,12 +83,12 @@ def test_trainer_learns_the_same(make_model, tmp_path, model_type, trainer_class
 @pytest.mark.parametrize("model_type", [*CANNOT, "fpt_identity"])
 def test_where_it_cannot_be_it_is_refused(make_model, tmp_path, model_type, trainer_class):
     if model_type == "fpt_identity":
-        model = build(IdentityConfig(hidden_size=32), trainable=["input", "output"], positions="none")
+        model = build_seeded(IdentityConfig(hidden_size=32), trainable=["input", "output"], positions="none")
     else:
         model = make_model(model_type)
     message = rf"cannot checkpoint the layers of {type(model.fpt.backbone).__name__} \({model_type}\): leave .* out"
     with pytest.raises(ValueError, match=message):
-        train(model, tmp_path, trainer_class, **{CHECKPOINTING: True})
+        run_trainer(model, tmp_path, trainer_class, **{CHECKPOINTING: True})
     with pytest.raises(ValueError, match=message):
         checkpoint_activations(model)
 

@@ -18,7 +18,7 @@ from conftest import (
     VOCABULARY,
     WIDTH,
     assert_same,
-    build,
+    build_seeded,
     outputs,
     since,
     tiny_config,
@@ -109,7 +109,7 @@ def test_a_chosen_pooling_stays(make_model):
 @EVERY_TEXT
 @torch.no_grad()
 def test_projected_inputs_meet_the_untouched_backbone(bases, model_type):
-    model, reference = build(bases(model_type), FPTModel).eval(), stock(bases(model_type))
+    model, reference = build_seeded(bases(model_type), FPTModel).eval(), stock(bases(model_type))
     scale = math.sqrt(WIDTH) if model_type == "gemma" else 1.0
     embeds = model.input_projection(VALUES).states * scale
     assert_close(outputs(model), reference(inputs_embeds=embeds).last_hidden_state, **TOLERANCE)
@@ -121,7 +121,7 @@ def test_projected_inputs_meet_the_untouched_backbone(bases, model_type):
 def test_the_backbones_own_embeddings_give_its_own_hidden_states(bases, model_type, length):
     """Positions start at the right row, embeddings are scaled as the family does, padding is masked."""
     tokens = {"input_type": "tokens", "vocab_size": VOCABULARY, "sequence_length": length, "input_size": None}
-    model = build(bases(model_type), FPTModel, trainable=["input", "norm"], **tokens)
+    model = build_seeded(bases(model_type), FPTModel, trainable=["input", "norm"], **tokens)
     reference = stock(bases(model_type))
     model.input_projection.embedding.weight.copy_(reference.get_input_embeddings().weight)
     ids = torch.randint(5, VOCABULARY, (2, length), generator=torch.Generator().manual_seed(1))
@@ -162,59 +162,59 @@ SOUND = SIZES | {"num_conv_pos_embeddings": 4, "num_conv_pos_embedding_groups": 
 )
 def test_a_backbone_that_takes_no_embeddings_is_refused(config, words):
     with pytest.raises(ValueError) as error:
-        build(config)
+        build_seeded(config)
     assert [word for word in words if word not in str(error.value)] == []
 
 
 def test_of_several_models_in_one_the_text_model_is_a_backbone(tmp_path):
     config = Gemma3Config(text_config=TINY_BACKBONES["gemma"], vision_config=VISION)
     with pytest.raises(ValueError, match=r"Gemma3Model.* has no hidden_size of its own, as where several models are"):
-        build(config)
+        build_seeded(config)
     AutoModel.from_config(config).language_model.save_pretrained(tmp_path)
-    assert type(build(tmp_path).fpt.backbone).__name__ == "Gemma3TextModel"
+    assert type(build_seeded(tmp_path).fpt.backbone).__name__ == "Gemma3TextModel"
 
 
 def test_a_backbone_without_norms_cannot_train_them():
     config = OlmoConfig(**SIZES, vocab_size=50)
     with pytest.raises(ValueError, match="trainable has 'norm', but the backbone OlmoModel has no norm parameters"):
-        build(config)
-    model = build(config, trainable=["input", "output", "position"])
+        build_seeded(config)
+    model = build_seeded(config, trainable=["input", "output", "position"])
     assert {row.group for row in model.count_parameters() if row.trained} == {"input", "output", "position"}
 
 
 @pytest.mark.parametrize("model_type", ["llama", "gpt_neox", "modernbert"])
 def test_positions_of_a_backbone_that_has_none_are_refused(model_type):
     with pytest.raises(ValueError, match=r"positions='backbone', but \w+ has no learned positions.*positions='new'"):
-        build(tiny_config(model_type), positions="backbone")
+        build_seeded(tiny_config(model_type), positions="backbone")
 
 
 @pytest.mark.parametrize("model_type", [name for name in TEXT_FAMILIES if name != "t5"])
 def test_too_long_inputs_name_both_lengths(model_type):
-    build(tiny_config(model_type), sequence_length=POSITIONS)
+    build_seeded(tiny_config(model_type), sequence_length=POSITIONS)
     message = f"makes {POSITIONS + 1} tokens, but {model_type} has positions for {POSITIONS}"
     with pytest.raises(ValueError, match=message):
-        build(tiny_config(model_type), sequence_length=POSITIONS + 1)
+        build_seeded(tiny_config(model_type), sequence_length=POSITIONS + 1)
 
 
 @pytest.mark.parametrize("model_type", ["t5", *IMAGE_BACKBONES])
 def test_relative_and_unused_positions_have_no_longest_input(model_type):
-    assert build(tiny_config(model_type), sequence_length=1000).fpt.backbone.device.type == "cpu"
+    assert build_seeded(tiny_config(model_type), sequence_length=1000).fpt.backbone.device.type == "cpu"
 
 
 @pytest.mark.parametrize("init", ["pretrained", "statistics"])
 def test_a_configuration_alone_cannot_be_a_pretrained_backbone(init):
     with pytest.raises(ValueError, match=f"no weights for backbone_init='{init}'"):
-        build(tiny_config("gpt2"), backbone_init=init)
+        build_seeded(tiny_config("gpt2"), backbone_init=init)
 
 
 def test_what_does_not_fit_the_weights_is_refused(saved_base, tmp_path):
     deeper = AutoConfig.from_pretrained(saved_base, n_layer=LAYERS + 1)
     with pytest.raises(ValueError, match=r"n_layer=3, but the config\.json of the base '.*' has 2"):
-        build(saved_base, base_model_config=deeper)
+        build_seeded(saved_base, base_model_config=deeper)
     folder = shutil.copytree(saved_base, tmp_path / "deeper")
     deeper.save_pretrained(folder)
     with pytest.raises(ValueError, match=r"a GPT2Model: 12 tensors .* the first is h\.2\."):
-        build(folder)
+        build_seeded(folder)
 
 
 # Random and statistics weights

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import VALUES, assert_same, build, move, outputs, reloaded, rewrite_config
+from conftest import VALUES, assert_same, build_seeded, move, outputs, reloaded, rewrite_config
 from huggingface_hub.errors import StrictDataclassError
 from transformers import (
     CONFIG_MAPPING,
@@ -94,7 +94,7 @@ def test_it_is_saved_and_loaded_as_every_model(config, tmp_path):
     [("lstm", "last", torch.bfloat16), ("identity", "mean", torch.float32)],  # the identity has nothing to keep
 )
 def test_it_has_new_positions_and_is_read_where_it_saw_the_most(kind, pooling, kept):
-    model = build(CONFIGS[kind], dtype="bfloat16", trainable=["input", "output", "position"])
+    model = build_seeded(CONFIGS[kind], dtype="bfloat16", trainable=["input", "output", "position"])
     config = model.config
     assert (config.pooling, config.positions, config.dtype) == (pooling, "new", kept)
     assert (config.hidden_size, config.backbone_init_scheme) == (WIDTH, "transformers")
@@ -105,12 +105,15 @@ def test_it_has_new_positions_and_is_read_where_it_saw_the_most(kind, pooling, k
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 @KIND
 def test_any_choice_of_attention_is_honoured_by_having_none(kind, attention):
-    assert type(build(CONFIGS[kind], FPTModel, attn_implementation=attention, **UNGROUPED).backbone) is KINDS[kind][1]
+    assert (
+        type(build_seeded(CONFIGS[kind], FPTModel, attn_implementation=attention, **UNGROUPED).backbone)
+        is KINDS[kind][1]
+    )
 
 
 @KIND
 def test_a_models_own_configuration_builds_another(kind):
-    model = build(CONFIGS[kind], FPTModel, **UNGROUPED)
+    model = build_seeded(CONFIGS[kind], FPTModel, **UNGROUPED)
     again = FPTModel(model.config)
     assert type(again.backbone) is KINDS[kind][1]
     assert again.config.base_model_fingerprint == model.config.base_model_fingerprint
@@ -125,7 +128,7 @@ def test_a_models_own_configuration_builds_another(kind):
 )
 def test_its_delta_gives_the_same_bits(kind, model_class, trainable, tmp_path):
     fields = {"positions": "none"} if kind == "identity" else {}
-    model = move(build(CONFIGS[kind], model_class, trainable=trainable, **fields))
+    model = move(build_seeded(CONFIGS[kind], model_class, trainable=trainable, **fields))
     inputs = {"input_values": VALUES[:2, :7], "attention_mask": MASK}
     assert torch.equal(outputs(reloaded(model, tmp_path), **inputs), outputs(model, **inputs))
     in_delta = [name for name in model.delta_tensors() if "backbone" in name]
@@ -137,7 +140,7 @@ def test_its_delta_gives_the_same_bits(kind, model_class, trainable, tmp_path):
 def test_a_saved_one_is_a_pretrained_base(config, tmp_path):
     saved = AutoModel.from_config(config)
     saved.save_pretrained(tmp_path / "base")
-    model = build(tmp_path / "base", FPTForTokenClassification, positions="none", trainable=["output"])
+    model = build_seeded(tmp_path / "base", FPTForTokenClassification, positions="none", trainable=["output"])
     assert type(model.fpt.backbone) is type(saved)
     if saved.num_parameters():
         assert_same(saved.state_dict(), model.fpt.backbone.state_dict())
@@ -247,7 +250,7 @@ ABSURD = [
     [*(("lstm", *row) for row in ABSURD), *(("identity", *row) for row in ABSURD if "hidden_size" in row[0])],
 )
 def test_a_delta_cannot_ask_for_an_absurd_one(kind, nested, words, tmp_path):
-    build(CONFIGS[kind], **UNGROUPED).save_pretrained(tmp_path)
+    build_seeded(CONFIGS[kind], **UNGROUPED).save_pretrained(tmp_path)
     values = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
     values["base_model_config"] |= nested
     rewrite_config(tmp_path, values)
@@ -270,4 +273,4 @@ MEMORY = "larger than this machine's memory"
 )
 def test_one_that_is_larger_than_memory_is_refused_before_it_is_built(config, fields, words):
     with pytest.raises(ValueError, match=words):
-        build(config, **fields)
+        build_seeded(config, **fields)

@@ -9,7 +9,7 @@ from conftest import (
     TINY_BACKBONES,
     VALUES,
     assert_same,
-    build,
+    build_seeded,
     outputs,
     reloaded,
     rewrite_config,
@@ -44,7 +44,7 @@ def deep(tmp_path_factory):
 
 
 def cut(base, layers=KEPT, model_class=FPTModel, **fields):
-    return build(base, model_class, backbone_layers=layers, **fields).eval()
+    return build_seeded(base, model_class, backbone_layers=layers, **fields).eval()
 
 
 @pytest.mark.parametrize("model_type", TYPES)

@@ -13,11 +13,11 @@ from conftest import (
     FIELDS,
     IMAGE_BACKBONES,
     assert_same,
-    build,
+    build_seeded,
     outputs,
     reloaded,
+    run_trainer,
     tiny_config,
-    train,
     trained,
     weights,
 )
@@ -53,11 +53,11 @@ def is_dispatched(model):
 @pytest.mark.parametrize("model_type", [name for name in TWO_DEVICES if name == "gpt2" or name in IMAGE_BACKBONES])
 def test_it_trains_what_it_trains_without(bases, tmp_path, model_type, device_map, trainer_class):
     base, two = bases(model_type), TWO_DEVICES[model_type]
-    model, plain = build(base, device_map=two if device_map is TWO_DEVICES else device_map), build(base)
+    model, plain = build_seeded(base, device_map=two if device_map is TWO_DEVICES else device_map), build_seeded(base)
     assert is_dispatched(model) == (device_map is TWO_DEVICES)
     assert torch.equal(outputs(model), outputs(plain))
     assert model.config.base_model_fingerprint == plain.config.base_model_fingerprint
-    assert_same(*(trained(train(one, tmp_path, trainer_class).model) for one in (model, plain)))
+    assert_same(*(trained(run_trainer(one, tmp_path, trainer_class).model) for one in (model, plain)))
     model.save_pretrained(tmp_path / "delta")
     placed = AutoModelForSequenceClassification.from_pretrained(
         tmp_path / "delta", base_model_name_or_path=base, device_map=two
@@ -68,7 +68,7 @@ def test_it_trains_what_it_trains_without(bases, tmp_path, model_type, device_ma
 
 @pytest.mark.parametrize("dtype", ["bfloat16", None])
 def test_it_has_the_same_weights_in_any_dtype(bases, dtype):
-    placed, plain = (build(bases("gpt2"), device_map=device_map, dtype=dtype) for device_map in ("auto", None))
+    placed, plain = (build_seeded(bases("gpt2"), device_map=device_map, dtype=dtype) for device_map in ("auto", None))
     assert_same(weights(placed), weights(plain))
     assert placed.config.dtype == plain.config.dtype
 
@@ -77,7 +77,7 @@ def test_it_has_the_same_weights_in_any_dtype(bases, dtype):
 def test_drawn_weights_are_placed_too(bases, init):
     source = tiny_config("gpt2") if init == "random" else bases("gpt2")
     placed, plain = (
-        build(source, device_map=device_map, backbone_init=init) for device_map in (TWO_DEVICES["gpt2"], None)
+        build_seeded(source, device_map=device_map, backbone_init=init) for device_map in (TWO_DEVICES["gpt2"], None)
     )
     assert is_dispatched(placed)
     assert torch.equal(outputs(placed), outputs(plain))
@@ -94,12 +94,12 @@ def test_new_modules_go_to_the_first_device(devices, first):
 def test_new_modules_are_placed_whatever_built_them(bases, tmp_path, monkeypatch):
     placed = []
     monkeypatch.setattr(FPTForSequenceClassification, "_join_devices", lambda model: placed.append(model))
-    model = build(bases("gpt2"))
+    model = build_seeded(bases("gpt2"))
     assert placed == [model, reloaded(model, tmp_path, base_model_name_or_path=bases("gpt2"))]
 
 
 def test_trainer_is_told_of_several_devices(bases, tmp_path):
-    model = build(bases("gpt2"))
+    model = build_seeded(bases("gpt2"))
     assert "hf_device_map" not in vars(model)
     model.fpt.backbone.h[1].to("meta")  # as if on another device
     model._join_devices()
@@ -123,25 +123,25 @@ def test_trainer_is_told_of_several_devices(bases, tmp_path):
     ],
 )
 def test_offloading_is_refused_before_anything_is_loaded(bases, device_map):
-    for refuse in (check_device_map, lambda device_map: build(bases("gpt2"), device_map=device_map)):
+    for refuse in (check_device_map, lambda device_map: build_seeded(bases("gpt2"), device_map=device_map)):
         with pytest.raises(ValueError, match=r"not on both and not on disk; device_map has .*quantization_config"):
             refuse(device_map)
 
 
 def test_what_ends_up_outside_memory_is_refused(bases):
     with pytest.raises(ValueError, match=r"does not fit on the devices: \d+ tensors .* the first is wte.weight"):
-        build(bases("gpt2"), device_map="meta")
+        build_seeded(bases("gpt2"), device_map="meta")
 
 
 @pytest.mark.parametrize("empty", [lambda: torch.device("meta"), init_empty_weights], ids=["meta", "empty"])
 def test_nothing_is_built_on_the_meta_device(bases, tmp_path, empty):
     base = bases("gpt2")
-    build(base).save_pretrained(tmp_path)
+    build_seeded(base).save_pretrained(tmp_path)
     config = FPTConfig(base_model_config=tiny_config("gpt2"), backbone_init="random", **FIELDS)
     for way in (
         lambda: FPTForSequenceClassification(config),
         lambda: AutoModelForSequenceClassification.from_config(config),
-        lambda: build(base),
+        lambda: build_seeded(base),
         lambda: FPTForSequenceClassification.from_pretrained(tmp_path, base_model_name_or_path=base),
     ):
         with empty(), pytest.raises(RuntimeError, match=r"on the meta device.* write model.to\('meta'\)"):

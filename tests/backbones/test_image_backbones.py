@@ -9,7 +9,7 @@ from conftest import (
     VALUES,
     WIDTH,
     assert_same,
-    build,
+    build_seeded,
     move,
     outputs,
     saved_once,
@@ -110,7 +110,7 @@ def test_attentions_leave_padding_out(make_model):
 @TYPES
 def test_only_the_layers_and_the_final_norm_are_kept(checkpoints, model_type):
     folder = checkpoints(model_type)
-    model, reference = build(folder, FPTModel), AutoModel.from_pretrained(folder)
+    model, reference = build_seeded(folder, FPTModel), AutoModel.from_pretrained(folder)
     layers = reference.get_submodule(IMAGE_FAMILIES[model_type])
     expected = {f"layers.{name}": tensor for name, tensor in layers.state_dict().items()}
     expected |= {f"layernorm.{name}": tensor for name, tensor in reference.layernorm.state_dict().items()}
@@ -125,7 +125,7 @@ def test_only_the_layers_and_the_final_norm_are_kept(checkpoints, model_type):
 @TYPES
 def test_the_fingerprint_is_of_what_is_used(checkpoints, tmp_path, model_type):
     def fingerprint(folder):
-        return build(folder, FPTModel).config.base_model_fingerprint
+        return build_seeded(folder, FPTModel).config.base_model_fingerprint
 
     original, reference = fingerprint(checkpoints(model_type)), AutoModel.from_pretrained(checkpoints(model_type))
     move(reference.embeddings)
@@ -143,7 +143,7 @@ def test_the_fingerprint_is_of_what_is_used(checkpoints, tmp_path, model_type):
 @TYPES
 def test_a_delta_comes_back(checkpoints, tmp_path, model_type, init):
     folder = checkpoints(model_type)
-    model = build(folder, FPTForImageClassification, backbone_init=init, backbone_init_seed=3, **IMAGES)
+    model = build_seeded(folder, FPTForImageClassification, backbone_init=init, backbone_init_seed=3, **IMAGES)
     move(model).save_pretrained(tmp_path)
     loaded = AutoModelForImageClassification.from_pretrained(tmp_path, base_model_name_or_path=folder)
     assert type(loaded) is FPTForImageClassification
@@ -155,4 +155,4 @@ def test_a_delta_comes_back(checkpoints, tmp_path, model_type, init):
 def test_transformers_without_masks_for_padding_are_refused(monkeypatch):
     monkeypatch.setattr(ViTModel, "forward", lambda self, pixel_values=None: None)
     with pytest.raises(ValueError, match=r"ViTModel \(vit\) cannot be a backbone with transformers .* before 5\.9"):
-        build(tiny_config("vit"))
+        build_seeded(tiny_config("vit"))

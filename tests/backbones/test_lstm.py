@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from conftest import VALUES, assert_same, build, losses, moved, outputs, train, weights
+from conftest import VALUES, assert_same, build_seeded, losses, moved, outputs, run_trainer, weights
 from torch import nn
 from torch.testing import assert_close
 from transformers import AutoModel
@@ -30,7 +30,7 @@ def lstm(request):
 
 
 def on_lstm(settings=LSTMS["3 layers"], **fields):
-    return build(LSTMConfig(**settings), **fields)
+    return build_seeded(LSTMConfig(**settings), **fields)
 
 
 def embeddings(*shape):
@@ -119,7 +119,7 @@ def test_its_parameters_are_counted():
 
 def test_statistics_keep_the_spread_of_a_saved_ones_weights(lstm, tmp_path):
     lstm.save_pretrained(tmp_path)
-    drawn = build(tmp_path, FPTModel, backbone_init="statistics").backbone
+    drawn = build_seeded(tmp_path, FPTModel, backbone_init="statistics").backbone
     spreads = [
         {name: p.std() for name, p in model.named_parameters() if ".lstm.weight" in name} for model in (drawn, lstm)
     ]
@@ -154,7 +154,7 @@ def test_training_solves_bit_xor_of_one_bit(trainable, tmp_path):
     )
     before = weights(model)
     settings = {"max_steps": 60, "per_device_train_batch_size": 16, "lr_scheduler_type": "constant"}
-    trainer = train(model, tmp_path, data=data.train, trainer={"data_collator": task.collate}, **settings)
+    trainer = run_trainer(model, tmp_path, data=data.train, trainer={"data_collator": task.collate}, **settings)
     assert losses(trainer)[0] > 0.6 and losses(trainer)[-1] < 0.1
     groups = model.parameter_groups()
     assert {groups[name] for name in moved(model, before)} == set(trainable)

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from conftest import VALUES, build, losses, outputs, train
+from conftest import VALUES, build_seeded, losses, outputs, run_trainer
 from torch.testing import assert_close
 from transformers import AutoModel, AutoModelForSequenceClassification
 
@@ -14,7 +14,7 @@ CONTROL = {"trainable": ["input", "output"], "positions": "none", "pooling": "me
 
 
 def control(**fields):
-    return build(IdentityConfig(hidden_size=WIDTH), **CONTROL | fields)
+    return build_seeded(IdentityConfig(hidden_size=WIDTH), **CONTROL | fields)
 
 
 def identity():
@@ -72,9 +72,9 @@ def test_it_trains_and_comes_back_by_the_auto_class(tmp_path):
     examples = [{"input_values": v, "labels": label} for v, label in zip(values, labels, strict=True)]
     settings = {"max_steps": 40, "per_device_train_batch_size": 16, "learning_rate": 1e-1}
     settings |= {"save_strategy": "steps", "save_steps": 40}
-    trainer = train(control(input_dropout=0.0), tmp_path, data=examples, **settings)
+    trainer = run_trainer(control(input_dropout=0.0), tmp_path, data=examples, **settings)
     assert losses(trainer)[0] > 0.6 and losses(trainer)[-1] < 0.3
     loaded = AutoModelForSequenceClassification.from_pretrained(tmp_path / "checkpoint-40")
     assert torch.equal(outputs(loaded, input_values=values), outputs(trainer.model, input_values=values))
-    resumed = train(control(input_dropout=0.0), tmp_path, data=examples, resume=True, **settings)
+    resumed = run_trainer(control(input_dropout=0.0), tmp_path, data=examples, resume=True, **settings)
     assert torch.equal(resumed.model.head.weight, trainer.model.head.weight)

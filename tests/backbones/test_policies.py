@@ -14,11 +14,11 @@ from conftest import (
     VALUES,
     WIDTH,
     assert_same,
-    build,
+    build_seeded,
     moved,
     reloaded,
+    run_trainer,
     tiny_config,
-    train,
     trained_names,
     weights,
 )
@@ -183,7 +183,7 @@ def test_positions_can_be_left_out(make_model, model_type):
 def test_alberts_shared_norms_count_once():
     counts = {}
     for layers in (1, 2, 12):
-        model = build(tiny_config("albert", num_hidden_layers=layers), FPTModel)
+        model = build_seeded(tiny_config("albert", num_hidden_layers=layers), FPTModel)
         counts[layers] = {row.group: (row.tensors, row.parameters) for row in model.count_parameters()}
     assert counts[1] == counts[2] == counts[12]
     assert counts[2]["norm"] == (6, 2 * 16 + 4 * WIDTH)
@@ -269,7 +269,7 @@ def test_all_groups_are_all_that_an_input_reaches(make_model, model_type):
 def test_a_group_that_a_backbone_lacks_is_refused(config, name, group):
     message = f"trainable has '{group}', but the backbone {name} has no {group} parameters: leave '{group}' out"
     with pytest.raises(ValueError, match=message):
-        build(config, trainable=["input", "output", group], positions="none")
+        build_seeded(config, trainable=["input", "output", group], positions="none")
 
 
 # The last layer's attention
@@ -290,7 +290,7 @@ def test_the_last_attention_is_that_of_the_last_layer(make_model, model_type):
 def test_a_last_layer_without_attention_is_passed_over():
     sizes = {"hidden_size": 32, "intermediate_size": 32, "num_attention_heads": 2, "num_key_value_heads": 2}
     config = Lfm2Config(**sizes, num_hidden_layers=4, layer_types=["full_attention"] * 3 + ["conv"], vocab_size=50)
-    names = groups_of(build(config, trainable=LAST))["last_attention"]
+    names = groups_of(build_seeded(config, trainable=LAST))["last_attention"]
     assert {name.partition("layers.")[2][0] for name in names} == {"2"}
 
 
@@ -307,9 +307,9 @@ def test_it_gets_the_gradients_that_it_gets_among_all(make_model):
 
 @pytest.mark.parametrize("model_type", ["gpt2", *list(IMAGE_BACKBONES)[:1]])
 def test_it_trains_with_a_rate_of_its_own_and_comes_back(bases, model_type, tmp_path):
-    model = build(bases(model_type), trainable=LAST)
+    model = build_seeded(bases(model_type), trainable=LAST)
     before = weights(model)
-    train(model, tmp_path / "out", trainer={"group_learning_rates": {"last_attention": 1e-2}})
+    run_trainer(model, tmp_path / "out", trainer={"group_learning_rates": {"last_attention": 1e-2}})
     assert moved(model, before) == trained_names(model)
     assert bare(moved(model, before)) > groups_of(model)["last_attention"] != set()
     loaded = reloaded(model, tmp_path / "delta", base_model_name_or_path=bases(model_type))

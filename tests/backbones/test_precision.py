@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import FIELDS, IMAGE_BACKBONES, VALUES, assert_same, build, tiny_config, trained_names
+from conftest import FIELDS, IMAGE_BACKBONES, VALUES, assert_same, build_seeded, tiny_config, trained_names
 from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification
 
@@ -38,7 +38,7 @@ def kept_names(model):
 @HALVES
 @FAMILIES
 def test_norms_and_positions_keep_their_stored_values(bases, model_type, dtype, trainable):
-    half, whole = (build(bases(model_type), dtype=one, trainable=trainable.split()) for one in (dtype, None))
+    half, whole = (build_seeded(bases(model_type), dtype=one, trainable=trainable.split()) for one in (dtype, None))
     values = dict(whole.named_parameters())
     cast = {name for name in values if name.startswith("fpt.backbone.")} - kept_names(half)
     assert cast and kept_names(half)
@@ -81,13 +81,13 @@ def test_a_model_made_in_half_precision_trains_in_fp32(model_type, way, dtype):
 )
 def test_a_backbone_keeps_its_stored_dtype_whatever_the_default(bases, model_type, peft_config):
     with default_dtype(torch.bfloat16):
-        models = [build(bases(model_type)), build(tiny_config(model_type), peft_config=peft_config)]
+        models = [build_seeded(bases(model_type)), build_seeded(tiny_config(model_type), peft_config=peft_config)]
     assert {parameter.dtype for model in models for parameter in model.parameters()} == {torch.float32}
 
 
 @HALVES
 def test_rotary_frequencies_keep_their_precision(bases, dtype):
-    half, whole = (dict(build(bases("qwen3"), dtype=one).named_buffers()) for one in (dtype, None))
+    half, whole = (dict(build_seeded(bases("qwen3"), dtype=one).named_buffers()) for one in (dtype, None))
     assert any("inv_freq" in name for name in half)
     assert_same(half, whole)
 
@@ -97,7 +97,7 @@ def test_rotary_frequencies_keep_their_precision(bases, dtype):
 def test_the_delta_is_the_same_and_the_memory_half(bases, tmp_path, model_type, dtype):
     deltas, frozen = [], []
     for one in (dtype, None):
-        model = build(bases(model_type), dtype=one)
+        model = build_seeded(bases(model_type), dtype=one)
         model.save_pretrained(tmp_path / str(one))
         deltas.append(load_file(tmp_path / str(one) / "model.safetensors"))
         frozen.append(sum(p.nbytes for p in model.parameters() if not p.requires_grad))
@@ -109,11 +109,11 @@ def test_the_delta_is_the_same_and_the_memory_half(bases, tmp_path, model_type, 
 @HALVES
 def test_the_stored_weights_do_not_stay_in_memory(bases, dtype):
     file = str(bases("gpt2") / "model.safetensors")
-    whole = build(bases("gpt2"))
+    whole = build_seeded(bases("gpt2"))
     assert file in MAPS.read_text()
     del whole
     gc.collect()
-    half = build(bases("gpt2"), dtype=dtype)
+    half = build_seeded(bases("gpt2"), dtype=dtype)
     gc.collect()
     assert half.config.dtype == dtype and file not in MAPS.read_text()
 

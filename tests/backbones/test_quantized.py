@@ -14,15 +14,15 @@ from conftest import (
     IMAGE_BACKBONES,
     VALUES,
     assert_same,
-    build,
+    build_seeded,
     labelled_examples,
     load_script,
     move,
     moved,
     outputs,
     reloaded,
+    run_trainer,
     tiny_config,
-    train,
     trained,
     trained_names,
     weights,
@@ -53,7 +53,7 @@ FAMILIES = ("gpt2", "bert", "llama", "t5", "opt", "albert", "modernbert", *IMAGE
 
 def quantised(base, settings, **fields):
     pytest.importorskip("bitsandbytes")
-    return build(base, quantization_config=BitsAndBytesConfig(**settings), **fields)
+    return build_seeded(base, quantization_config=BitsAndBytesConfig(**settings), **fields)
 
 
 def codes(model):
@@ -82,7 +82,7 @@ def test_training_moves_the_delta_and_no_code(bases, tmp_path, model_type, setti
     assert len(codes(model)) >= 2 * 4
     assert {tensor.dtype for tensor in trained(model).values()} == {torch.float32}
     changes = {"eval_strategy": "steps", "eval_steps": 1, "bf16": mixed}  # in evaluation, 4-bit layers may be packed
-    train(model, tmp_path, trainer_class, trainer={"eval_dataset": labelled_examples()[:4]}, **changes)
+    run_trainer(model, tmp_path, trainer_class, trainer={"eval_dataset": labelled_examples()[:4]}, **changes)
     assert_same(frozen_state(model), frozen)
     assert moved(model, before) == trained_names(model)
 
@@ -94,7 +94,7 @@ def test_an_adapter_trains_on_quantised_layers(bases, tmp_path, model_type, sett
     model = quantised(bases(model_type), settings, peft_config=adapter)
     before, frozen = weights(model), codes(model)
     assert {tensor.dtype for tensor in trained(model).values()} == {torch.float32}
-    train(model, tmp_path / "run")
+    run_trainer(model, tmp_path / "run")
     assert_same(codes(model), frozen)
     assert moved(model, before) == trained_names(model)
     again = reloaded(model, tmp_path / "delta", base_model_name_or_path=bases(model_type))
@@ -107,16 +107,16 @@ def test_what_peft_prepares_keeps_the_policy(bases, tmp_path, settings):
     policy = trained_names(model)
     prepare_model_for_kbit_training(model)  # which freezes all
     with pytest.raises(ValueError, match=r"Nothing would train.*apply_policy\(\)"):
-        train(model, tmp_path)
+        run_trainer(model, tmp_path)
     wrapped = get_peft_model(model, LoraConfig(target_modules=["query"]))
     assert {name for name in plain(trained_names(wrapped)) if "lora" not in name} == policy
     assert {tensor.dtype for tensor in trained(wrapped).values()} == {torch.float32}
     before = weights(wrapped)
-    train(wrapped, tmp_path, Trainer)
+    run_trainer(wrapped, tmp_path, Trainer)
     assert moved(wrapped, before) == trained_names(wrapped)
     other = quantised(bases("bert"), settings)
     prepare_model_for_kbit_training(other).apply_policy()
-    train(other, tmp_path)
+    run_trainer(other, tmp_path)
 
 
 def copy_dequantised(model, plain_model):
@@ -138,7 +138,7 @@ def copy_dequantised(model, plain_model):
 def test_gradients_pass_through_quantised_layers(bases, model_type, settings):
     """They are those of the same backbone whose linear layers have the dequantised weights in fp32."""
     fields = {"input_dropout": 0.0, "backbone_dropout": 0.0}
-    models = quantised(bases(model_type), settings, **fields), build(bases(model_type), **fields)
+    models = quantised(bases(model_type), settings, **fields), build_seeded(bases(model_type), **fields)
     copy_dequantised(*models)
     for model in models:
         model.train()(input_values=VALUES, labels=torch.tensor([0, 1, 2])).loss.backward()
@@ -150,7 +150,9 @@ def test_gradients_pass_through_quantised_layers(bases, model_type, settings):
 def test_resumed_equals_uninterrupted(bases, tmp_path, settings):
     def run(settings, folder, resume=None):
         saving = {"save_strategy": "steps", "save_steps": 2}
-        return trained(train(quantised(bases("gpt2"), settings), tmp_path / folder, resume=resume, **saving).model)
+        return trained(
+            run_trainer(quantised(bases("gpt2"), settings), tmp_path / folder, resume=resume, **saving).model
+        )
 
     checkpoint = os.fspath(tmp_path / "whole" / "checkpoint-2")
     assert_same(run(settings, "whole"), run(settings, "half", checkpoint))
@@ -165,7 +167,7 @@ def test_resumed_equals_uninterrupted(bases, tmp_path, settings):
 @pytest.mark.parametrize("model_type", ["gpt2", *IMAGES])
 def test_the_delta_is_that_of_the_plain_base(bases, tmp_path, model_type, settings):
     base, load = bases(model_type), FPTForSequenceClassification.from_pretrained
-    model, unquantised = move(quantised(base, settings)), move(build(base))
+    model, unquantised = move(quantised(base, settings)), move(build_seeded(base))
     assert model.config.base_model_fingerprint == unquantised.config.base_model_fingerprint
     again = reloaded(model, tmp_path / "quantised", base_model_name_or_path=base)
     unquantised.save_pretrained(tmp_path / "plain")
@@ -193,7 +195,7 @@ def test_a_delta_comes_back_with_its_dtype(bases, tmp_path, settings, model_type
 @WIDTHS
 def test_auto_classes_quantise_a_plain_delta(bases, tmp_path, settings):
     expected = quantised(bases("gpt2"), settings)
-    build(bases("gpt2")).save_pretrained(tmp_path)
+    build_seeded(bases("gpt2")).save_pretrained(tmp_path)
     of_base = {"base_model_name_or_path": bases("gpt2")}
     model = AutoModelForSequenceClassification.from_pretrained(
         tmp_path, quantization_config=BitsAndBytesConfig(**settings), **of_base
@@ -236,16 +238,16 @@ def sample():
         seen.append(anonymous())
         time.sleep(0.002)
 
-def build(base):
+def build_seeded(base):
     return FPTForSequenceClassification.from_backbone(
         base, quantization_config={"load_in_8bit": True}, input_type="values", input_size=3, sequence_length=10
     )
 
-build(sys.argv[1])  # imports what it needs
+build_seeded(sys.argv[1])  # imports what it needs
 done, seen = False, [anonymous()]
 thread = threading.Thread(target=sample)
 thread.start()
-model = build(sys.argv[2])
+model = build_seeded(sys.argv[2])
 done = True
 thread.join()
 print(max(seen) - seen[0])
@@ -306,13 +308,13 @@ def test_settings_are_those_of_transformers():
 @pytest.mark.parametrize("other", [QuantoConfig(weights="int8"), {"quant_method": "gptq", "bits": 4}])
 def test_other_methods_are_refused(bases, other):
     with pytest.raises(ValueError, match=r"a transformers.BitsAndBytesConfig.*got the method '(quanto|gptq)'"):
-        build(bases("gpt2"), quantization_config=other)
+        build_seeded(bases("gpt2"), quantization_config=other)
 
 
 def test_without_bitsandbytes_it_says_what_to_install(bases, monkeypatch):
     monkeypatch.setattr("fpt_adapters.rules.quantization.is_bitsandbytes_available", lambda: False)
     with pytest.raises(ImportError, match=r"to 4 bits.*pip install 'fpt_adapters\[quantized\]'.*=False"):
-        build(bases("gpt2"), quantization_config=FOUR)
+        build_seeded(bases("gpt2"), quantization_config=FOUR)
 
 
 @pytest.mark.parametrize("group", ["attention", "feedforward", "last_attention"])
@@ -337,7 +339,7 @@ def test_a_base_that_came_quantised_is_refused(bases, tmp_path):
     settings = BitsAndBytesConfig(**FOUR)
     AutoModel.from_pretrained(bases("gpt2"), quantization_config=settings).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="not quantised"):
-        build(tmp_path)
+        build_seeded(tmp_path)
 
 
 # Beside it
@@ -345,7 +347,7 @@ def test_a_base_that_came_quantised_is_refused(bases, tmp_path):
 
 @WIDTHS
 def test_weights_are_counted_as_weights(bases, settings):
-    model, unquantised = quantised(bases("gpt2"), settings), build(bases("gpt2"))
+    model, unquantised = quantised(bases("gpt2"), settings), build_seeded(bases("gpt2"))
     expected = unquantised.count_parameters()
     assert model.count_parameters() == count_by_group(model, model.parameter_groups()) == expected
     sizes = {name: p.numel() for name, p in unquantised.named_parameters()}
@@ -356,7 +358,7 @@ def test_weights_are_counted_as_weights(bases, settings):
 def test_the_card_says_it(bases, settings, bits):
     words = describe_base(quantised(bases("gpt2"), settings).config)
     assert f"quantised to {bits} bits by bitsandbytes; its" in words
-    assert "quantised" not in describe_base(build(bases("gpt2")).config)
+    assert "quantised" not in describe_base(build_seeded(bases("gpt2")).config)
 
 
 @pytest.mark.parametrize("flag", ["--load_in_8bit", "--load_in_4bit"])

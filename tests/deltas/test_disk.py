@@ -5,7 +5,7 @@ import re
 
 import pytest
 import torch
-from conftest import contents, fill, labelled_examples, training_arguments, used
+from conftest import arguments, contents, fill, labelled_examples, used
 from safetensors.torch import load_file
 
 from fpt_adapters import FPTForSequenceClassification, FPTTrainer
@@ -57,8 +57,8 @@ def test_a_delta_that_does_not_fit_leaves_the_one_before(make_model, small_disk)
 
 
 def trainer(model, folder):
-    arguments = training_arguments(folder, max_steps=6, save_strategy="steps", save_steps=2)
-    return FPTTrainer(model, arguments, train_dataset=labelled_examples())
+    args = arguments(folder, max_steps=6, save_strategy="steps", save_steps=2)
+    return FPTTrainer(model, args, train_dataset=labelled_examples())
 
 
 def test_a_training_whose_delta_would_not_fit_does_not_begin(make_model, small_disk):

@@ -14,8 +14,8 @@ from conftest import (
     moved,
     outputs,
     reloaded,
+    run_trainer,
     tiny_config,
-    train,
     trained,
     trained_names,
     weights,
@@ -67,7 +67,7 @@ def test_they_train_save_and_load(trainer_class, registered, make_model, tmp_pat
     model = make_model("gpt2", FPTForForecast, **FIELDS, **NO_DROPOUT)
     before = weights(model)
     settings = {"max_steps": 30, "learning_rate": 3e-2}
-    seen = losses(train(model, tmp_path / "run", trainer_class, signals(), **settings))
+    seen = losses(run_trainer(model, tmp_path / "run", trainer_class, signals(), **settings))
     assert seen[-1] < seen[0] / 2
     assert moved(model, before) == trained_names(model)
     loaded = reloaded(model, tmp_path)
@@ -106,7 +106,7 @@ def test_features_are_cached_as_of_any_head(registered, make_model, tmp_path):
     states = []
     for cached in (True, False):
         model = make_model("gpt2", FPTForForecast, **FIELDS, **NO_DROPOUT, trainable=["output"])
-        train(model, tmp_path, data=signals(), trainer={"cache_features": cached}, max_steps=6)
+        run_trainer(model, tmp_path, data=signals(), trainer={"cache_features": cached}, max_steps=6)
         states.append(trained(model))
     assert_same(*states, rtol=1.3e-6, atol=1e-5)
 
@@ -116,7 +116,7 @@ def test_wrong_labels_of_a_new_head_are_named(registered, make_model, tmp_path):
     rows[3]["labels"] = rows[3]["labels"][:2]
     model = make_model("gpt2", FPTForForecast, **FIELDS)
     with pytest.raises(ValueError, match=r"labels of regression have shape \(3, 1\) in .*got \(2,\).*row 3 of"):
-        train(model, tmp_path, data=rows)
+        run_trainer(model, tmp_path, data=rows)
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import threading
 
 import pytest
 import torch
-from conftest import FIELDS, TINY_BACKBONES, example, move, tiny_config, train, trained
+from conftest import FIELDS, TINY_BACKBONES, example, move, run_trainer, tiny_config, trained
 from transformers import AutoModel, AutoModelForSequenceClassification, Trainer
 
 from fpt_adapters import DeltaError, FPTForSequenceClassification, FPTModel, FPTTrainer, FrozenBase
@@ -111,7 +111,7 @@ def test_training_one_leaves_the_others_as_they_are(saved, tmp_path, trainer_cla
         for source in (base, folder / "base"):
             torch.manual_seed(3)
             model = FPTForSequenceClassification.from_backbone(source, **FIELDS | fields)
-            pair.append(trained(train(model, tmp_path / str(number), trainer_class).model))
+            pair.append(trained(run_trainer(model, tmp_path / str(number), trainer_class).model))
         torch.testing.assert_close(*pair, rtol=0, atol=0)
     for name, model in others.items():
         assert torch.equal(logits(model), before[name])

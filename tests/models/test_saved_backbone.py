@@ -10,11 +10,11 @@ from conftest import (
     NUMBERS,
     POSITIONS,
     TINY_BACKBONES,
+    arguments,
     contents,
     example,
     load_script,
     tiny_config,
-    training_arguments,
 )
 from safetensors.torch import load_file
 from transformers import AutoModel, BartConfig
@@ -150,8 +150,8 @@ def test_tied_weights_are_stored_once(tmp_path, make_model):
 
 
 def train(model, data, task, folder):
-    arguments = training_arguments(folder, max_steps=4, per_device_train_batch_size=4, remove_unused_columns=False)
-    trainer = FPTTrainer(model, arguments, train_dataset=data.train, data_collator=task.collate)
+    args = arguments(folder, max_steps=4, per_device_train_batch_size=4, remove_unused_columns=False)
+    trainer = FPTTrainer(model, args, train_dataset=data.train, data_collator=task.collate)
     trainer.train()
     trainer.save_model()
 
