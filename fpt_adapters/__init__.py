@@ -30,6 +30,7 @@ from .hub.card import FPTCard
 from .hub.finding import DeltaSummary, find_deltas, format_deltas
 from .inputs.feature_extraction_fpt import FPTFeatureExtractor
 from .inputs.image_processing_fpt import FPTImageProcessor
+from .inputs.table_processing_fpt import FPTTableProcessor
 from .modeling_fpt import (
     FPTForImageClassification,
     FPTForSequenceClassification,
@@ -52,6 +53,8 @@ AutoModelForImageClassification.register(FPTConfig, FPTForImageClassification, e
 AutoModelForSequenceClassification.register(FPTConfig, FPTForSequenceClassification, exist_ok=True)
 AutoModelForTokenClassification.register(FPTConfig, FPTForTokenClassification, exist_ok=True)
 AutoFeatureExtractor.register(FPTConfig, FPTFeatureExtractor, exist_ok=True)
+# A config class has one; any other is found by the name in its file, so that what it is registered for is never asked.
+AutoFeatureExtractor.register(FPTTableProcessor, FPTTableProcessor, exist_ok=True)
 # As both backends: transformers asks for torchvision's where that is installed, and warns where there is none.
 AutoImageProcessor.register(
     FPTConfig, image_processor_classes={"pil": FPTImageProcessor, "torchvision": FPTImageProcessor}, exist_ok=True
@@ -87,6 +90,7 @@ __all__ = [
     "FPTImageProcessor",
     "FPTModel",
     "FPTPreTrainedModel",
+    "FPTTableProcessor",
     "FPTTrainer",
     "FrozenBase",
     "GroupCount",

@@ -113,7 +113,8 @@ class FPTModel(FPTPreTrainedModel):
         """Inputs of the config's type -> `last_hidden_state` (batch, tokens, hidden).
 
         `input_ids` (batch, tokens), `pixel_values` (batch, channels, height, width), `input_values` (batch, tokens,
-        input_size) or, for series, (batch, steps, channels); `attention_mask` (batch, tokens or steps), 1 for real.
+        input_size) or, for series, (batch, steps, channels) and, for tables, (batch, columns, 2); `attention_mask`
+        (batch, tokens or steps), 1 for real.
         `output_hidden_states`: whether to return those of all layers too, or the numbers of some: see `run_backbone`.
         Raises ValueError for another input or another shape than the config declares, TypeError for lists and arrays.
         """

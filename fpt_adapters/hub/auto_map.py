@@ -9,5 +9,6 @@ AUTO_MAP = {
 }
 PROCESSORS = {  # by the class that a preprocessor_config.json names
     "FPTImageProcessor": {"AutoImageProcessor": "image_processing_fpt.FPTImageProcessor"},
+    "FPTTableProcessor": {"AutoFeatureExtractor": "table_processing_fpt.FPTTableProcessor"},
     "FPTFeatureExtractor": {"AutoFeatureExtractor": "feature_extraction_fpt.FPTFeatureExtractor"},
 }

@@ -30,6 +30,7 @@ ENTRIES = {
     "modeling_fpt": "modeling_fpt.py",
     "image_processing_fpt": "inputs/image_processing_fpt.py",
     "feature_extraction_fpt": "inputs/feature_extraction_fpt.py",
+    "table_processing_fpt": "inputs/table_processing_fpt.py",
 }
 
 
@@ -64,7 +65,7 @@ TRAVELS_WITH: dict[str, Callable[[FPTConfig], bool]] = {
     "backbones/baselines/modeling_lstm.py": _has("fpt_lstm"),
     "heads/table.py": lambda config: True,
     "inputs/table.py": lambda config: True,
-    **{f"inputs/{name}.py": _reads(name) for name in INPUTS},
+    **{f"inputs/{type(kind).__module__.rpartition('.')[2]}.py": _reads(name) for name, kind in INPUTS.items()},
     "backbones/images.py": lambda config: config.base_model_config.model_type in IMAGE_FAMILIES,
     "backbones/drawing.py": lambda config: config.backbone_init != "pretrained",
     "backbones/device_maps.py": _is_quantized,

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedConfig
 
 
@@ -58,6 +58,10 @@ class InputType:
     def token_size(self, config: PreTrainedConfig) -> int:
         """The numbers that a token's projection reads; for tokens, the rows of the table."""
         raise NotImplementedError
+
+    def wrong_ids(self, config: PreTrainedConfig, inputs: Tensor) -> tuple[Tensor, str] | None:
+        """Where ids in a batch's inputs are out of range, a mask (batch, ...), and what is wrong; None: nowhere."""
+        return None
 
     def processor(self, config: PreTrainedConfig, **settings: Any) -> Any:
         """A processor that makes inputs which fit; `settings`: what the configuration cannot know.

@@ -1,5 +1,6 @@
 """The input types by what a configuration calls them. A new one is a file, and a row here."""
 
+from .columns import ColumnsInput
 from .images import ImagesInput
 from .input_type import InputType
 from .series import SeriesInput
@@ -11,4 +12,5 @@ INPUTS: dict[str, InputType] = {
     "tokens": TokensInput(),
     "images": ImagesInput(),
     "series": SeriesInput(),
+    "table": ColumnsInput(),
 }
