@@ -7,11 +7,17 @@ from .files import FileArguments
 from .images import Cifar10, Cifar10Lra, Mnist
 from .listops import ListOps
 from .proteins import RemoteHomology
+from .tabular import TabularClassification, TabularRegression
 from .task import Task, TaskData
 from .time_series import TimeSeriesClassification, TimeSeriesRegression
 
 PAPER_TASKS = (BitMemory, BitXor, ListOps, Mnist, Cifar10, Cifar10Lra, RemoteHomology, Digits)
-OWN_DATA = (TimeSeriesClassification, TimeSeriesRegression)  # named as the Hub names what a model does
+OWN_DATA = (
+    TabularClassification,
+    TabularRegression,
+    TimeSeriesClassification,
+    TimeSeriesRegression,
+)  # named as the Hub names what a model does
 TASKS: dict[str, type[Task]] = {task.name: task for task in (*PAPER_TASKS, *OWN_DATA)}
 
 __all__ = [
@@ -26,6 +32,8 @@ __all__ = [
     "ListOps",
     "Mnist",
     "RemoteHomology",
+    "TabularClassification",
+    "TabularRegression",
     "Task",
     "TaskData",
     "TimeSeriesClassification",
