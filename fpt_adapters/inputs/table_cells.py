@@ -54,7 +54,7 @@ def _of_records(records: list[Mapping[str, Any]], where: Callable[[int], str]) -
     return {name: [record[name] for record in records] for name in names}
 
 
-def cells_of(values: Any, name: str) -> np.ndarray:
+def cells_of(values: Any, name: str, where: Callable[[int], str]) -> np.ndarray:
     """The cells of a column: numbers, truth values or times, or else objects, with None for what is missing."""
     array = values if isinstance(values, list) else np.asarray(values)
     if isinstance(array, np.ndarray) and array.ndim == 1 and array.dtype.kind in "biufmM":
@@ -66,8 +66,8 @@ def cells_of(values: Any, name: str) -> np.ndarray:
         missing = value is None or str(value) in ("", "<NA>") or (isinstance(value, SCALARS) and value != value)
         if not missing and not isinstance(value, SCALARS):
             raise ValueError(
-                f"a column holds a number, a text, a truth value or a date in each row, but column {name!r} has "
-                f"{type(value).__name__}: leave it out."
+                f"a column holds a number, a text, a truth value or a date in each row, but column {name!r} of "
+                f"{where(row)} has {type(value).__name__}: leave the column out."
             )
         cells[row] = None if missing else value
     return cells
@@ -108,14 +108,16 @@ def texts_of(values: np.ndarray, missing: np.ndarray) -> list[str | None]:
 
 
 def dates_of(values: np.ndarray, name: str, where: Callable[[int], str]) -> np.ndarray:
-    """The dates of a column, as they stand on the clock: datetime64[s] (rows,). Raises ValueError for other things."""
+    """The dates of a column, in UTC where they have a time zone: datetime64[s] (rows,). Raises ValueError."""
     if values.dtype.kind == "M":
         return values.astype("datetime64[s]")
     dates = np.full(len(values), np.datetime64("NaT"), dtype="datetime64[s]")
     for row, value in enumerate(values):
         try:
-            read = datetime.datetime.fromisoformat(value.removesuffix("Z")) if isinstance(value, str) else value
-            dates[row] = read.replace(tzinfo=None) if isinstance(read, datetime.datetime) else read
+            read = datetime.datetime.fromisoformat(value.replace("Z", "+00:00")) if isinstance(value, str) else value
+            if isinstance(read, datetime.datetime) and read.tzinfo is not None:
+                read = read.astimezone(datetime.timezone.utc).replace(tzinfo=None)
+            dates[row] = read
         except ValueError as error:
             raise ValueError(
                 f"column {name!r} holds dates, but {where(row)} has {value!r:.60}: write 2024-12-31 or "

@@ -5,7 +5,6 @@ loaded from there.
 """
 
 import datetime
-import math
 import re
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -29,12 +28,14 @@ from .table_cells import (
 
 # What the base class and transformers add to preprocessor_config.json.
 HUB_KEYS = {"auto_map", "feature_extractor_type", "processor_class"}
+NO_FIELDS = "preprocessor_config.json of {} holds no fields by name, or is nested too deeply: fetch or save it again."
 KEYS = {  # of each column that is a token, by its kind
     "number": {"name", "kind", "mean", "std", "missing"},
     "date": {"name", "kind", "part", "mean", "std", "missing"},
     "category": {"name", "kind", "categories", "other", "missing"},
 }
 MOST_COLUMNS, MOST_CATEGORIES = 2**12, 254  # with those for other and for missing values: 256, which bf16 counts to
+MOST = float(np.finfo(np.float32).max)
 FEW = 20  # so many texts are categories, however few the rows are
 MOSTLY = 0.9  # of the texts of a column are numbers: then the others are mistakes
 DATE = re.compile(r"\d{4}-\d\d-\d\d([T ]\d\d:\d\d.*)?")
@@ -68,6 +69,10 @@ class FPTTableProcessor(FeatureExtractionMixin):
         if not isinstance(columns, (list, tuple)) or not 0 < len(columns) <= MOST_COLUMNS:
             raise ValueError(f"columns is a list of 1 to {MOST_COLUMNS} columns, got {columns!r:.200}.")
         self.columns = [_checked(column) for column in columns]
+        if not isinstance(dropped or {}, Mapping) or not all(
+            isinstance(text, str) for text in (dropped or {}).values()
+        ):
+            raise ValueError(f"dropped is a dict of columns and why each was left out, got {dropped!r:.200}.")
         self.dropped = dict(dropped or {})
 
     @classmethod
@@ -87,7 +92,7 @@ class FPTTableProcessor(FeatureExtractionMixin):
 
         Raises ValueError, naming row and column, for text among numbers, for infinity, and for what is none of these.
         """
-        table = {name: cells_of(values, name) for name, values in columns_of(rows, where).items()}
+        table = {name: cells_of(values, name, where) for name, values in columns_of(rows, where).items()}
         for names in (categorical, numeric):
             if unknown := set(names) - set(table):
                 raise ValueError(
@@ -106,6 +111,17 @@ class FPTTableProcessor(FeatureExtractionMixin):
             reasons = "; ".join(f"{name}: {reason}" for name, reason in list(dropped.items())[:SHOWN])
             raise ValueError(f"no column is left to learn from ({reasons}): name some as categorical or numeric.")
         return cls(columns, dropped)
+
+    @classmethod
+    def get_feature_extractor_dict(cls, pretrained_model_name_or_path: Any, **kwargs) -> tuple[dict, dict]:
+        """As for every extractor. Raises ValueError for a file that holds no fields by name, or too deep ones."""
+        try:
+            fields, unused = super().get_feature_extractor_dict(pretrained_model_name_or_path, **kwargs)
+        except (AttributeError, RecursionError, TypeError) as error:  # transformers' own, of what it read
+            raise ValueError(NO_FIELDS.format(pretrained_model_name_or_path)) from error
+        if not isinstance(fields, dict):
+            raise ValueError(NO_FIELDS.format(pretrained_model_name_or_path))
+        return fields, unused
 
     @property
     def column_names(self) -> list[str]:
@@ -148,7 +164,7 @@ class FPTTableProcessor(FeatureExtractionMixin):
                 f"rows need the columns of the training rows, but {where(0)} has no {_few(lacking)}: it has "
                 f"{_few(list(table))}. Add the column, with None where a value is missing."
             )
-        arrays = {name: cells_of(table[name], name) for name in names}
+        arrays = {name: cells_of(table[name], name, where) for name in names}
         values = np.zeros((len(next(iter(arrays.values()))), len(self.columns), 2), dtype=np.float32)
         for number, column in enumerate(self.columns):
             values[:, number] = _encoded(column, arrays[column["name"]], where)
@@ -170,7 +186,7 @@ def _fitted(
     if kind == "category":
         counts = Counter(text for text in texts_of(values, missing) if text is not None)
         if len(counts) == 1 and not missing.any():
-            return [], f"always {next(iter(counts))!r:.40}"
+            return [], f"always {next(iter(counts)):.40}"
         categories = sorted(text for text, _ in counts.most_common(MOST_CATEGORIES))
         return [shared | {"categories": categories, "other": len(counts) > len(categories)}], ""
     if kind == "id":
@@ -182,11 +198,12 @@ def _fitted(
     tokens = []
     for part, numbers in parts.items():
         mean, std = float(np.nanmean(numbers)), float(np.nanstd(numbers))
-        varies = std > abs(mean) * 1e-12
-        if varies or (missing.any() and not tokens):  # a constant that is sometimes missing tells something, once
-            scale = {"mean": mean, "std": std if varies else 1.0}
-            tokens.append(shared | scale | ({} if part is None else {"part": part}))
-    return tokens, f"always {values[0]!s:.40}"
+        scale = {"mean": mean, "std": std if std > abs(mean) * 1e-12 else 1.0}
+        tokens.append((std == scale["std"], shared | scale | ({} if part is None else {"part": part})))
+    varying = [token for varies, token in tokens if varies]
+    if missing.any() and not varying:  # what is there, or not, tells something too
+        varying = [tokens[0][1]]
+    return varying, f"always {texts_of(values, missing)[0]!s:.40}"
 
 
 def _kind(values: np.ndarray, missing: np.ndarray, name: str, where: Callable[[int], str]) -> str:
@@ -231,12 +248,13 @@ def _encoded(column: Mapping[str, Any], values: np.ndarray, where: Callable[[int
             numbers = numbers_of(values, missing, name, where)
         else:
             numbers = parts_of(dates_of(values, name, where))[column["part"]]
-        encoded[:, 1] = (numbers - column["mean"]) / column["std"]
-        if (far := np.abs(encoded[:, 1]) > np.finfo(np.float32).max).any():
+        with np.errstate(over="ignore"):
+            encoded[:, 1] = (numbers - column["mean"]) / column["std"]
+        if (far := np.abs(encoded[:, 1]) > MOST).any():
             row = int(far.argmax())
             raise ValueError(
                 f"a number fits into float32 once it is standardised, but {where(row)} has {values[row]} in column "
-                f"{name!r}, beside a mean of {column['mean']:.4g}: mend it."
+                f"{name!r}, beside a mean of {column['mean']:.4g} and a deviation of {column['std']:.4g}: mend it."
             )
     encoded[missing] = (_size(column) - 1, 1) if column["missing"] else (0, 0)
     return encoded
@@ -250,13 +268,13 @@ def _size(column: Mapping[str, Any]) -> int:
 
 def _checked(column: Any) -> dict[str, Any]:
     """A column as it was saved. Raises ValueError for what `fit` never makes."""
-    if isinstance(column, Mapping) and set(column) == KEYS.get(column.get("kind")):
+    if isinstance(column, Mapping) and set(column) in KEYS.values() and set(column) == KEYS.get(str(column["kind"])):
         texts, scale = column.get("categories", [""]), (column.get("mean", 0.0), column.get("std", 1.0))
         if (
             isinstance(texts, list)
             and all(isinstance(text, str) for text in [column["name"], *texts])
             and 0 < len(set(texts)) == len(texts) <= MOST_CATEGORIES
-            and all(type(number) in (int, float) and math.isfinite(number) for number in scale)
+            and all(type(number) in (int, float) and abs(number) < MOST for number in scale)
             and scale[1] > 0
             and column.get("part", "year") in PARTS
             and all(type(column.get(flag, True)) is bool for flag in ("missing", "other"))

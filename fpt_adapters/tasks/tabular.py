@@ -48,6 +48,12 @@ class TabularTask(RowTask):
     def inputs(self, part: Part) -> Sequence[dict[str, Any]]:
         columns = [name for name in self.processor().column_names if name in part.source.data.column_names]
         values = self.processor()(_rows(part, columns), where=_naming(part))["input_values"]
+        for number, column in enumerate(self.processor().columns):
+            if column["kind"] == "category" and (unknown := (values[:, number, 1] == 0).sum()):
+                logger.warning(
+                    "%d of %d rows of %s have values in column %r that no training row has: they count as unknown.",
+                    *(unknown, len(values), part.source.name, column["name"]),
+                )
         return [{"input_values": row} for row in values]
 
     def _features(self, source: Source) -> list[str]:
