@@ -37,7 +37,7 @@ class ColumnEmbedding(nn.Module):
         """(batch, columns, 2) -> (batch, columns, width). Raises IndexError for an id that a column does not have."""
         sizes = torch.tensor(self.sizes, device=inputs.device)  # (columns,)
         ids, factors = inputs[..., 0].round().long(), inputs[..., 1:].to(self.weight.dtype)
-        rows = (ids + sizes.cumsum(0) - sizes).masked_fill((ids < 0) | (ids >= sizes), len(self.weight))
+        rows = (ids + sizes.cumsum(0) - sizes).masked_fill((ids < 0) | (ids >= sizes), sum(self.sizes))
         return F.embedding(rows, self.weight) * factors + self.bias
 
 
