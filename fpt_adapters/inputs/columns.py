@@ -12,7 +12,7 @@ from ..rules.ranges import check_within, short
 from ..rules.wording import counted
 from .encoded import Encoded
 from .input_type import InputType, Loading
-from .projection import ORTHOGONAL_GAIN, check_length
+from .projection import check_length
 
 MAX_COLUMNS = 2**12  # a configuration holds a size for each
 MAX_COLUMN_SIZE = 2**8  # bf16, which inputs may be cast to, holds the whole numbers up to 256
@@ -21,8 +21,9 @@ MAX_COLUMN_SIZE = 2**8  # bf16, which inputs may be cast to, holds the whole num
 class ColumnEmbedding(nn.Module):
     """An id and a factor a column -> factor * the id's vector + the column's bias: (batch, columns, width).
 
-    So a numeric column has one vector, as in FT-Transformer (Gorishniy et al., arXiv 2106.11959), a categorical one
-    a vector for each category, and what is missing one more. A factor of 0 leaves the bias: nothing is known.
+    So a numeric column has one vector, a categorical one a vector for each category, as in FT-Transformer (Gorishniy
+    et al., arXiv 2106.11959), whose initialisation this is, and what is missing has one more. A factor of 0 leaves
+    the bias: nothing is known.
     """
 
     def __init__(self, sizes: list[int], width: int):
@@ -30,8 +31,8 @@ class ColumnEmbedding(nn.Module):
         self.sizes = sizes
         self.weight = nn.Parameter(torch.empty(sum(sizes), width))  # the vectors of a column behind those of the last
         self.bias = nn.Parameter(torch.empty(len(sizes), width))
-        for parameter in (self.weight, self.bias):  # as long as the columns of an orthogonal projection
-            nn.init.normal_(parameter, std=ORTHOGONAL_GAIN / width**0.5)
+        for parameter in (self.weight, self.bias):
+            nn.init.uniform_(parameter, -(width**-0.5), width**-0.5)
 
     def forward(self, inputs: Tensor) -> Tensor:
         """(batch, columns, 2) -> (batch, columns, width). Raises IndexError for an id that a column does not have."""

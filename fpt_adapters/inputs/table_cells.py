@@ -61,14 +61,20 @@ def cells_of(values: Any, name: str, where: Callable[[int], str]) -> np.ndarray:
         return array
     cells = np.empty(len(array), dtype=object)
     for row, value in enumerate(array):
-        value = value.item() if isinstance(value, (np.bool_, np.number)) else value
-        value = value.strip() if isinstance(value, str) else value
-        missing = value is None or str(value) in ("", "<NA>") or (isinstance(value, SCALARS) and value != value)
-        if not missing and not isinstance(value, SCALARS):
-            raise ValueError(
-                f"a column holds a number, a text, a truth value or a date in each row, but column {name!r} of "
-                f"{where(row)} has {type(value).__name__}: leave the column out."
-            )
+        if isinstance(value, (np.bool_, np.number)):
+            value = value.item()
+        if isinstance(value, str):
+            value = value.strip()
+            missing = not value
+        elif isinstance(value, SCALARS):
+            missing = value != value  # NaN and NaT
+        else:
+            missing = value is None or str(value) == "<NA>"  # pandas' own
+            if not missing:
+                raise ValueError(
+                    f"a column holds a number, a text, a truth value or a date in each row, but column {name!r} of "
+                    f"{where(row)} has {type(value).__name__}: leave the column out."
+                )
         cells[row] = None if missing else value
     return cells
 

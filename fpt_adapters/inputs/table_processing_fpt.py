@@ -166,8 +166,10 @@ class FPTTableProcessor(FeatureExtractionMixin):
             )
         arrays = {name: cells_of(table[name], name, where) for name in names}
         values = np.zeros((len(next(iter(arrays.values()))), len(self.columns), 2), dtype=np.float32)
+        dated = dict.fromkeys(column["name"] for column in self.columns if column["kind"] == "date")
+        parts = {name: parts_of(dates_of(arrays[name], name, where)) for name in dated}
         for number, column in enumerate(self.columns):
-            values[:, number] = _encoded(column, arrays[column["name"]], where)
+            values[:, number] = _encoded(column, arrays[column["name"]], parts.get(column["name"]), where)
         return BatchFeature({"input_values": values}, tensor_type=return_tensors)
 
 
@@ -234,8 +236,10 @@ def _kind(values: np.ndarray, missing: np.ndarray, name: str, where: Callable[[i
     return "category" if distinct <= max(FEW, len(texts) // 2) else "id"
 
 
-def _encoded(column: Mapping[str, Any], values: np.ndarray, where: Callable[[int], str]) -> np.ndarray:
-    """Ids and factors of a column: float64 (rows, 2). Raises ValueError."""
+def _encoded(
+    column: Mapping[str, Any], values: np.ndarray, parts: dict[str, np.ndarray] | None, where: Callable[[int], str]
+) -> np.ndarray:
+    """Ids and factors of a column, which has `parts` where it has dates: float64 (rows, 2). Raises ValueError."""
     name, missing = column["name"], missing_cells(values)
     encoded = np.zeros((len(values), 2))
     if column["kind"] == "category":
@@ -244,10 +248,7 @@ def _encoded(column: Mapping[str, Any], values: np.ndarray, where: Callable[[int
         found = [ids.get(text, rest) for text in texts_of(values, missing)]
         encoded[:, 0], encoded[:, 1] = np.maximum(found, 0), np.greater_equal(found, 0)
     else:
-        if column["kind"] == "number":
-            numbers = numbers_of(values, missing, name, where)
-        else:
-            numbers = parts_of(dates_of(values, name, where))[column["part"]]
+        numbers = numbers_of(values, missing, name, where) if parts is None else parts[column["part"]]
         with np.errstate(over="ignore"):
             encoded[:, 1] = (numbers - column["mean"]) / column["std"]
         if (far := np.abs(encoded[:, 1]) > MOST).any():
