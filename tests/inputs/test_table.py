@@ -336,8 +336,8 @@ def test_a_configurations_columns_are_checked(fields, words):
     [
         (torch.zeros(2, 7, 2), ValueError, r"\(batch, 8, 2\), an id and a factor .* got \(2, 7, 2\)"),
         (torch.zeros(2, 8), ValueError, r"\(batch, 8, 2\)"),
-        (torch.full((2, 8, 2), 2.0), IndexError, "index out of range"),
-        (torch.full((2, 8, 2), -1.0), IndexError, "index out of range"),
+        (torch.eye(8, 2)[None] * 2, IndexError, "index out of range"),
+        (torch.eye(8, 2)[None].flip(1) * -1, IndexError, "index out of range"),
     ],
 )
 def test_wrong_inputs_are_refused(values, error, words, make_model):
