@@ -68,8 +68,9 @@ class TabularTask(RowTask):
                         f"--{flag} names columns of {source.name} beside the label, but it has {what} {name!r}: its "
                         f"columns are {', '.join(columns)}."
                     )
-        aside = {*labels, self.group_column, self.time_column, *(self.drop_columns or ())}
-        found = self.feature_columns or [name for name in columns if name not in aside]
+        aside = {*labels, self.group_column, self.time_column}
+        read = self.feature_columns or [name for name in columns if name not in aside]
+        found = [name for name in read if name not in (self.drop_columns or ())]
         if not found:
             raise ValueError(f"{source.name} has no column to learn from: its columns are {', '.join(columns)}.")
         return found

@@ -78,7 +78,7 @@ def test_a_split_holds_what_the_processor_makes_of_raw_rows(name, tmp_path):
 
 def test_columns_are_chosen_and_their_kinds_said(tmp_path):
     path = written(tmp_path, houses())
-    said = {"feature_columns": ["rooms", "area"], "categorical_columns": ["rooms"]}
+    said = {"feature_columns": ["rooms", "town", "area"], "drop_columns": ["town"], "categorical_columns": ["rooms"]}
     task = TabularClassification(train_file=path, label_column="kind", **said)
     task.load()
     assert [(column["name"], column["kind"]) for column in task.processor().columns] == [
