@@ -32,6 +32,7 @@ from .hub.finding import DeltaSummary, find_deltas, format_deltas
 from .inputs.audio_feature_extraction_fpt import FPTAudioFeatureExtractor
 from .inputs.feature_extraction_fpt import FPTFeatureExtractor
 from .inputs.image_processing_fpt import FPTImageProcessor
+from .inputs.table_processing_fpt import FPTTableProcessor
 from .modeling_fpt import (
     FPTForAudioClassification,
     FPTForImageClassification,
@@ -59,6 +60,7 @@ AutoModelForTokenClassification.register(FPTConfig, FPTForTokenClassification, e
 AutoFeatureExtractor.register(FPTConfig, FPTFeatureExtractor, exist_ok=True)
 # A config class has one; any other is found by the name in its file, so that what it is registered for is never asked.
 AutoFeatureExtractor.register(FPTAudioFeatureExtractor, FPTAudioFeatureExtractor, exist_ok=True)
+AutoFeatureExtractor.register(FPTTableProcessor, FPTTableProcessor, exist_ok=True)
 # As both backends: transformers asks for torchvision's where that is installed, and warns where there is none.
 AutoImageProcessor.register(
     FPTConfig, image_processor_classes={"pil": FPTImageProcessor, "torchvision": FPTImageProcessor}, exist_ok=True
@@ -96,6 +98,7 @@ __all__ = [
     "FPTModel",
     "FPTPipeline",
     "FPTPreTrainedModel",
+    "FPTTableProcessor",
     "FPTTrainer",
     "FrozenBase",
     "GroupCount",

@@ -113,9 +113,10 @@ class FPTModel(FPTPreTrainedModel):
         """Inputs of the config's type -> `last_hidden_state` (batch, tokens, hidden).
 
         `input_ids` (batch, tokens), `pixel_values` (batch, channels, height, width), `input_values` (batch, tokens,
-        input_size) or, for series, (batch, steps, channels); `attention_mask` (batch, tokens or steps), 1 for real.
-        `output_hidden_states`: True for those of all layers, or the numbers of some layers: see `run_backbone`.
-        Raises ValueError for another input or shape than the config declares, TypeError for lists and arrays.
+        input_size) or, for series, (batch, steps, channels) and, for tables, (batch, columns, 2); `attention_mask`
+        (batch, tokens or steps), 1 for real. `output_hidden_states`: True for those of all layers, or the numbers of
+        some layers: see `run_backbone`. Raises ValueError for another input or shape than the config declares,
+        TypeError for lists and arrays.
         """
         encoded = self.encode(
             input_ids,

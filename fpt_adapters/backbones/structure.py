@@ -184,7 +184,7 @@ def cut_positions(backbone: PreTrainedModel, num_tokens: int) -> None:
 def _too_long(num_tokens: int, limit: int, config: PreTrainedConfig) -> str:
     return (
         f"The input makes {num_tokens} tokens, but {config.model_type} has positions for {limit}: use larger patches, "
-        "a shorter sequence_length, or a backbone with more positions."
+        "a shorter sequence_length, fewer columns, or a backbone with more positions."
     )
 
 

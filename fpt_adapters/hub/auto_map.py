@@ -11,5 +11,6 @@ AUTO_MAP = {
 PROCESSORS = {  # class named in preprocessor_config.json -> its auto_map
     "FPTImageProcessor": {"AutoImageProcessor": "image_processing_fpt.FPTImageProcessor"},
     "FPTAudioFeatureExtractor": {"AutoFeatureExtractor": "audio_feature_extraction_fpt.FPTAudioFeatureExtractor"},
+    "FPTTableProcessor": {"AutoFeatureExtractor": "table_processing_fpt.FPTTableProcessor"},
     "FPTFeatureExtractor": {"AutoFeatureExtractor": "feature_extraction_fpt.FPTFeatureExtractor"},
 }

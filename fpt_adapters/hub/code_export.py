@@ -29,6 +29,7 @@ ENTRIES = {
     "image_processing_fpt": "inputs/image_processing_fpt.py",
     "audio_feature_extraction_fpt": "inputs/audio_feature_extraction_fpt.py",
     "feature_extraction_fpt": "inputs/feature_extraction_fpt.py",
+    "table_processing_fpt": "inputs/table_processing_fpt.py",
 }
 
 
@@ -63,7 +64,7 @@ TRAVELS_WITH: dict[str, Callable[[FPTConfig], bool]] = {
     "backbones/baselines/modeling_lstm.py": _has("fpt_lstm"),
     "heads/table.py": lambda config: True,
     "inputs/table.py": lambda config: True,
-    **{f"inputs/{name}.py": _reads(name) for name in INPUTS},
+    **{f"inputs/{type(kind).__module__.rpartition('.')[2]}.py": _reads(name) for name, kind in INPUTS.items()},
     "inputs/series.py": _reads("series", "audio"),
     "backbones/images.py": lambda config: config.base_model_config.model_type in IMAGE_FAMILIES,
     "backbones/random_weights.py": lambda config: config.backbone_init != "pretrained",

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedConfig
 
 
@@ -60,6 +60,10 @@ class InputType:
     def token_size(self, config: PreTrainedConfig) -> int:
         """How many numbers the projection reads per token; for token ids, the rows of the embedding table."""
         raise NotImplementedError
+
+    def wrong_ids(self, config: PreTrainedConfig, inputs: Tensor) -> tuple[Tensor, str] | None:
+        """Where ids in a batch's inputs are out of range, a mask (batch, ...), and what is wrong; None: nowhere."""
+        return None
 
     def processor(self, config: PreTrainedConfig, **settings: Any) -> Any:
         """Make a processor for raw data; `settings`: arguments that the configuration does not know.

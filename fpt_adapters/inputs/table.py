@@ -1,6 +1,7 @@
 """The input types by their names in a configuration. A new one is a file, and a row here."""
 
 from .audio import AudioInput
+from .columns import ColumnsInput
 from .images import ImagesInput
 from .input_type import InputType
 from .series import SeriesInput
@@ -13,4 +14,5 @@ INPUTS: dict[str, InputType] = {
     "images": ImagesInput(),
     "series": SeriesInput(),
     "audio": AudioInput(),
+    "table": ColumnsInput(),
 }

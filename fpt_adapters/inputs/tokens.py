@@ -60,6 +60,13 @@ class TokensInput(InputType):
     def token_size(self, config: PreTrainedConfig) -> int:
         return config.vocab_size
 
+    def wrong_ids(self, config: PreTrainedConfig, inputs: Tensor) -> tuple[Tensor, str] | None:
+        wrong = (inputs < 0) | (inputs >= config.vocab_size)
+        if not wrong.any():
+            return None
+        rule = f"0..{config.vocab_size - 1} (vocab_size={config.vocab_size})"
+        return wrong, f"input_ids must lie in {rule}, got {inputs[wrong][0].item()}"
+
     def processor(self, config: PreTrainedConfig, **settings: Any) -> None:
         raise ValueError("Which text has which ids is up to the data: give the model the tokenizer that made them.")
 

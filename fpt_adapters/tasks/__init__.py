@@ -9,6 +9,7 @@ from .image_classification import ImageClassification
 from .images import Cifar10, Cifar10Lra, Mnist
 from .listops import ListOps
 from .proteins import RemoteHomology
+from .tabular import TabularClassification, TabularRegression
 from .task import Task, TaskData
 from .time_series import TimeSeriesClassification, TimeSeriesRegression
 
@@ -16,6 +17,8 @@ PAPER_TASKS = (BitMemory, BitXor, ListOps, Mnist, Cifar10, Cifar10Lra, RemoteHom
 OWN_DATA = (
     ImageClassification,
     AudioClassification,
+    TabularClassification,
+    TabularRegression,
     TimeSeriesClassification,
     TimeSeriesRegression,
 )  # named as the Hub names what a model does
@@ -35,6 +38,8 @@ __all__ = [
     "ListOps",
     "Mnist",
     "RemoteHomology",
+    "TabularClassification",
+    "TabularRegression",
     "Task",
     "TaskData",
     "TimeSeriesClassification",

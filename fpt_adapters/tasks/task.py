@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch.utils.data import Dataset
-from transformers import BaseImageProcessor, EvalPrediction, PreTrainedTokenizerFast, SequenceFeatureExtractor
+from transformers import BaseImageProcessor, EvalPrediction, FeatureExtractionMixin, PreTrainedTokenizerFast
 
 from ..models.pretrained import FPTPreTrainedModel
 from .metrics import accuracy
@@ -83,7 +83,7 @@ class Task(ABC):
         return self.floor(split)
 
     @abstractmethod
-    def processor(self) -> BaseImageProcessor | PreTrainedTokenizerFast | SequenceFeatureExtractor:
+    def processor(self) -> BaseImageProcessor | PreTrainedTokenizerFast | FeatureExtractionMixin:
         """Make the processor that turns raw data (an image, a text, numbers) into model inputs like the splits'.
 
         It follows the task's arguments, and never augments. Saved beside a model (`save_pretrained`), it is found by

@@ -102,13 +102,8 @@ def wrong_input(batch: dict[str, Tensor], config: FPTConfig) -> Wrong | None:
     Values under the mask do not matter, except ids, which are looked up all the same.
     """
     mask = batch.get("attention_mask")
-    if "input_ids" in batch:
-        ids = batch["input_ids"]
-        if (wrong := (ids < 0) | (ids >= config.vocab_size)).any():
-            rule = f"0..{config.vocab_size - 1} (vocab_size={config.vocab_size})"
-            return Wrong(_first_row(wrong), f"input_ids must lie in {rule}, got {ids[wrong][0].item()}")
-        if mask is None and config.pad_token_id is not None:
-            mask = ids != config.pad_token_id
+    if "input_ids" in batch and mask is None and config.pad_token_id is not None:
+        mask = batch["input_ids"] != config.pad_token_id
     if mask is not None and (empty := ~mask.flatten(1).any(dim=1)).any():
         return Wrong(_first_row(empty), "a sequence needs at least one real step, but one has none: drop it")
     for name in ("pixel_values", "input_values"):
@@ -120,7 +115,9 @@ def wrong_input(batch: dict[str, Tensor], config: FPTConfig) -> Wrong | None:
         if wrong.any():
             place = wrong.nonzero()[0, 1:].tolist()
             return Wrong(_first_row(wrong), f"{name} must be finite, but one is NaN or infinity, at {place}: clean it")
-    return None
+    inputs = batch.get(config.input.argument)
+    found = config.input.wrong_ids(config, inputs) if isinstance(inputs, Tensor) else None
+    return None if found is None else Wrong(_first_row(found[0]), found[1])
 
 
 def _is_finite(values: Tensor) -> bool:

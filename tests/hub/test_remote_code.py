@@ -26,7 +26,7 @@ OLD_TRANSFORMERS = Version(transformers.__version__) < Version("5.6")
 FOLDERS = "of code in a folder, old versions of transformers copy only what the first file imports itself"
 LIBRARY = Path(fpt_adapters.__file__).parent
 MAY_IMPORT = {"PIL", "huggingface_hub", "jinja2", "numpy", "safetensors", "torch", "transformers"}
-PROCESSORS = {"image_processing_fpt.py", "feature_extraction_fpt.py"}
+PROCESSORS = {"image_processing_fpt.py", "feature_extraction_fpt.py", "table_processing_fpt.py"}
 MODELS = {"owner/image": "AutoModelForImageClassification", "owner/text": "AutoModelForSequenceClassification"}
 MODELS |= {"owner/values": "AutoModelForTokenClassification", "owner/adapter": "AutoModelForImageClassification"}
 TRUST = {"trust_remote_code": True}
@@ -224,15 +224,18 @@ def imported_names(text):
 
 IMAGES = {"input_type": "images", "image_size": 8, "num_channels": 1, "patch_size": 2}
 VALUES = {"input_type": "values", "input_size": 3, "sequence_length": 10}
+TABLE = {"input_type": "table", "column_sizes": [1, 3]}
 TOKENS = {"input_type": "tokens", "vocab_size": 25, "sequence_length": 8}
 LORA = {"peft_type": "lora", "r": 2, "target_modules": ["c_attn"]}
 IMAGE_PROCESSOR = b'{"image_processor_type": "FPTImageProcessor"}'
 EXTRACTOR = b'{"feature_extractor_type": "FPTFeatureExtractor"}'
+TABLE_PROCESSOR = b'{"feature_extractor_type": "FPTTableProcessor"}'
 GPT2 = GPT2Config()
 TRAVELLERS = {  # by kind of model: its base, its fields, and its processor's configuration
     "text": (GPT2, TOKENS, b"{}"),
     "image": (GPT2, IMAGES, IMAGE_PROCESSOR),
     "values": (GPT2, VALUES, EXTRACTOR),
+    "table": (GPT2, TABLE, TABLE_PROCESSOR),
     "image backbone": (ViTConfig(), IMAGES, IMAGE_PROCESSOR),
     "lstm": (LSTMConfig(), VALUES, EXTRACTOR),
     "identity": (IdentityConfig(), VALUES, EXTRACTOR),
@@ -276,6 +279,8 @@ def test_each_file_is_needed(travelling, tmp_path):
 MARKS = {  # of what only some models need: what begins its definition
     "class FPTImageProcessor(": {"image", "image backbone", "adapter"},
     "class FPTFeatureExtractor(": {"values", "lstm", "identity"},
+    "class FPTTableProcessor(": {"table"},
+    "class ColumnsEmbedding(": {"table"},
     "class ImageEncoder(": {"image backbone"},
     "class LSTMModel(": {"lstm"},
     "class IdentityModel(": {"identity"},
