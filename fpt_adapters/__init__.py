@@ -46,6 +46,8 @@ from .rules.policy_rules import PAPER_GROUPS, PARAMETER_GROUPS
 from .version import __version__
 
 if TYPE_CHECKING:
+    from .estimators.classifier import FPTClassifier
+    from .estimators.regressor import FPTRegressor
     from .inference.pipeline import FPTPipeline, pipeline
     from .training.cached_features import cache_features
     from .training.guards import TrainingError
@@ -88,6 +90,7 @@ __all__ = [
     "DeltaSummary",
     "FPTAudioFeatureExtractor",
     "FPTCard",
+    "FPTClassifier",
     "FPTConfig",
     "FPTFeatureExtractor",
     "FPTForAudioClassification",
@@ -98,6 +101,7 @@ __all__ = [
     "FPTModel",
     "FPTPipeline",
     "FPTPreTrainedModel",
+    "FPTRegressor",
     "FPTTableProcessor",
     "FPTTrainer",
     "FrozenBase",
@@ -117,7 +121,9 @@ __all__ = [
 ]
 
 _LATER = {  # where each is that is imported when it is first asked for
+    "FPTClassifier": "estimators.classifier",
     "FPTPipeline": "inference.pipeline",
+    "FPTRegressor": "estimators.regressor",
     "pipeline": "inference.pipeline",
     "FPTTrainer": "training.trainer",
     "TrainingError": "training.guards",

@@ -30,6 +30,7 @@ ORDER = (  # of the rooms: each imports only from those above it here
     "data",
     "training",
     "tasks",
+    "estimators",
     "run",
     "__main__",
 )

@@ -54,15 +54,21 @@ class Head:
         """The shape of what `inputs` returns, with names for the axes that vary."""
         return ("batch", width)
 
+    def scale(self, outputs: Tensor, config: PreTrainedConfig) -> tuple[Tensor, Tensor] | None:
+        """Mean and standard deviation of the labels, by which outputs are standardised; None: they are not."""
+        return None
+
     def answers(self, outputs: Tensor, config: PreTrainedConfig) -> Tensor:
         """The module's outputs -> logits, of the same shape, in the units of the labels."""
-        return outputs
+        scale = self.scale(outputs, config)
+        return outputs if scale is None else outputs * scale[1] + scale[0]
 
     def loss(
         self, outputs: Tensor, labels: Tensor, config: PreTrainedConfig, num_items_in_batch: Tensor | int | None = None
     ) -> Tensor:
         """The loss of the module's outputs: see `classification_loss`."""
-        return classification_loss(outputs, labels, config.problem_type, num_items_in_batch)
+        scale = self.scale(outputs, config)
+        return classification_loss(outputs, labels, config.problem_type, num_items_in_batch, scale)
 
     def shape_of_answers(self, config: PreTrainedConfig) -> tuple[int, ...]:
         """The shape of an example's answers, each of which is a class or `num_labels` numbers; () for one answer."""

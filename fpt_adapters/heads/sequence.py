@@ -9,8 +9,11 @@ from transformers.modeling_outputs import ImageClassifierOutput, SequenceClassif
 
 from ..inputs.encoded import Encoded
 from ..rules.ranges import MAX_LABELS, short
+from ..rules.travelling import TRAVELS
 from .head import Head
-from .problems import Numbers, classification_loss
+from .problems import Numbers
+
+SCALE = ("label_mean", "label_std")
 
 
 class SequenceHead(Head):
@@ -20,28 +23,21 @@ class SequenceHead(Head):
     layer's outputs are standardised, and so is the loss; logits and labels are in the data's own units.
     """
 
-    fields = ("label_mean", "label_std")
+    fields = SCALE
     output_class = SequenceClassifierOutput
     auto_class = "AutoModelForSequenceClassification"
+    only_input: str | None = None  # the input type of a head that takes no other modality
     modality = "text"  # what the pipelines of this Auto class read
+
+    def check_input(self, config: PreTrainedConfig) -> None:
+        if self.only_input is not None and config.input.modality != self.modality:
+            name = self.auto_class.replace("AutoModel", "FPT")
+            raise ValueError(f"{name} needs input_type={self.only_input!r}, got {config.input_type!r}.")
 
     def check(self, config: PreTrainedConfig) -> None:
         super().check(config)
-        given = [name for name in self.fields if getattr(config, name, None) is not None]
-        if len(given) == 1:
-            raise ValueError(f"label_mean and label_std come together, but only {given[0]} came.")
-        for name in given:
-            values = getattr(config, name)
-            numbers = isinstance(values, list) and 0 < len(values) <= MAX_LABELS
-            if not numbers or not all(type(value) in (int, float) and math.isfinite(value) for value in values):
-                raise ValueError(f"{name} is a list of numbers, one for each label; got {short(values)}.")
-            if len(values) != config.num_labels or config.problem_type not in (None, Numbers.name):
-                raise ValueError(
-                    f"{name} scales num_labels={config.num_labels} numbers of problem_type='regression'; got "
-                    f"{short(values)} for problem_type={config.problem_type!r}."
-                )
-        if given and min(config.label_std) <= 0:
-            raise ValueError(f"label_std lies above 0, got {short(config.label_std)}.")
+        if not TRAVELS:
+            _check_scale(config)
 
     def build(self, config: PreTrainedConfig, width: int) -> nn.Module:
         return nn.Linear(width, config.num_labels)  # PyTorch's default initialisation, as in the paper
@@ -49,15 +45,10 @@ class SequenceHead(Head):
     def inputs(self, encoded: Encoded, config: PreTrainedConfig) -> Tensor:
         return pool(encoded.states, encoded.mask, config.pooling)
 
-    def answers(self, outputs: Tensor, config: PreTrainedConfig) -> Tensor:
-        scale = _scale(outputs, config)
-        return outputs if scale is None else outputs * scale[1] + scale[0]
-
-    def loss(
-        self, outputs: Tensor, labels: Tensor, config: PreTrainedConfig, num_items_in_batch: Tensor | int | None = None
-    ) -> Tensor:
-        scale = _scale(outputs, config)
-        return classification_loss(outputs, labels, config.problem_type, num_items_in_batch, scale)
+    def scale(self, outputs: Tensor, config: PreTrainedConfig) -> tuple[Tensor, Tensor] | None:
+        if config.label_mean is None:
+            return None
+        return outputs.new_tensor(config.label_mean), outputs.new_tensor(config.label_std)
 
     def pipeline_tag(self, config: PreTrainedConfig) -> str | None:
         return f"{self.modality}-classification" if config.input.modality == self.modality else None
@@ -68,29 +59,32 @@ class ImageHead(SequenceHead):
 
     output_class = ImageClassifierOutput
     auto_class = "AutoModelForImageClassification"
-    modality = "image"
-
-    def check_input(self, config: PreTrainedConfig) -> None:
-        if config.input.modality != self.modality:
-            raise ValueError(f"FPTForImageClassification needs input_type='images', got {config.input_type!r}.")
+    modality, only_input = "image", "images"
 
 
 class AudioHead(SequenceHead):
     """The same for sound, as pipelines of audio load it."""
 
     auto_class = "AutoModelForAudioClassification"
-    modality = "audio"
-
-    def check_input(self, config: PreTrainedConfig) -> None:
-        if config.input.modality != self.modality:
-            raise ValueError(f"FPTForAudioClassification needs input_type='audio', got {config.input_type!r}.")
+    modality, only_input = "audio", "audio"
 
 
-def _scale(outputs: Tensor, config: PreTrainedConfig) -> tuple[Tensor, Tensor] | None:
-    """Mean and standard deviation of the labels: (num_labels,) each; None where they are as they come."""
-    if config.label_mean is None:
-        return None
-    return outputs.new_tensor(config.label_mean), outputs.new_tensor(config.label_std)
+def _check_scale(config: PreTrainedConfig) -> None:
+    given = [name for name in SCALE if getattr(config, name, None) is not None]
+    if len(given) == 1:
+        raise ValueError(f"label_mean and label_std come together, but only {given[0]} came.")
+    for name in given:
+        values = getattr(config, name)
+        numbers = isinstance(values, list) and 0 < len(values) <= MAX_LABELS
+        if not numbers or not all(type(value) in (int, float) and math.isfinite(value) for value in values):
+            raise ValueError(f"{name} is a list of numbers, one for each label; got {short(values)}.")
+        if len(values) != config.num_labels or config.problem_type not in (None, Numbers.name):
+            raise ValueError(
+                f"{name} scales num_labels={config.num_labels} numbers of problem_type='regression'; got "
+                f"{short(values)} for problem_type={config.problem_type!r}."
+            )
+    if given and min(config.label_std) <= 0:
+        raise ValueError(f"label_std lies above 0, got {short(config.label_std)}.")
 
 
 def pool(hidden: Tensor, mask: Tensor | None, pooling: str) -> Tensor:

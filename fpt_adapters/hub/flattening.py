@@ -153,7 +153,7 @@ class Flattener:
             parts += [f"\n\n# {module.path.name}", *(text for text in texts if text not in parts)]
         imports = [meaning for meaning in set(meanings.values()) if meaning.startswith(("import ", "from "))]
         text = "\n".join([f'"""{self._title}"""', *_grouped(imports), *parts, ""])
-        return re.sub(r"\n\n\n+(?= )", "\n\n", re.sub(r"\n{4,}", "\n\n\n", text))
+        return re.sub(r"\n{3,}", "\n\n", text)
 
     def _methods_of(self, statement: Statement) -> list[Statement]:
         return [method for method in statement.methods.values() if method in self._kept]

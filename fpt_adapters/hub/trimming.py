@@ -25,13 +25,14 @@ class Route:
     `flat_name(path)`: the name of its flat module. `travels(path)`: True, False, or None: then a module is exported if
     another one imports it at its top, and not if it is only imported inside a function. `missing`: the message of the
     error in place of what is not exported. `in_pieces`: names of classes of which, and of whose subclasses, only the
-    methods are exported whose names are used somewhere.
+    methods are exported whose names are used somewhere. `at_home`: names of methods that raise that error instead.
     """
 
     flat_name: Callable[[Path], str]
     travels: Callable[[Path], bool | None]
     missing: str
     in_pieces: tuple[str, ...] = ()
+    at_home: tuple[str, ...] = ()
 
 
 @dataclass(eq=False)
@@ -71,7 +72,11 @@ def trim(
             statement.methods[method.name] = trim(path, method, lines, before.end_lineno, own, route)
             node.body.remove(method)
             edits.append((before.end_lineno + 1, method.end_lineno, []))
-    edits += [*_without_rows(node, own, route), *_with_flat_imports(path, node, statement, route)]
+    edits += [
+        *_without_rows(node, own, route),
+        *_left_at_home(node, route),
+        *_with_flat_imports(path, node, statement, route),
+    ]
     edits += _without_docstrings(node, lines)
     lines = lines[: node.end_lineno]
     for first, last, new in sorted(edits, reverse=True):
@@ -125,6 +130,16 @@ def _without_rows(node: ast.stmt, own: dict[str, Name], route: Route) -> Iterato
         else:
             table.keys.append(key)
             table.values.append(value)
+
+
+def _left_at_home(node: ast.stmt, route: Route) -> Iterator[Edit]:
+    """Have methods of a class raise ImportError that are not exported."""
+    for method in node.body if isinstance(node, ast.ClassDef) else ():
+        if isinstance(method, ast.FunctionDef) and method.name in route.at_home:
+            documented = ast.get_docstring(method) is not None
+            rest, indent = method.body[documented:], " " * method.body[0].col_offset
+            method.body[documented:] = [ast.copy_location(_Left(), rest[0])]
+            yield rest[0].lineno, rest[-1].end_lineno, [f'{indent}raise ImportError("{route.missing}")']
 
 
 def _with_flat_imports(path: Path, node: ast.stmt, statement: Statement, route: Route) -> Iterator[Edit]:

@@ -71,6 +71,8 @@ class ColumnsInput(InputType):
 
     needs = ("column_sizes",)
     module = ColumnsEmbedding
+    whole_rows = True
+    pooling = "mean"  # the order of columns means nothing
 
     def check(self, config: PreTrainedConfig) -> None:
         sizes = config.column_sizes

@@ -34,6 +34,7 @@ class InputType:
     modality: str | None = None  # "text" or "image" where pipelines of transformers read it
     step_is_token = False  # whether a batch has as many tokens as its inputs have steps
     columns: tuple[str, ...] = ()  # what the column of raw inputs is usually called
+    pooling: str | None = None  # what pooling="auto" is for it; None: what suits the backbone
     whole_rows = False  # whether its processor takes rows of a table, and no single column
 
     @property

@@ -103,6 +103,8 @@ def build_base(
         _check_new_modules(config, embedding_width(backbone))
     if config.positions == "auto":
         config.positions = "backbone" if position_parameters(backbone) else "new"
+    if config.pooling == "auto" and config.input.pooling is not None:
+        config.pooling = config.input.pooling
     if config.pooling == "auto":
         from ..backbones.causality import is_causal
 

@@ -1,0 +1,1 @@
+"""`FPTClassifier` and `FPTRegressor`: fit and predict in scikit-learn's manner."""

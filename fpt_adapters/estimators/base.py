@@ -1,0 +1,215 @@
+"""What classifier and regressor share: their parameters, and the training."""
+
+import os
+import tempfile
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.base import BaseEstimator
+from sklearn.model_selection import train_test_split
+from sklearn.utils.validation import check_is_fitted, validate_data
+from transformers import EarlyStoppingCallback, TrainingArguments, set_seed
+
+from ..data.collating import PADDING, collate_padded
+from ..inference.pipeline import pipeline
+from ..models.pretrained import FPTPreTrainedModel
+from ..training.random_state import random_state_kept
+from ..training.trainer import FPTTrainer
+from .kinds import KINDS, found_kind, take
+
+DEFAULT_BASE = "sentence-transformers/all-MiniLM-L6-v2"
+QUIET = {"report_to": "none", "disable_tqdm": True, "logging_strategy": "no", "remove_unused_columns": False}
+BATCH = 64  # rows that are answered at once
+
+
+class FPTEstimator(BaseEstimator):
+    """Base of `FPTClassifier` and `FPTRegressor`.
+
+    `base`: a Hub id, a folder, a `FrozenBase`, or a transformers configuration, whose weights are random then.
+    `input_type`: "table", "text", "series", "images" or "audio" (None: found from X; two axes are a table). Training
+    takes `max_epochs` at most, and stops where the loss on `validation_fraction` of the rows has not become lower for
+    `patience` epochs; the best epoch is kept (None: it goes on to the end, and holds no rows out). `model_kwargs`: for
+    `from_backbone`, such as `trainable`, `pooling`, `dtype`. `training_arguments`: transformers' TrainingArguments by
+    name, which win. `random_state`: the seed of new weights, batches and held-out rows (None: another each time).
+
+    After `fit`: `model_`, `processor_`, `n_iter_` (epochs).
+    """
+
+    def __init__(
+        self,
+        base: Any = DEFAULT_BASE,
+        *,
+        input_type: str | None = None,
+        max_epochs: int = 100,
+        learning_rate: float = 1e-3,
+        batch_size: int = 16,
+        validation_fraction: float = 0.1,
+        patience: int | None = 10,
+        model_kwargs: dict[str, Any] | None = None,
+        training_arguments: dict[str, Any] | None = None,
+        random_state: int | None = None,
+    ):
+        self.base = base
+        self.input_type = input_type
+        self.max_epochs = max_epochs
+        self.learning_rate = learning_rate
+        self.batch_size = batch_size
+        self.validation_fraction = validation_fraction
+        self.patience = patience
+        self.model_kwargs = model_kwargs
+        self.training_arguments = training_arguments
+        self.random_state = random_state
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.input_tags.allow_nan = True
+        tags.input_tags.string = True
+        tags.input_tags.three_d_array = True
+        tags.non_deterministic = self.random_state is None
+        return tags
+
+    def save_pretrained(self, save_directory: str | os.PathLike) -> None:
+        """Save delta and processor, which Auto classes, `fpt_adapters.pipeline` and `from_pretrained` load."""
+        check_is_fitted(self)
+        self.model_.save_pretrained(save_directory)
+        self.processor_.save_pretrained(save_directory)
+
+    def push_to_hub(self, repo_id: str, **kwargs: Any) -> Any:
+        """Push delta, processor and card: `FPTPreTrainedModel.push_to_hub`."""
+        check_is_fitted(self)
+        return self.model_.push_to_hub(repo_id, **kwargs)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs: Any):
+        """Load what was saved or pushed, ready to predict; `kwargs` as for `fpt_adapters.pipeline`."""
+        loaded = pipeline(pretrained_model_name_or_path, **kwargs)
+        config = loaded.model.config
+        estimator = cls(base=config.base_model, input_type=_KIND_OF.get(config.input_type, config.input_type))
+        estimator.model_, estimator.processor_ = loaded.model, loaded.processor
+        estimator.n_iter_ = 0
+        estimator._after_loading()
+        return estimator
+
+    # What a subclass says
+
+    def _after_loading(self) -> None:
+        """Set the fitted attributes that the model's configuration tells."""
+
+    # Fitting
+
+    def _fit(self, X: Any, labels: np.ndarray, fields: dict[str, Any], stratify: np.ndarray | None = None) -> None:
+        """Train on rows X that were checked, with labels (rows, ...)."""
+        seed = self.random_state
+        seed = int(np.random.default_rng().integers(2**31)) if seed is None else int(seed)
+        parts = [part for part in self._split(len(labels), seed, stratify) if len(part)]
+        kind = KINDS[self._kind]
+        with random_state_kept(torch.device("cpu")), tempfile.TemporaryDirectory() as folder:
+            set_seed(seed)
+            self.processor_, found = kind.fit(take(X, parts[0]), self.base)
+            random = {} if _has_weights(self.base) else {"backbone_init": "random"}
+            given = found | random | fields | (self.model_kwargs or {})
+            model = kind.model_class.from_backbone(self.base, **given)
+            model.processor = self.processor_
+            splits = [self._examples(model, take(X, part), labels[part]) for part in parts]
+            stops = len(splits) > 1
+            trainer = FPTTrainer(
+                model,
+                self._arguments(folder, seed, stops),
+                train_dataset=splits[0],
+                eval_dataset=splits[1] if stops else None,
+                data_collator=self._collate,
+                processing_class=self.processor_,
+                callbacks=[EarlyStoppingCallback(self.patience)] if stops else [],
+            )
+            trainer.train()
+            self.n_iter_ = round(trainer.state.epoch or 0)
+            self.model_ = model.eval()
+            trainer.end()
+
+    def _split(self, count: int, seed: int, stratify: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+        rows = np.arange(count)
+        held = round(self.validation_fraction * count)
+        if self.patience is None or held < 1 or count - held < 2:
+            return rows, rows[:0]
+        if stratify is not None:
+            counts = np.unique(stratify, return_counts=True)[1]
+            if counts.min() < 2 or min(held, count - held) < len(counts):
+                stratify = None
+        train, validation = train_test_split(rows, test_size=held, random_state=seed, stratify=stratify)
+        return np.sort(train), np.sort(validation)
+
+    def _arguments(self, folder: str, seed: int, stops: bool) -> TrainingArguments:
+        when = "epoch" if stops else "no"
+        settings = QUIET | {
+            "per_device_train_batch_size": self.batch_size,
+            "per_device_eval_batch_size": BATCH,
+            "num_train_epochs": self.max_epochs,
+            "learning_rate": self.learning_rate,
+            "lr_scheduler_type": "constant",
+            "save_strategy": when,
+            "eval_strategy": when,
+            "load_best_model_at_end": stops,
+            "save_total_limit": 1,
+            "seed": seed,
+            "use_cpu": not torch.accelerator.is_available(),
+        }
+        return TrainingArguments(folder, **(settings | (self.training_arguments or {})))
+
+    def _examples(self, model: FPTPreTrainedModel, X: Any, labels: np.ndarray) -> list[dict[str, Any]]:
+        examples = self._prepared(model, X)
+        return [example | {"labels": torch.as_tensor(label)} for example, label in zip(examples, labels, strict=True)]
+
+    def _prepared(self, model: FPTPreTrainedModel, X: Any) -> list[dict[str, torch.Tensor]]:
+        """The model's inputs for each row, without padding."""
+        kind, count = model.config.input, len(X)
+        if kind.whole_rows:
+            batch = kind.prepare(self.processor_, X)
+            return [{name: tensor[row] for name, tensor in batch.items()} for row in range(count)]
+        rows = X.tolist() if hasattr(X, "iloc") else list(X)
+        batches = [kind.prepare(self.processor_, [row]) for row in rows]
+        return [{name: tensor[0] for name, tensor in batch.items()} for batch in batches]
+
+    def _collate(self, features: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        pad = getattr(self.processor_, "pad_token_id", None)
+        return collate_padded(features, PADDING if pad is None else PADDING | {"input_ids": pad, "token_type_ids": 0})
+
+    # Rows
+
+    def _checked(self, X: Any, reset: bool) -> Any:
+        """X as it is used: a table of numbers as an array, its columns those of `fit`. Raises ValueError."""
+        if reset:
+            self._kind = found_kind(X) if self.input_type is None else self.input_type
+            if self._kind not in KINDS:
+                raise ValueError(f"input_type is one of {', '.join(KINDS)}; got {self._kind!r}.")
+        if self._kind != "table":
+            if len(X) == 0:
+                raise ValueError("X has no rows: give at least one.")
+            return X
+        array = validate_data(self, X, reset=reset, dtype=None, ensure_all_finite="allow-nan")
+        if np.iscomplexobj(array):
+            raise ValueError("Complex data not supported: a table holds real numbers and text.")
+        return X if hasattr(X, "iloc") else array
+
+    def _logits(self, X: Any) -> np.ndarray:
+        """Logits (rows, num_labels)."""
+        check_is_fitted(self)
+        X = self._checked(X, reset=False)
+        outputs = []
+        with torch.no_grad():
+            for start in range(0, len(X), BATCH):
+                rows = take(X, np.arange(start, min(start + BATCH, len(X))))
+                batch = self._collate(self._prepared(self.model_, rows))
+                batch = {name: tensor.to(self.model_.device) for name, tensor in batch.items()}
+                outputs.append(self.model_(**batch, return_dict=True).logits.float().cpu().numpy())
+        return np.concatenate(outputs)
+
+
+_KIND_OF = {"native": "text", "values": "series"}  # input types of a configuration that X calls otherwise
+
+
+def _has_weights(base: Any) -> bool:
+    from transformers import PreTrainedConfig
+
+    return not isinstance(base, PreTrainedConfig)

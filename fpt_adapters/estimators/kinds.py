@@ -1,0 +1,93 @@
+"""What X may be: a table, texts, series, images or sound; each with the processor that is fitted on it."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from ..inputs.audio_feature_extraction_fpt import FPTAudioFeatureExtractor
+from ..inputs.feature_extraction_fpt import FPTFeatureExtractor
+from ..inputs.image_fitting import fit_images, open_image
+from ..inputs.table_processing_fpt import FPTTableProcessor
+from ..modeling_fpt import FPTForAudioClassification, FPTForImageClassification, FPTForSequenceClassification
+from ..models.pretrained import FPTPreTrainedModel
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of rows. `fit`: the rows and the base -> the processor, and the fields of `FPTConfig`."""
+
+    fit: Callable[[Sequence[Any], Any], tuple[Any, dict[str, Any]]]
+    model_class: type[FPTPreTrainedModel] = FPTForSequenceClassification
+
+
+def _fit_table(rows: Any, base: Any) -> tuple[Any, dict[str, Any]]:
+    processor = FPTTableProcessor.fit(rows)
+    return processor, processor.config_fields
+
+
+def _fit_series(rows: Any, base: Any) -> tuple[Any, dict[str, Any]]:
+    extractor = FPTFeatureExtractor.fit(list(rows))
+    return extractor, extractor.config_fields
+
+
+def _fit_images(rows: Any, base: Any) -> tuple[Any, dict[str, Any]]:
+    images = [open_image(row, f"image {number}") for number, row in enumerate(rows)]
+    return fit_images([image if isinstance(image, Image.Image) else _picture(image) for image in images])
+
+
+def _picture(array: Any) -> Image.Image:
+    array = array.numpy() if isinstance(array, torch.Tensor) else np.asarray(array)
+    return Image.fromarray(array.transpose(1, 2, 0) if array.ndim == 3 and array.shape[0] in (1, 3) else array)
+
+
+def _fit_audio(rows: Any, base: Any) -> tuple[Any, dict[str, Any]]:
+    extractor = FPTAudioFeatureExtractor.fit(list(rows))
+    return extractor, extractor.config_fields
+
+
+KINDS = {
+    "table": Kind(_fit_table),
+    "series": Kind(_fit_series),
+    "images": Kind(_fit_images, FPTForImageClassification),
+    "audio": Kind(_fit_audio, FPTForAudioClassification),
+}
+
+
+def found_kind(X: Any) -> str:
+    """The kind of `X`: a DataFrame or an array of two axes is a table, of three are series, of four images.
+
+    A list is told by its first row: text, an image, a clip of sound (a dict with "array" or "bytes"), else a series.
+    """
+    if hasattr(X, "iloc") and getattr(X, "ndim", 2) == 2:
+        return "table"
+    first = X[0] if isinstance(X, (list, tuple)) and len(X) else None
+    if hasattr(X, "iloc") or isinstance(X, np.ndarray):
+        array = np.asarray(X)
+        if array.dtype == object and array.ndim == 1 and len(array):
+            first = array[0]
+        else:
+            return {3: "series", 4: "images"}.get(array.ndim, "text" if array.dtype.kind == "U" else "table")
+    if isinstance(first, str):
+        return "text"
+    if isinstance(first, Image.Image):
+        return "images"
+    if isinstance(first, Mapping) and ("array" in first or "sampling_rate" in first or "bytes" in first):
+        return "audio"
+    if isinstance(first, Mapping) or (isinstance(first, (list, tuple)) and not _nested(first)):
+        return "table"
+    return "series" if first is not None else "table"
+
+
+def _nested(row: Sequence[Any]) -> bool:
+    return len(row) > 0 and isinstance(row[0], (list, tuple, np.ndarray))
+
+
+def take(X: Any, rows: np.ndarray) -> Any:
+    """Some rows of `X`, in the form that it has."""
+    if hasattr(X, "iloc"):
+        return X.iloc[rows]
+    return X[rows] if isinstance(X, np.ndarray) else [X[row] for row in rows]
