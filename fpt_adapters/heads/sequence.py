@@ -72,7 +72,10 @@ class ImageHead(SequenceHead):
 
     def check_input(self, config: PreTrainedConfig) -> None:
         if config.input.modality != self.modality:
-            raise ValueError(f"FPTForImageClassification needs input_type='images', got {config.input_type!r}.")
+            raise ValueError(
+                "FPTForImageClassification needs input_type='images', or 'native' on a backbone of pictures; got "
+                f"{config.input_type!r}."
+            )
 
 
 def _scale(outputs: Tensor, config: PreTrainedConfig) -> tuple[Tensor, Tensor] | None:

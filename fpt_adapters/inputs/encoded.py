@@ -14,12 +14,14 @@ class Encoded(ModelOutput):
     a head reads what it needs: a forecast is scaled back by `mean` and `scale`. None: all real, or not normalised.
     """
 
-    states: Tensor | None = None  # (batch, tokens, width): embeddings; behind the backbone, its last hidden states
+    states: Tensor | None = None  # (batch, tokens, width): embeddings; behind the backbone, its last hidden states;
+    # natively, before it, the raw inputs as they came
     mask: Tensor | None = None  # (batch, tokens): 1 for a real token, 0 for padding
     mean: Tensor | None = None  # (batch, channels): what was taken from each example's numbers
     scale: Tensor | None = None  # (batch, channels): what they were divided by then
     hidden_states: tuple[Tensor, ...] | None = None  # of the backbone's layers, where they were asked for
     attentions: tuple[Tensor, ...] | None = None
+    arguments: dict[str, Tensor] | None = None  # of the backbone's own forward, where it embeds raw inputs itself
 
     @property
     def lengths(self) -> Tensor:

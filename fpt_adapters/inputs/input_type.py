@@ -1,10 +1,13 @@
 """What an input type is. Each has a file: its fields, its module, its processor, and its words in a model card."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
 from transformers import PreTrainedConfig
+
+from ..rules.policy_rules import PAPER_GROUPS
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,16 @@ class InputType:
     module: type[nn.Module]  # raw inputs and their mask -> `Encoded`; see `Projection`
     modality: str | None = None  # "text" or "image" where pipelines of transformers read it
     step_is_token = False  # whether a batch has as many tokens as its inputs have steps
+    native = False  # whether the backbone's own embeddings read it
+    positions = "new"  # which it has where a configuration leaves that open, and the backbone has none
+
+    def of(self, config: PreTrainedConfig) -> "InputType":
+        """What it is for a configuration: itself, but that what is native depends on the backbone."""
+        return self
+
+    def trained(self, config: PreTrainedConfig) -> Sequence[str] | None:
+        """The groups that train where nobody says which; None while the positions are not known that decide it."""
+        return PAPER_GROUPS
 
     @property
     def fields(self) -> tuple[str, ...]:
@@ -56,7 +69,11 @@ class InputType:
         raise NotImplementedError
 
     def token_size(self, config: PreTrainedConfig) -> int:
-        """The numbers that a token's projection reads; for tokens, the rows of the table."""
+        """The numbers that a token's projection reads; for tokens, the rows of the table; natively none."""
+        raise NotImplementedError
+
+    def num_ids(self, config: PreTrainedConfig) -> int:
+        """How many ids there are, of an input that has ids."""
         raise NotImplementedError
 
     def processor(self, config: PreTrainedConfig, **settings: Any) -> Any:
@@ -77,3 +94,36 @@ class InputType:
     def usage(self, config: PreTrainedConfig, loading: Loading) -> str | None:
         """A paragraph and code that go from raw data to answers, with the model's processor; None where none can."""
         return None
+
+
+def text_usage(loading: Loading) -> str | None:
+    """The usage of a model whose texts a pipeline of transformers reads."""
+    if loading.pipeline_tag is None:
+        return None
+    cut = ", truncation=True" if loading.pipeline_tag == "text-classification" else ""
+    return f"""\
+From text to labels:
+
+```python
+import fpt_adapters
+from transformers import pipeline
+
+classify = pipeline("{loading.pipeline_tag}", model="{loading.repo_id}"{cut}{loading.pipeline_arguments})
+print(classify({loading.text}))
+```"""
+
+
+def picture_usage(loading: Loading, mode: str, width: int, height: int) -> str:
+    """The usage of a model whose pictures, of Pillow's `mode`, a pipeline of transformers reads."""
+    return f"""\
+From a picture to labels:
+
+```python
+import fpt_adapters
+from PIL import Image
+from transformers import pipeline
+
+classify = pipeline("{loading.pipeline_tag}", model="{loading.repo_id}"{loading.pipeline_arguments})
+image = Image.new("{mode}", ({width}, {height}))  # yours: Image.open("picture.png")
+print(classify(image))
+```"""

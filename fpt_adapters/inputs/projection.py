@@ -17,6 +17,7 @@ class Projection(nn.Module):
     """Numbers per token -> (batch, tokens, embedding width), then dropout. A subclass cuts its inputs into tokens."""
 
     input_name = "input_values"
+    beside: tuple[str, ...] = ()  # what `forward` may take beside it, and the mask
     embeddings_name = "projection"  # the attribute that makes embeddings
 
     def __init__(self, config: PreTrainedConfig, width: int):

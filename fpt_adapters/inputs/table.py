@@ -2,6 +2,7 @@
 
 from .images import ImagesInput
 from .input_type import InputType
+from .native import NativeInput
 from .series import SeriesInput
 from .tokens import TokensInput
 from .values import ValuesInput
@@ -11,4 +12,5 @@ INPUTS: dict[str, InputType] = {
     "tokens": TokensInput(),
     "images": ImagesInput(),
     "series": SeriesInput(),
+    "native": NativeInput(),
 }

@@ -9,7 +9,7 @@ from transformers import PreTrainedConfig
 from ..backbones.cpu.dropout import Dropout
 from ..rules.wording import counted, thousands
 from .encoded import Encoded
-from .input_type import InputType, Loading
+from .input_type import InputType, Loading, text_usage
 from .projection import check_length
 
 
@@ -17,6 +17,7 @@ class TokenEmbedding(nn.Module):
     """`input_ids` (batch, tokens) -> a new embedding table, drawn from N(0, 1)."""
 
     input_name = "input_ids"
+    beside: tuple[str, ...] = ()
     embeddings_name = "embedding"
 
     def __init__(self, config: PreTrainedConfig, width: int):
@@ -59,6 +60,9 @@ class TokensInput(InputType):
     def token_size(self, config: PreTrainedConfig) -> int:
         return config.vocab_size
 
+    def num_ids(self, config: PreTrainedConfig) -> int:
+        return config.vocab_size
+
     def processor(self, config: PreTrainedConfig, **settings: Any) -> None:
         raise ValueError("Which text has which ids is up to the data: give the model the tokenizer that made them.")
 
@@ -70,16 +74,4 @@ class TokensInput(InputType):
         return f"torch.{fill}(1, {config.sequence_length}, dtype=torch.long)"
 
     def usage(self, config: PreTrainedConfig, loading: Loading) -> str | None:
-        if loading.pipeline_tag is None:
-            return None
-        cut = ", truncation=True" if loading.pipeline_tag == "text-classification" else ""
-        return f"""\
-From text to labels:
-
-```python
-import fpt_adapters
-from transformers import pipeline
-
-classify = pipeline("{loading.pipeline_tag}", model="{loading.repo_id}"{cut}{loading.pipeline_arguments})
-print(classify({loading.text}))
-```"""
+        return text_usage(loading)

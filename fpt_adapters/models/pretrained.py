@@ -84,11 +84,17 @@ class FPTPreTrainedModel(PolicyMixin, SavingMixin, PeftMixin, PreTrainedModel):
         return self._prefix + "backbone."
 
     def get_input_embeddings(self) -> nn.Module:
-        """The module that turns inputs into embeddings: the new token table, or the input projection."""
+        """The module that turns inputs into embeddings: a new token table, the input projection, or the base's own."""
+        if self.config.input.native:
+            return self.fpt_model.backbone.get_input_embeddings()
         return getattr(self.fpt_model.input_projection, self._embeddings_name)
 
     def set_input_embeddings(self, value: nn.Module) -> None:
         """Put a module in that place, which `resize_token_embeddings` does; a table's rows are then the vocabulary."""
+        if self.config.input.native:
+            raise ValueError(
+                "Native input has the base's own embeddings: resize and save the base, and build on that."
+            )
         setattr(self.fpt_model.input_projection, self._embeddings_name, value)
         if isinstance(value, nn.Embedding):
             self.config.vocab_size = value.num_embeddings
@@ -104,7 +110,7 @@ class FPTPreTrainedModel(PolicyMixin, SavingMixin, PeftMixin, PreTrainedModel):
         if enable:
             from ..backbones.activation_checkpointing import check_checkpointable, trains
 
-            backbone, projection = self.fpt_model.backbone, self.get_input_embeddings()
+            backbone, projection = self.fpt_model.backbone, self.fpt_model.input_projection
             check_checkpointable(backbone)
             if trains(backbone) and not trains(projection):
                 self.enable_input_require_grads()  # or a reentrant checkpoint gives no gradient to what is inside it
@@ -159,6 +165,8 @@ class FPTPreTrainedModel(PolicyMixin, SavingMixin, PeftMixin, PreTrainedModel):
         `peft_config`: an adapter on frozen layers, trained and saved with the rest: a peft configuration, its settings
         as a dict, or a method's name, such as "lora"; where it names no layers, peft's own for the family.
 
+        For `input_type="native"` the tokenizer or processor that lies beside the base becomes the model's `processor`.
+
         Raises ValueError for a backbone that cannot serve or an input that does not fit, TypeError for an unknown
         field, OSError where the backbone cannot be found, ImportError to quantise without bitsandbytes, RuntimeError
         under `torch.device("meta")` or accelerate's `init_empty_weights`.
@@ -181,6 +189,7 @@ class FPTPreTrainedModel(PolicyMixin, SavingMixin, PeftMixin, PreTrainedModel):
             peft_config=peft_config,
         )
         model = cls(base.config, base)
+        model.processor = base.processor
         model._join_devices()
         return model
 
@@ -202,11 +211,11 @@ class FPTPreTrainedModel(PolicyMixin, SavingMixin, PeftMixin, PreTrainedModel):
 
         `pretrained_model_name_or_path`: the delta's folder or Hub id. `base_model_name_or_path`: where the base is,
         instead of the Hub id and commit that the delta names, or a `FrozenBase` that several models share; its weights
-        must be the same. `dtype`: to keep the
-        frozen weights in (None: as in training). `quantization_config`: how to quantise them (None: as in training;
-        False: not at all). `device_map`: as for `from_backbone`. `kwargs`: `revision`, `subfolder`, `token` and the
-        like for the delta (of these, only `cache_dir` and `local_files_only` also serve the base), and fields of
-        `FPTConfig`; what else transformers' models take is ignored where it changes nothing, or refused by name.
+        must be the same. `dtype`: to keep the frozen weights in (None: as in training). `quantization_config`: how to
+        quantise them (None: as in training; False: not at all). `device_map`: as for `from_backbone`. `kwargs`:
+        `revision`, `subfolder`, `token` and the like for the delta (of these, only `cache_dir` and `local_files_only`
+        also serve the base), and fields of `FPTConfig`; what else transformers' models take is ignored where it
+        changes nothing, or refused by name.
 
         Raises DeltaError (a ValueError) for a delta or a base that is not the one meant or came damaged; where either
         cannot be found, an OSError that says which of the two (the Hub client's own where there is one); ImportError

@@ -7,11 +7,20 @@ from .files import FileArguments
 from .images import Cifar10, Cifar10Lra, Mnist
 from .listops import ListOps
 from .proteins import RemoteHomology
+from .symbols import SequenceClassification
 from .task import Task, TaskData
+from .text import TextClassification
 from .time_series import TimeSeriesClassification, TimeSeriesRegression
+from .words import TokenClassification
 
 PAPER_TASKS = (BitMemory, BitXor, ListOps, Mnist, Cifar10, Cifar10Lra, RemoteHomology, Digits)
-OWN_DATA = (TimeSeriesClassification, TimeSeriesRegression)  # named as the Hub names what a model does
+OWN_DATA = (  # named as the Hub names what a model does
+    TextClassification,
+    TokenClassification,
+    SequenceClassification,
+    TimeSeriesClassification,
+    TimeSeriesRegression,
+)
 TASKS: dict[str, type[Task]] = {task.name: task for task in (*PAPER_TASKS, *OWN_DATA)}
 
 __all__ = [
@@ -26,8 +35,11 @@ __all__ = [
     "ListOps",
     "Mnist",
     "RemoteHomology",
+    "SequenceClassification",
     "Task",
     "TaskData",
+    "TextClassification",
     "TimeSeriesClassification",
     "TimeSeriesRegression",
+    "TokenClassification",
 ]

@@ -104,14 +104,15 @@ def wrong_input(batch: dict[str, Tensor], config: FPTConfig) -> Wrong | None:
     mask = batch.get("attention_mask")
     if "input_ids" in batch:
         ids = batch["input_ids"]
-        if (wrong := (ids < 0) | (ids >= config.vocab_size)).any():
-            rule = f"0..{config.vocab_size - 1} (vocab_size={config.vocab_size})"
+        count = config.input.num_ids(config)
+        if (wrong := (ids < 0) | (ids >= count)).any():
+            rule = f"0..{count - 1} (vocab_size={count})"
             return Wrong(_first_row(wrong), f"input_ids must lie in {rule}, got {ids[wrong][0].item()}")
         if mask is None and config.pad_token_id is not None:
             mask = ids != config.pad_token_id
     if mask is not None and (empty := ~mask.flatten(1).any(dim=1)).any():
         return Wrong(_first_row(empty), "a sequence needs at least one real step, but one has none: drop it")
-    for name in ("pixel_values", "input_values"):
+    for name in ("pixel_values", "input_values", "input_features"):
         if not isinstance(batch.get(name), Tensor) or _is_finite(batch[name]):  # the model says what it takes
             continue
         wrong = ~torch.isfinite(batch[name])
@@ -156,7 +157,7 @@ def check_first_batch(
         )
     if rule is not None and "labels" not in batch:
         raise ValueError(f"The data needs labels to learn from, but has only {has()}: call one of them labels.")
-    device = next(projection.parameters()).device
+    device = next(model.parameters()).device
     mask = batch.get("attention_mask")
     projection.eval()  # so that its dropout draws nothing
     encoded = projection(batch[projection.input_name].to(device), None if mask is None else mask.to(device))

@@ -21,7 +21,8 @@ from ..models.pretrained import FPTPreTrainedModel
 from .batch_checks import is_held
 from .epochs import epoch_setter
 
-FILLER = {"attention_mask": 0, "labels": IGNORED_LABEL}  # what a collator fills short examples up with
+# What a collator fills short examples up with.
+FILLER = {"attention_mask": 0, "token_type_ids": 0, "labels": IGNORED_LABEL}
 ROUNDING = {torch.float32: 1e-3, torch.bfloat16: 2e-2, torch.float16: 2e-2}  # of the norm; any dropout changes more
 SAMPLED = 32  # examples, spread over a data set, that are looked at before all are computed
 TRIED = 4  # of them, that the model runs on: a layer that is rarely dropped may survive fewer
