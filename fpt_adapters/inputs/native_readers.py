@@ -63,7 +63,11 @@ class PictureReader(Reader):
 
 
 class WaveReader(Reader):
-    """`input_values` (batch, samples), which strided convolutions make tokens of."""
+    """`input_values` (batch, samples), which strided convolutions make tokens of.
+
+    Bases whose convolutions end in a group norm (`feat_extract_norm="group"`, as wav2vec2-base) normalise over what
+    fills a wave up, too, and were trained so: their extractors give no mask.
+    """
 
     input_name, axes, takes_mask = "input_values", ("batch", "samples"), True
 
