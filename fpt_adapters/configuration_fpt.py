@@ -106,7 +106,7 @@ class FPTConfig(FloatFields, PreTrainedConfig):
     sequence_length: int | None = None  # values, tokens, native text: the most tokens; native waves: the most samples
     input_size: int | None = None  # values: numbers per token
     vocab_size: int | None = None  # tokens: number of ids, padding included
-    pad_token_id: int | None = None  # tokens: the id that is masked where no attention_mask is given
+    pad_token_id: int | None = None  # tokens, native text: the id that is masked where no attention_mask is given
     image_size: int | list[int] | tuple[int, ...] | None = None  # images: pixels, one side or [height, width]
     num_channels: int | None = None  # images, series: channels
     patch_size: int | None = None  # images: pixels of a square patch's side

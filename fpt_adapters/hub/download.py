@@ -109,8 +109,8 @@ def fetch_base(source: str | os.PathLike, **hub_kwargs) -> Path:
     if os.path.isdir(source):
         return folder
     hub_kwargs["revision"] = commit_of(folder / CONFIG_NAME)
-    if fetch_if_there(source, SAFE_WEIGHTS_NAME, **hub_kwargs) is None:
-        index = fetch_if_there(source, SAFE_WEIGHTS_INDEX_NAME, **hub_kwargs)
+    if _fetch_if_there(source, SAFE_WEIGHTS_NAME, **hub_kwargs) is None:
+        index = _fetch_if_there(source, SAFE_WEIGHTS_INDEX_NAME, **hub_kwargs)
         if index is None:
             raise OSError(
                 f"{source} has no {SAFE_WEIGHTS_NAME}: bases are read from safetensors only. Save it anew with "
@@ -121,7 +121,14 @@ def fetch_base(source: str | os.PathLike, **hub_kwargs) -> Path:
     return folder
 
 
-def fetch_if_there(repo_id: str | os.PathLike, name: str, **hub_kwargs) -> Path | None:
+def has_file(source: str | os.PathLike, name: str, **hub_kwargs) -> bool:
+    """Whether a local folder or a Hub repo has a file. Raises OSError where the Hub gives no answer."""
+    if os.path.isdir(source):
+        return Path(source, name).is_file()
+    return _fetch_if_there(source, name, **hub_kwargs) is not None
+
+
+def _fetch_if_there(repo_id: str | os.PathLike, name: str, **hub_kwargs) -> Path | None:
     """A checked file of a Hub repo at a commit; None only where the Hub has said that it has none."""
     known = {name: hub_kwargs[name] for name in ("cache_dir", "revision") if hub_kwargs.get(name) is not None}
     if not isinstance(try_to_load_from_cache(str(repo_id), name, **known), (str, type(None))):

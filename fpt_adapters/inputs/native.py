@@ -28,7 +28,7 @@ MOST_SAMPLES = 2**24
 class NativeInput(InputType):
     """What the backbone was made for; `of` says what that is. `trained` leaves `input` out: see above."""
 
-    optional = ("sequence_length",)
+    optional = ("sequence_length", "pad_token_id")
     native = True
     positions = "none"
     auto_class: str  # of transformers, that loads the base's tokenizer or processor
@@ -79,9 +79,14 @@ class NativeInput(InputType):
 class NativeText(NativeInput):
     """Ids of the base's own vocabulary."""
 
-    needs, optional, module = ("sequence_length",), (), TextReader
+    needs, optional, module = ("sequence_length",), ("pad_token_id",), TextReader
     modality, step_is_token = "text", True
     auto_class, processor_file = "AutoTokenizer", "tokenizer_config.json"
+
+    def check(self, config: PreTrainedConfig) -> None:
+        super().check(config)
+        if config.pad_token_id is not None and not 0 <= config.pad_token_id < self.num_ids(config):
+            raise ValueError(f"pad_token_id is an id of the base's {self.num_ids(config)}; got {config.pad_token_id}.")
 
     def num_ids(self, config: PreTrainedConfig) -> int:
         return config.base_model_config.vocab_size

@@ -44,9 +44,19 @@ class Reader(nn.Module):
 
 
 class TextReader(Reader):
-    """`input_ids` (batch, tokens), and `token_type_ids` of families that have segments."""
+    """`input_ids` (batch, tokens), and `token_type_ids` of families that have segments.
+
+    Without a mask all are real, as for the base itself; but not `pad_token_id`, where the config has one (a Trainer
+    that is given the tokenizer writes it there).
+    """
 
     input_name, beside, axes, takes_mask = "input_ids", ("token_type_ids",), ("batch", "tokens"), True
+
+    def forward(self, inputs: Tensor, mask: Tensor | None = None, **more: Tensor) -> Encoded:
+        """Ids, their mask, and segments, all (batch, tokens) -> arguments, and the mask."""
+        if mask is None and self.config.pad_token_id is not None:
+            mask = (inputs != self.config.pad_token_id).long()
+        return super().forward(inputs, mask, **more)
 
     def mask_of_tokens(self, inputs: Tensor, mask: Tensor | None) -> Tensor | None:
         """The mask itself."""

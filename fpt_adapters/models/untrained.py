@@ -10,7 +10,7 @@ from transformers import BitsAndBytesConfig, PreTrainedConfig
 
 from ..backbones.device_maps import DeviceMap
 from ..configuration_fpt import FPTConfig
-from ..hub.download import fetch_if_there
+from ..hub.download import has_file
 from ..rules.quantization import settings_of
 from ..rules.stock_arguments import IGNORED_LOADING, take_stock_arguments
 from .base import Base
@@ -60,8 +60,5 @@ def _processor(found: FoundBase, config: FPTConfig) -> Any | None:
     if not isinstance(found.source, str):
         return None
     kind = config.input
-    if os.path.isdir(found.source):
-        there = os.path.isfile(os.path.join(found.source, kind.processor_file))
-    else:
-        there = fetch_if_there(found.source, kind.processor_file, **found.hub_kwargs) is not None
+    there = has_file(found.source, kind.processor_file, **found.hub_kwargs)
     return kind.load_processor(found.source, **found.hub_kwargs) if there else None

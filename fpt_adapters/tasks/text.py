@@ -11,10 +11,13 @@ from transformers import AutoConfig, AutoTokenizer, BatchEncoding, PreTrainedTok
 from ..data.columns import find_column
 from ..data.splits import Part, check_at_least
 from ..data.texts import is_text, read_texts, without
+from ..hub.download import has_file
 from ..modeling_fpt import FPTForSequenceClassification
 from .row_task import RowTask
 
 logger = logging.getLogger(__name__)
+
+TOKENIZER_FILE = "tokenizer_config.json"
 
 
 @dataclass
@@ -88,12 +91,9 @@ class TokenizedTask(RowTask):
         name, settings = self.tokenizer_name or self.base, {} if self.tokenizer_name else self.base_settings
         if name is None:
             raise ValueError(f"{self.name} reads with a base's tokenizer: write --tokenizer_name, for a random base.")
-        try:
-            return AutoTokenizer.from_pretrained(name, trust_remote_code=False, **settings)
-        except (OSError, ValueError) as error:
-            raise ValueError(
-                f"{name!r} has no tokenizer that can be read ({str(error).splitlines()[0]}): write --tokenizer_name."
-            ) from error
+        if not has_file(name, TOKENIZER_FILE, **settings):  # else transformers makes one up, which knows no word
+            raise ValueError(f"{name!r} has no {TOKENIZER_FILE} beside its weights: write --tokenizer_name.")
+        return AutoTokenizer.from_pretrained(name, trust_remote_code=False, **settings)
 
     def _positions(self) -> float:
         """The most tokens that the base has positions for, as far as its configuration tells."""
