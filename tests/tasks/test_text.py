@@ -9,7 +9,7 @@ import pytest
 import torch
 from conftest import EXAMPLES, load_script, tiny_config
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
-from transformers import AutoModel, PreTrainedTokenizerFast, pipeline
+from transformers import AutoModel, AutoTokenizer, PreTrainedTokenizerFast, pipeline
 
 import fpt_adapters  # noqa: F401  registers the models
 from fpt_adapters.tasks import SequenceClassification, TextClassification, TokenClassification
@@ -104,6 +104,25 @@ def test_text_trains_and_a_pipeline_answers_from_what_was_saved(kind, text_base,
     assert "text, as up to 7 tokens of the base's own vocabulary of 100" in card
 
 
+def test_a_base_without_padding_fills_up_with_its_end(text_base, rows_in, tmp_path):
+    base = tmp_path / "gpt2"
+    torch.manual_seed(1)
+    AutoModel.from_config(tiny_config("gpt2")).save_pretrained(base)
+    tokenizer = AutoTokenizer.from_pretrained(text_base)
+    backend = tokenizer.backend_tokenizer
+    backend.post_processor = processors.Sequence([])
+    ended = PreTrainedTokenizerFast(
+        tokenizer_object=backend, eos_token="[SEP]", unk_token="[UNK]", padding_side="left"
+    )
+    ended.save_pretrained(base)
+    run("text-classification", base, tmp_path / "out", "--train_file", rows_in(text=TEXT, label=[0, 1] * 10))
+    place = {"base_model_name_or_path": str(base)}
+    classify = pipeline("text-classification", model=str(tmp_path / "out"), model_kwargs=place)
+    together, alone = classify(["good film", "very bad film"], batch_size=2), classify(["good film"])
+    assert together[0]["label"] == alone[0]["label"]
+    assert together[0]["score"] == pytest.approx(alone[0]["score"], abs=1e-5)
+
+
 def test_pairs_are_told_apart_by_their_segments(text_base, rows_in):
     columns = {"first": TEXT, "second": TEXT[::-1], "label": [0, 1] * 10}
     task = TextClassification(train_file=rows_in(**columns), text_column="first, second")
@@ -176,7 +195,7 @@ def test_symbols_have_a_vocabulary_of_their_own(kind, text_base, rows_in, tmp_pa
     assert config["sequence_length"] == (4 if kind == "letters" else 3)
     place = {"base_model_name_or_path": str(text_base)}
     classify = pipeline("text-classification", model=str(tmp_path / "out"), model_kwargs=place, truncation=True)
-    assert classify(row)["label"] in ("0", "1")
+    assert classify([row])[0]["label"] in ("0", "1")
 
 
 def test_symbols_of_no_training_row_are_said(rows_in, caplog):
