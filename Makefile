@@ -53,7 +53,7 @@ test-lowest: ## Run the tests with the oldest supported versions, in .venv-lowes
 	$(call environment,.venv-lowest,--editable ".[test]",--constraint tests/lowest.txt)
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 .venv-lowest/bin/python $(PYTEST)
 
-# They come with the source distribution alone, and need one package that nothing else here does.
+# They come only with the source distribution, and need one more package.
 test-transformers: install ## Run transformers' own tests of every model on ours: make test-transformers RUN=python
 	version=$$($(RUN) -c "from importlib.metadata import version; print(version('transformers'))") && \
 	folder=build/transformers-$$version && \

@@ -1,11 +1,10 @@
-"""Plain matrix products beside `scaled_dot_product_attention`, forward and backward, by length: who is faster where.
+"""Plain matrix products beside `scaled_dot_product_attention`, forward and backward: which is faster at which length.
 
     python benchmarks/attention.py --rounds 9
 
-`fpt_adapters.backbones.cpu.attention` takes plain products, in pieces, where there is dropout, and up to `LONGEST`
-tokens where there is none; this is where that is from. Each round times both in turn, 4,096 tokens in all, so that
-longer sequences make smaller batches. Printed are ratios of medians, sdpa over plain products: above 1, plain products
-are the faster.
+`fpt_adapters.backbones.cpu.attention` takes plain products, in pieces, with dropout, else up to `LONGEST` tokens;
+these limits come from here. Each round times both in turn, 4,096 tokens in all, so that longer sequences make smaller
+batches. It prints ratios of medians, sdpa over plain products: above 1, plain products are faster.
 """
 
 import argparse
@@ -34,7 +33,7 @@ def case(length: int, heads: int, width: int, dtype: torch.dtype, mask: str) -> 
 
 
 def seconds(function, layer: nn.Module, tensors: list[Tensor], mask: Tensor | None, dropout: float) -> float:
-    """One forward and backward pass."""
+    """Seconds of one forward and backward pass."""
     start = time.perf_counter()
     output, _ = function(layer, *tensors, mask, dropout=dropout, is_causal=layer.is_causal)
     output.backward(torch.ones_like(output))

@@ -1,11 +1,11 @@
-"""Epochs of training the head alone, with the frozen features computed once and with the backbone run in every step.
+"""Epochs of training only the head, with the frozen features computed once and with the backbone run in every step.
 
     OMP_NUM_THREADS=1 python benchmarks/cached_features.py --rounds 2
 
-Both ways train in turn, from the same seed, with FPTTrainer. A first epoch is timed from the call of `train`, and so
-has the pass through the backbone in it. Printed are medians, the ratio of the later epochs, and by how much the last
-losses of the two ways differ. Digits on MiniLM has real weights and data, 1,197 images of 16 tokens; the GPT-2-small
-shape has random ones, 128 sequences of 64 tokens: time does not depend on values.
+Both ways train in turn, from the same seed, with FPTTrainer. A first epoch is timed from the call of `train`, so that
+it includes the pass through the backbone. It prints medians, the ratio of the later epochs, and the difference of the
+last losses. Digits on MiniLM has real weights and data, 1,197 images of 16 tokens; the GPT-2-small shape has random
+ones, 128 sequences of 64 tokens: time does not depend on values.
 """
 
 import argparse
@@ -32,18 +32,18 @@ from transformers.utils import logging
 from fpt_adapters import FPTForImageClassification, FPTForSequenceClassification, FPTPreTrainedModel, FPTTrainer
 from fpt_adapters.tasks import Digits
 
-HEAD_ALONE = {"trainable": ["output"], "input_dropout": 0.0, "backbone_dropout": 0.0}
+HEAD_ONLY = {"trainable": ["output"], "input_dropout": 0.0, "backbone_dropout": 0.0}
 SEQUENCES, TOKENS, NUMBERS, CLASSES = 128, 64, 48, 10
 
 
 class EpochTimes(TrainerCallback):
-    """Notes when each epoch ends."""
+    """Records when each epoch ends."""
 
     def __init__(self):
         self.ends: list[float] = []
 
     def on_epoch_end(self, args, state, control, **kwargs) -> None:
-        """Called by the Trainer."""
+        """Record the time; the Trainer calls this."""
         self.ends.append(time.perf_counter())
 
 
@@ -51,21 +51,21 @@ def digits() -> tuple[FPTPreTrainedModel, Dataset, Callable]:
     """A classifier of digits on MiniLM, its data and its collator."""
     task = Digits()
     data = task.load()
-    model = FPTForImageClassification.from_backbone(str(get_model_path()), **HEAD_ALONE, **data.config)
+    model = FPTForImageClassification.from_backbone(str(get_model_path()), **HEAD_ONLY, **data.config)
     return model, data.train, task.collate
 
 
 def gpt2() -> tuple[FPTPreTrainedModel, Dataset, Callable]:
     """A classifier of sequences on a GPT-2-small shape, its data and its collator."""
     fields = {"input_type": "values", "input_size": NUMBERS, "sequence_length": TOKENS, "num_labels": CLASSES}
-    model = FPTForSequenceClassification.from_backbone(GPT2Config(), backbone_init="random", **HEAD_ALONE, **fields)
+    model = FPTForSequenceClassification.from_backbone(GPT2Config(), backbone_init="random", **HEAD_ONLY, **fields)
     values, labels = torch.randn(SEQUENCES, TOKENS, NUMBERS), torch.randint(CLASSES, (SEQUENCES,)).tolist()
     data = [{"input_values": v, "labels": label} for v, label in zip(values, labels, strict=True)]
     return model, data, default_data_collator
 
 
 def train(build: Callable, batch_size: int, epochs: int, cached: bool, folder: str) -> tuple[list[float], float]:
-    """Train from seed 0. Returns the seconds of each epoch, and the loss of the last."""
+    """Train from seed 0. Returns the seconds of each epoch, and the last epoch's loss."""
     set_seed(0)
     model, data, collator = build()
     arguments = TrainingArguments(
@@ -98,7 +98,7 @@ def train(build: Callable, batch_size: int, epochs: int, cached: bool, folder: s
 
 
 def compare(name: str, build: Callable, batch_size: int, epochs: int, rounds: int) -> None:
-    """Train both ways in turn and print a line."""
+    """Train both ways in turn, and print a table row."""
     first: list[float] = []
     later: dict[bool, list[float]] = {True: [], False: []}
     losses = {}

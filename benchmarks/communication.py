@@ -2,10 +2,10 @@
 
     python benchmarks/communication.py --processes 1 2 4
 
-DDP over gloo on this machine's loopback device. Three ways to train one backbone are started in 1, 2 and 4 processes.
-Printed are the gradient elements that a process hands over in a step (torch's profiler), times 4 bytes; and what the
-loopback device carried (/proc/net/dev, all processes together, with TCP's own): at the start, and in a step. A ring
-of n processes carries 2 (n - 1) times the gradient. Other traffic on the device is counted too: keep it quiet.
+DDP over gloo on this machine's loopback device. Three ways to train one backbone run in 1, 2 and 4 processes. It
+prints the gradient elements that a process reduces in a step (torch's profiler), times 4 bytes; and the bytes that the
+loopback device carried (/proc/net/dev, all processes and TCP overhead): at the start, and in a step. A ring of n
+processes carries 2 (n - 1) times the gradient. Other traffic on the device is counted too: keep it quiet.
 """
 
 import argparse
@@ -27,7 +27,7 @@ from fpt_adapters import PAPER_GROUPS, FPTForSequenceClassification, FPTTrainer
 
 BATCH, TOKENS, NUMBERS, CLASSES = 2, 16, 48, 10
 WARM_UP, STEPS = 2, 4
-EVERYTHING = [*PAPER_GROUPS, "attention", "feedforward"]  # that an input reaches
+EVERYTHING = [*PAPER_GROUPS, "attention", "feedforward"]  # all groups that an input reaches
 VARIANTS = {
     "full fine-tuning": (EVERYTHING, FPTTrainer),
     "FPT, stock Trainer": (PAPER_GROUPS, Trainer),
@@ -49,11 +49,11 @@ class Meter(TrainerCallback):
         self.before = carried()
 
     def on_train_begin(self, args, state, control, **kwargs) -> None:
-        """Called once the model is wrapped."""
+        """Read the counter; Trainer calls this once the model is wrapped."""
         self.start_bytes = carried() - self.before
 
     def on_step_end(self, args, state, control, **kwargs) -> None:
-        """Called after each step."""
+        """Start or stop counting; Trainer calls this after each step."""
         if state.global_step == WARM_UP:
             self.profile.start()
             self.before = carried()
@@ -62,7 +62,7 @@ class Meter(TrainerCallback):
             self.profile.stop()
 
     def gradient_elements(self) -> float:
-        """Elements that this process gave to all-reduce, in a step."""
+        """Elements that this process gave to all-reduce in a step."""
         reduced = [event.input_shapes for event in self.profile.events() if event.name == "gloo:all_reduce"]
         return sum(torch.Size(shape).numel() for shapes in reduced for shape in shapes) / STEPS
 
@@ -89,7 +89,7 @@ def work(variant: str, backbone: str) -> None:
 
 
 def start(variant: str, backbone: str, processes: int) -> list[float]:
-    """What `work` printed in `processes` processes."""
+    """Run `work` in `processes` processes, and return what it printed."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
     command += [__file__, "--work", variant, backbone]
     environment = os.environ | {"GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}

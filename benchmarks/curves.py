@@ -1,13 +1,12 @@
-"""What a training step costs as sequences, batches, depth and processes grow, beside what arithmetic predicts.
+"""The cost of a training step as sequences, batches, depth and processes grow, compared with its arithmetic.
 
     OMP_NUM_THREADS=1 python benchmarks/curves.py --rounds 5 --output_dir outputs/curves
 
 MiniLM's shape with random weights (time does not depend on values) and positions for 1,024 tokens. Each curve changes
 one number; all its points take turns, a step each. A step is forward, backward, clipping and AdamW, with the
 backbone's own dropout; `processes` train under DDP over gloo, a batch each, and their time is that of FPTTrainer's
-steps. Printed are medians with their spread and the rate of the products that `scaling.step_flops` counts; on the
-picture the lines are what those products take at the rate of the curve's largest point. Written are curves.md and
-curves.png.
+steps. It prints medians with their spread and the rate of the products that `scaling.step_flops` counts; lines in the
+picture are the time of those products at the rate of the curve's largest point. It writes curves.md and curves.png.
 """
 
 import argparse
@@ -33,7 +32,7 @@ from fpt_adapters import PAPER_GROUPS, FPTForSequenceClassification, FPTTrainer
 MINILM = Shape("bert", 6, 384, 1536, 12, 12, 1000, 1024)
 VARIANTS = ("full fine-tuning, fp32", "FPT, fp32", "FPT, bf16")
 WARM_UP = 2  # steps
-MARK = "median step"  # begins what a process prints
+MARK = "median step"  # begins the line with a process's result
 
 
 @dataclass
@@ -48,11 +47,11 @@ class Point:
 
     @property
     def step(self) -> Step:
-        """As the formulas take it."""
+        """The step as scaling.py's formulas take it."""
         return Step(self.batch, self.tokens)
 
     def flops(self, variant: str) -> float:
-        """Of the products in a step; the weights' gradients are a third product of each."""
+        """FLOPs of the matrix products in a step; full fine-tuning has a third product for each weight's gradient."""
         shape = replace(MINILM, layers=self.layers)
         whole = variant == VARIANTS[0]
         return step_flops(shape, self.step) + (2 * shape.linear * self.step.total if whole else 0)
@@ -67,7 +66,7 @@ CURVES = {
 
 
 def base_config(layers: int) -> PreTrainedConfig:
-    """MiniLM's shape."""
+    """A configuration of MiniLM's shape with `layers` layers."""
     return BertConfig(
         hidden_size=MINILM.hidden,
         num_hidden_layers=layers,
@@ -80,7 +79,7 @@ def base_config(layers: int) -> PreTrainedConfig:
 
 def build(point: Point, variant: str) -> FPTForSequenceClassification:
     """The model of a variant, in training mode."""
-    everything = [*PAPER_GROUPS, "attention", "feedforward"]  # that an input reaches
+    everything = [*PAPER_GROUPS, "attention", "feedforward"]  # all groups that an input reaches
     return FPTForSequenceClassification.from_backbone(
         base_config(point.layers),
         trainable=everything if variant == VARIANTS[0] else list(PAPER_GROUPS),
@@ -114,7 +113,7 @@ def stepper(point: Point, variant: str, device: str) -> Callable[[], None]:
 
 
 def measure(name: str, points: list[Point], rounds: int, device: str) -> None:
-    """Fill in the seconds of all points of a curve."""
+    """Measure the seconds of all points of a curve, in turns."""
     steppers = [(point, variant, stepper(point, variant, device)) for point in points for variant in VARIANTS]
     for number in tqdm(range(rounds + WARM_UP), desc=name):
         for point, variant, step in steppers:
@@ -125,17 +124,17 @@ def measure(name: str, points: list[Point], rounds: int, device: str) -> None:
 
 
 class StepTimes(TrainerCallback):
-    """Keeps when each step ended."""
+    """Records when each step ended."""
 
     def __init__(self):
         self.ends: list[float] = []
 
     def on_step_end(self, args, state, control, **kwargs) -> None:
-        """Called after each step."""
+        """Record the time; Trainer calls this after each step."""
         self.ends.append(time.perf_counter())
 
     def seconds(self) -> list[float]:
-        """Of each step after the first ones."""
+        """The seconds of each step after the warm-up."""
         return [end - start for start, end in zip(self.ends[WARM_UP:], self.ends[WARM_UP + 1 :], strict=False)]
 
 
@@ -167,7 +166,7 @@ def work(variant: str, rounds: int) -> None:
 
 
 def start(variant: str, processes: int, rounds: int) -> list[float]:
-    """What `work` printed in `processes` processes."""
+    """Run `work` in `processes` processes, and return the seconds that it printed."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
     command += [__file__, "--work", variant, "--rounds", str(rounds)]
     environment = os.environ | {"GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
@@ -177,7 +176,7 @@ def start(variant: str, processes: int, rounds: int) -> list[float]:
 
 
 def measure_processes(points: list[Point], rounds: int) -> None:
-    """Fill in the seconds of all points of the curve over processes, each with its own batch."""
+    """Measure the seconds of all points of the curve over processes, each with its own batch."""
     for point in tqdm(points, desc="processes"):
         for variant in VARIANTS:
             point.seconds[variant] = start(variant, point.at, rounds)
@@ -200,7 +199,7 @@ def table(name: str, points: list[Point]) -> str:
 
 
 def draw(curves: dict[str, list[Point]], file: Path) -> None:
-    """Medians as dots with their spread, and as lines what the products alone would take."""
+    """Draw medians as dots with their spread, and lines for the time that the matrix products predict."""
     from matplotlib import pyplot as plt
 
     figure, grid = plt.subplots(1, len(curves), figsize=(4.2 * len(curves), 4), layout="constrained", squeeze=False)

@@ -2,9 +2,9 @@
 
     python benchmarks/data_pipeline.py --mnist FOLDER --cifar10 FOLDER
 
-FOLDER holds train.parquet and test.parquet; without it, random images of the same size are drawn, which decode no
-faster. The backbone is MiniLM, batches of 16, by `FPTTrainer` as `run_fpt.py` sets it up; with workers, batches are
-made beside the training. Printed are the medians of a step, of the wait for its batch, and their ratio.
+FOLDER holds train.parquet and test.parquet; without it, random images of the same size are drawn, which do not decode
+faster. The backbone is MiniLM, with batches of 16, trained by `FPTTrainer` as in `run_fpt.py`; workers make batches
+during the training. It prints the medians of a step and of the wait for its batch, and their ratio.
 """
 
 import argparse
@@ -30,10 +30,10 @@ WARM_UP = 5  # steps
 
 
 class TimedTrainer(FPTTrainer):
-    """Notes when each batch was asked for and when it came."""
+    """Records how long each batch took to come, and when it came."""
 
     def get_train_dataloader(self):
-        """The loader, timed."""
+        """Trainer's loader, timed."""
         self.waits: list[float] = []
         self.arrivals: list[float] = []
         return Timed(super().get_train_dataloader(), self)
@@ -64,7 +64,7 @@ class Timed:
 
 
 def random_images(name: str, folder: Path, count: int = 2000) -> Path:
-    """Parquet files of random PNG images, as the Hub's copies hold them."""
+    """Write parquet files of random PNG images, in the form of the Hub's data sets. Returns their folder."""
     generator, shape = np.random.default_rng(0), SHAPES[name]
     picture, label = COLUMNS[name]
     for split, rows in {"train": count, "test": 100}.items():

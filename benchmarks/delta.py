@@ -1,10 +1,10 @@
-"""Bytes of a delta, and what loading it costs beyond loading its base.
+"""The size of a delta, and the time to load it with its base compared with loading only the base.
 
     python benchmarks/delta.py --rounds 9
 
 A CIFAR-10 classifier on a GPT-2-small shape and on MiniLM. Loading is timed in fresh processes, base and base + delta
-in turn (from before the first `from_pretrained` until the model is ready, imports left out), and again warm, many
-times in one process. The files are in the page cache in both cases.
+in turn (from the call of `from_pretrained` until the model is ready, without imports), and again warm, many times in
+one process. The files are in the page cache in both cases.
 """
 
 import argparse
@@ -27,7 +27,7 @@ CIFAR10 = {"input_type": "images", "image_size": 32, "num_channels": 3, "patch_s
 
 
 def load_base(base: str, delta: str) -> None:
-    """Load the base alone."""
+    """Load only the base."""
     AutoModel.from_pretrained(base)
 
 

@@ -1,9 +1,9 @@
-"""What faults and strangers get through: five long tests, and the counts of each in one table.
+"""Faults and hostile files: five long tests, and the counts of each in one table.
 
     python benchmarks/faults.py
 
-Runs killed at random moments and resumed, transfers with wrong bits, loads beside a writer, several writers, mutated
-deltas: tests that `make test-slow` runs too. Linux; an hour on two cores that do other work besides.
+Runs killed at random moments and resumed, transfers with wrong bits, loads during writes, several writers, mutated
+deltas: tests that `make test-slow` runs too. Linux; an hour on two cores that also do other work.
 """
 
 import argparse
@@ -30,14 +30,14 @@ TESTS = {
 
 def run(test: str, report: Path) -> None:
     """Run the long form of a test, and write pytest's report of it."""
-    options = ["-m", "slow", "-q", "-o", "junit_family=xunit1", f"--junit-xml={report}"]  # which holds the counts
+    options = ["-m", "slow", "-q", "-o", "junit_family=xunit1", f"--junit-xml={report}"]  # this family has the counts
     command = [sys.executable, "-m", "pytest", f"tests/{test}", *options]
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": os.fspath(ROOT)}
     subprocess.run(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, check=False)
 
 
 def rows(what: str, report: Path) -> list[str]:
-    """A line of the table for each case in a report: what was done, how it ended, the counts, the seconds."""
+    """A table row for each case in a report: the test, how it ended, the counts, the seconds."""
     cases = xml.etree.ElementTree.parse(report).iter("testcase")
     lines = []
     for case in cases:
@@ -51,7 +51,7 @@ def rows(what: str, report: Path) -> list[str]:
 def main() -> None:
     """Run the tests in turn and print each line as soon as it is known."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", default="", help="a part of what the wanted lines are called")
+    parser.add_argument("--only", default="", help="run only tests whose name has this in it")
     arguments = parser.parse_args()
     print("| test | ending | counts | s |\n|---|---|---|---|", flush=True)
     with tempfile.TemporaryDirectory() as folder:

@@ -1,11 +1,11 @@
-"""Floating-point operations of a training step's matrix products: what a method needs, whatever computes it.
+"""FLOPs of a training step's matrix products: what a method needs, however it is computed.
 
-Counted are the products of the layers, of attention, of the input projection, the head and a LoRA: two FLOPs for a
-multiplication and an addition. Forward is one product for each weight, backward one for the gradient of its input and,
-where the weight trains, one for its own. Of causal attention the half is counted that a token may see, though some
-kernels compute all of it. Not counted: what is computed twice (activation checkpointing), norms, dropout, activations,
-softmax, the optimizer, and a token table that nothing reads here. So a utilisation by this count is a lower bound of
-what the card does, and never flatters a kernel that wastes work.
+Counted are the products of the layers, of attention, the input projection, the head and a LoRA: two FLOPs for a
+multiplication and an addition. Forward has one product for each weight; backward one for the gradient of its input
+and, if the weight trains, one for its own. For causal attention only the half that a token may see is counted, though
+some kernels compute all of it. Not counted: what is computed twice (activation checkpointing), norms, dropout,
+activations, softmax, the optimizer, and an unused token table. So a utilisation by this count is a lower bound of what
+the card does, and does not flatter a kernel that wastes work.
 """
 
 from scaling import Shape
@@ -23,7 +23,7 @@ def step_flops(
     lora_rank: int = 0,
     per_token: bool = False,
 ) -> int:
-    """FLOPs of forward and backward of `batch` sequences of `tokens`.
+    """FLOPs of forward and backward for `batch` sequences of `tokens` tokens.
 
     `frozen`: whether the layers' weights have no gradients of their own; gradients still pass through all of them to
     the input projection, which trains. `causal`: whether half of attention is left out. `lora_rank`: of a LoRA on

@@ -1,13 +1,12 @@
-"""Everything that a GPU has to show, in one call of at most 8 minutes: is it right, how fast is it, does data keep up.
+"""All GPU checks and measurements in one call of at most 8 minutes: is it right, how fast is it, does data keep up.
 
     python benchmarks/gpu.py --output_dir outputs/gpu            # on a machine with one card, without a network
     python benchmarks/gpu.py --output_dir outputs/smoke --smoke  # the same on a CPU, with tiny sizes
 
-Each case is a line of results.jsonl as soon as it is done, and summary.md is made of these lines each time, so that
-whatever ends the call early loses nothing that was finished. A case that fails, dies or takes too long is recorded and
-the next goes on in a new process; one that no longer fits into the time is recorded as skipped. A second call with the
-same folder adds to it (`--only speed/1.5B` runs one part), and the later line of a case counts. log.txt has what
-the libraries say.
+Each finished case is a line of results.jsonl, and summary.md is rewritten from these lines each time, so that nothing
+finished is lost if the call ends early. A case that fails, dies or takes too long is recorded, and the next one runs
+in a new process; a case that no longer fits into the time is recorded as skipped. A second call with the same folder
+adds to it (`--only speed/1.5B` runs one part), and the later line of a case counts. log.txt has the libraries' output.
 """
 
 import argparse
@@ -29,14 +28,14 @@ from gpu_parts.cases import Case
 from gpu_parts.packages import missing, unmet, versions
 from gpu_parts.summary import brief, summary
 
-START_SECONDS = 120  # of a process, imports included
-RESERVE = 5  # seconds that are kept for the end
-QUOTED = 15  # lines of the log that stand with a process that died
+START_SECONDS = 120  # for a process to start, with its imports
+RESERVE = 5  # seconds kept for the end
+QUOTED = 15  # lines of the log that are recorded with a process that died
 BAD = ("failed", "wrong", "died", "stopped")
 
 
 class Results:
-    """The lines of results.jsonl, old ones included, and the summary made of them."""
+    """The lines of results.jsonl, with older ones, and the summary made from them."""
 
     def __init__(self, folder: Path):
         folder.mkdir(parents=True, exist_ok=True)
@@ -46,7 +45,7 @@ class Results:
         self.file = open(file, "a", encoding="utf-8")
 
     def add(self, **record: Any) -> None:
-        """Write a line, to the disk, and the summary anew."""
+        """Write a line to the disk, and rewrite the summary."""
         self.records.append(record)
         self.file.write(json.dumps(record) + "\n")
         self.file.flush()
@@ -69,7 +68,7 @@ class Worker:
             "HF_HUB_OFFLINE": "1",
             "TRANSFORMERS_VERBOSITY": "error",
             "TOKENIZERS_PARALLELISM": "false",
-            "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # as torch has it on these cards; named, runs can be repeated
+            "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # torch's default on these cards; setting it allows repeatable runs
         }
         if settings["smoke"]:
             environment |= {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
@@ -89,7 +88,7 @@ class Worker:
         self.answers.put(None)
 
     def hear(self, seconds: float) -> dict[str, Any]:
-        """The next answer; the process is ended if it takes longer than that."""
+        """Wait for the next answer; after `seconds` the process is ended."""
         try:
             answer = self.answers.get(timeout=max(0.0, seconds))
         except queue.Empty:
@@ -101,13 +100,13 @@ class Worker:
         return answer
 
     def run(self, case: Case, end: float) -> dict[str, Any]:
-        """What came of a case, before `end`."""
+        """Run a case until `end` at most, and return its answer."""
         if not self.ready:
             said = self.hear(min(START_SECONDS, end - time.monotonic()))
             if said["status"] != "ready":
                 return said
             self.ready = True
-        with contextlib.suppress(BrokenPipeError):  # of a process that has just died, which is heard next
+        with contextlib.suppress(BrokenPipeError):  # the process has just died, which `hear` reports
             self.process.stdin.write(json.dumps({"function": case.function, "arguments": case.arguments}) + "\n")
             self.process.stdin.flush()
         said = self.hear(min(case.seconds, end - time.monotonic()))
@@ -117,17 +116,17 @@ class Worker:
 
     @property
     def serves(self) -> bool:
-        """Whether it lives."""
+        """Whether the process is alive."""
         return self.process.poll() is None
 
     def end(self) -> None:
-        """End it, whatever it does."""
+        """Kill the process."""
         self.process.kill()
         self.process.wait()
 
 
 def run_cases(cases: Iterable[Case], settings: dict[str, Any], results: Results, seconds: float) -> None:
-    """Run each case in turn, in as many processes as it takes, within so many seconds."""
+    """Run the cases in turn within `seconds`, starting a new process after each one that fails."""
     end, worker, lacking = time.monotonic() + seconds - RESERVE, None, ""
     for case in cases:
         start = time.monotonic()
@@ -147,7 +146,7 @@ def run_cases(cases: Iterable[Case], settings: dict[str, Any], results: Results,
 
 
 def report(results: Results, case: Case, said: dict[str, Any], seconds: float, left: float) -> None:
-    """Record what came of a case, and print it in a line."""
+    """Record the answer to a case, and print it in one line."""
     results.add(case=case.name, seconds=round(seconds, 2), **said)
     print(f"[{max(left, 0):4.0f} s left] {brief(results.records[-1])}", flush=True)
 
@@ -158,16 +157,16 @@ def given_batches(texts: Iterable[str]) -> dict[str, int]:
 
 
 def is_in(name: str, part: str) -> bool:
-    """Whether a case is, or belongs to, what is named."""
+    """Whether the case `name` is `part` or belongs to it."""
     return name == part or name.startswith(f"{part}/")
 
 
 def main() -> int:
-    """Run the cases; 1 where any went wrong, 0 otherwise."""
+    """Run the cases; returns 1 if any went wrong, else 0."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output_dir", type=Path, required=True)
     parser.add_argument("--smoke", action="store_true", help="tiny sizes, on a CPU")
-    parser.add_argument("--minutes", type=float, default=8.0, help="that all takes at most")
+    parser.add_argument("--minutes", type=float, default=8.0, help="the most that everything may take")
     parser.add_argument("--only", nargs="+", default=[], help="cases of these names, or parts of them: speed/1.5B")
     parser.add_argument("--batches", nargs="+", default=[], help="124M=64 1.5B=4 (else by the card's memory)")
     parser.add_argument("--plan", default="gpu_parts.cases:PLAN", help="module:list of the cases")

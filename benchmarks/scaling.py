@@ -1,13 +1,13 @@
-"""Memory and time of a training step on backbones of 7 B and 70 B, on 1 to 64 GPUs: a model of the costs, on paper.
+"""Estimated memory and time of a training step on backbones of 7 B and 70 B, on 1 to 64 GPUs, from formulas.
 
     python benchmarks/scaling.py
 
-prints the tables of SCALING.md. Nothing here was run on such hardware; `HARDWARE` is what is assumed of it.
-`python benchmarks/scaling_check.py` sets the same formulas beside what was measured.
+prints the tables of SCALING.md. Nothing here was run on such hardware; `Hardware` has the assumptions about it.
+`python benchmarks/scaling_check.py` compares the same formulas with measurements.
 
 What is special about a frozen backbone: its weights have no gradient and no optimizer state. A frozen linear layer
-keeps no input, since only the weight's gradient would read it. Backward costs one product per layer, not two. And only
-the trained parameters' gradients travel between processes.
+keeps no input, because only the weight's gradient would need it. Backward costs one product per layer, not two. And
+only the gradients of trained parameters are sent between processes.
 """
 
 from collections.abc import Callable
@@ -18,10 +18,10 @@ GIB = 2**30
 
 @dataclass(frozen=True)
 class Hardware:
-    """What is assumed of a machine: an 80 GB GPU of the H100 class, eight of them in a node."""
+    """The assumed machine: 80 GB GPUs of the H100 class, eight of them in a node."""
 
     memory: float = 80e9  # bytes of a GPU
-    usable: float = 0.92  # share of it that tensors get; the rest is CUDA's context, libraries and fragmentation
+    usable: float = 0.92  # share of it for tensors; the rest is CUDA's context, libraries and fragmentation
     bf16_rate: float = 989e12  # dense FLOP/s by the data sheet
     utilisation: float = 0.4  # share of that rate that large products of a real model reach
     memory_bandwidth: float = 3.35e12  # bytes/s between a GPU and its memory
@@ -32,7 +32,7 @@ class Hardware:
 
 @dataclass(frozen=True)
 class Shape:
-    """A backbone's sizes. `family` says what its layers keep for the backward pass, see `kept_bytes`."""
+    """A backbone's sizes. `family` decides what its layers keep for the backward pass, see `kept_bytes`."""
 
     family: str
     layers: int
@@ -45,30 +45,30 @@ class Shape:
 
     @property
     def kv_hidden(self) -> int:
-        """Width of keys, and of values."""
+        """The width of keys and of values."""
         return self.hidden // self.heads * self.kv_heads
 
     @property
     def linear(self) -> int:
-        """Weights of all linear layers: what is quantised."""
+        """The number of weights of all linear layers, which can be quantised."""
         projections = 2 * self.hidden * self.hidden + 2 * self.hidden * self.kv_hidden
         return self.layers * (projections + (3 if self.family == "llama" else 2) * self.hidden * self.inner)
 
     @property
     def norms(self) -> int:
-        """Weights and biases of all norms."""
-        count = 2 * self.layers + 1  # BERT's stands behind the embeddings, the others' behind the layers
+        """The number of weights and biases of all norms."""
+        count = 2 * self.layers + 1  # BERT's extra norm is after the embeddings, the others' after the layers
         return count * self.hidden * (1 if self.family == "llama" else 2)
 
     @property
     def biases(self) -> int:
-        """Biases of all linear layers."""
+        """The number of biases of all linear layers."""
         per_layer = 0 if self.family == "llama" else 3 * self.hidden + self.hidden + self.inner + self.hidden
         return self.layers * per_layer
 
     @property
     def frozen(self) -> int:
-        """All that stays frozen; token embeddings are loaded with the rest, though nothing reads them here."""
+        """The number of frozen weights; token embeddings are loaded with the rest, though nothing uses them here."""
         return self.linear + self.biases + self.vocabulary * self.hidden
 
 
@@ -84,7 +84,7 @@ class Step:
 
     @property
     def total(self) -> int:
-        """Tokens in the batch."""
+        """The number of tokens in the batch."""
         return self.batch * self.tokens
 
 
@@ -93,33 +93,33 @@ BACKBONES = {
     "7 B": Shape("llama", 32, 4096, 11008, 32, 32, 32000),
     "70 B": Shape("llama", 80, 8192, 28672, 64, 8, 32000),
 }
-# Bytes of a frozen linear weight; with 4 bits one fp32 scale for 64 of them, with 8 bits one for a row (not counted).
+# Bytes of a frozen linear weight; 4 bits need one fp32 scale for 64 of them, 8 bits one for a row (not counted).
 PRECISIONS = {"fp32": 4.0, "bf16": 2.0, "8 bits": 1.0, "4 bits": 0.5 + 4 / 64}
 COUNTS = (1, 2, 4, 8, 16, 32, 64)
 STEPS = [("7 B", 8, False), ("7 B", 8, True), ("70 B", 8, True), ("70 B", 1, True)]  # sequences of 512, checkpointed
 
 
 def trained_parameters(shape: Shape, step: Step) -> int:
-    """The paper's groups: input, norms, positions of the tokens in use, head."""
+    """The number of parameters in the paper's groups: input, norms, positions of the tokens in use, head."""
     new = (step.token_size + 1) * shape.hidden + (shape.hidden + 1) * step.labels
     return new + shape.norms + step.tokens * shape.hidden
 
 
 def weight_bytes(shape: Shape, precision: str) -> float:
-    """The frozen weights of a whole backbone; what is not quantised is kept in bf16 then."""
+    """Bytes of all frozen weights; in a quantised backbone, the weights that cannot be quantised are bf16."""
     rest = 4 if precision == "fp32" else 2
     return shape.linear * PRECISIONS[precision] + (shape.frozen - shape.linear) * rest
 
 
 def training_bytes(shape: Shape, step: Step) -> int:
-    """Trained weights, their gradients and Adam's two moments, all in fp32."""
+    """Bytes of the trained weights, their gradients and Adam's two moments, all in fp32."""
     return 16 * trained_parameters(shape, step)
 
 
 def kept_bytes(shape: Shape, width: int = 2) -> int:
-    """What a layer keeps of one token for the backward pass, where attention is computed without its matrix.
+    """Bytes that a layer keeps per token for the backward pass, if attention does not keep its matrix.
 
-    `width`: bytes of what linear layers give: 2 under autocast, 4 in fp32. The residual stream is fp32.
+    `width`: bytes of a linear layer's output number: 2 under autocast, 4 in fp32. The residual stream is fp32.
     """
     hidden, inner = shape.hidden, shape.inner
     attention = width * 2 * (hidden + shape.kv_hidden) + 4 * shape.heads  # queries, output; keys, values; log-sums
@@ -130,14 +130,14 @@ def kept_bytes(shape: Shape, width: int = 2) -> int:
 
 
 def working_bytes(shape: Shape, width: int = 2) -> int:
-    """What is alive besides for one token while a layer runs backward: gradients of its widest products."""
+    """Further bytes per token while a layer runs backward: gradients of its widest products."""
     return 4 * shape.hidden + 3 * width * shape.inner
 
 
 def activation_bytes(shape: Shape, step: Step, width: int = 2, gpus: int = 1) -> float:
-    """What a GPU keeps and works with, if it runs one of `gpus` parts of the layers.
+    """Bytes of activations on a GPU that runs one of `gpus` parts of the layers.
 
-    Checkpointed, it keeps each layer's input, and all of one layer as that is computed again.
+    With checkpointing, it keeps each layer's input, and everything of the one layer that is being recomputed.
     """
     layer, layers = kept_bytes(shape, width), shape.layers / gpus
     kept = layers * 4 * shape.hidden + layer if step.checkpointing else layers * layer
@@ -145,10 +145,10 @@ def activation_bytes(shape: Shape, step: Step, width: int = 2, gpus: int = 1) ->
 
 
 def step_flops(shape: Shape, step: Step) -> float:
-    """Two FLOPs for a weight and token forward, two backward (the input's gradient), two more to compute again.
+    """FLOPs of a step: per weight and token two forward, two backward (the input's gradient), two to recompute.
 
-    Of a layer that is computed again, torch leaves out the end that nothing needs: the feed-forward's last product,
-    unless a norm follows it (BERT).
+    When torch recomputes a layer, it leaves out the end that nothing needs: the feed-forward's last product, unless a
+    norm follows it (BERT).
     """
     again = shape.linear - (0 if shape.family == "bert" else shape.layers * shape.hidden * shape.inner)
     products = 4 * shape.linear + (2 * again if step.checkpointing else 0)
@@ -157,7 +157,7 @@ def step_flops(shape: Shape, step: Step) -> float:
 
 
 def compute_seconds(shape: Shape, step: Step, precision: str, machine: Hardware) -> float:
-    """Products at the reached rate; quantised weights are first written out in bf16 and read, in every pass."""
+    """Seconds of the products at the assumed rate; quantised weights are first expanded to bf16 in every pass."""
     seconds = step_flops(shape, step) / (machine.bf16_rate * machine.utilisation)
     if precision in ("8 bits", "4 bits"):
         passes = 3 if step.checkpointing else 2
@@ -166,20 +166,20 @@ def compute_seconds(shape: Shape, step: Step, precision: str, machine: Hardware)
 
 
 def link(gpus: int, machine: Hardware) -> float:
-    """Bytes per second of a collective of `gpus` processes, at its slowest link."""
+    """Bytes per second of a collective operation of `gpus` processes, at its slowest link."""
     between = machine.node * machine.link_between
     return machine.link_in_node if gpus <= machine.node else min(machine.link_in_node, between)
 
 
 def ddp(shape: Shape, step: Step, precision: str, gpus: int, machine: Hardware) -> tuple[float, float]:
-    """A whole copy on each GPU: bytes of a GPU, seconds of a step. Gradients are summed after the backward pass."""
+    """DDP, a whole copy on each GPU: bytes on a GPU, seconds of a step. Gradients are summed after backward."""
     held = weight_bytes(shape, precision) + training_bytes(shape, step) + activation_bytes(shape, step)
     gradients = 2 * (gpus - 1) / gpus * 4 * trained_parameters(shape, step)
     return held, compute_seconds(shape, step, precision, machine) + gradients / link(gpus, machine)
 
 
 def fsdp(shape: Shape, step: Step, gpus: int, machine: Hardware) -> tuple[float, float]:
-    """bf16 weights in shards, each layer gathered before it runs, forward and backward, while the one before runs."""
+    """FSDP, bf16 weights in shards: each layer is gathered, forward and backward, while the one before it runs."""
     weights = weight_bytes(shape, "bf16")
     gathered = 2 * 2 * shape.linear / shape.layers  # a layer that runs, and the next one
     held = weights / gpus + gathered + training_bytes(shape, step) / gpus + activation_bytes(shape, step)
@@ -188,7 +188,7 @@ def fsdp(shape: Shape, step: Step, gpus: int, machine: Hardware) -> tuple[float,
 
 
 def spread(shape: Shape, step: Step, precision: str, gpus: int, machine: Hardware) -> tuple[float, float]:
-    """`device_map="auto"`: layers in turn on all GPUs, of which one computes at a time; activations lie with them."""
+    """`device_map="auto"`: layers spread over all GPUs, with their activations; only one GPU computes at a time."""
     held = weight_bytes(shape, precision) / gpus + activation_bytes(shape, step, gpus=gpus)
     held += training_bytes(shape, step)  # of the first, which also has input and head
     hops = 2 * (gpus - 1) * 4 * shape.hidden * step.total / link(gpus, machine)
@@ -196,12 +196,12 @@ def spread(shape: Shape, step: Step, precision: str, gpus: int, machine: Hardwar
 
 
 def fits(held: float, machine: Hardware) -> bool:
-    """Whether a GPU has room for so many bytes."""
+    """Whether `held` bytes fit on a GPU."""
     return held <= machine.usable * machine.memory
 
 
 def memory_table(step: Step) -> None:
-    """Print what a GPU holds that has the whole backbone."""
+    """Print the memory of a GPU that has the whole backbone."""
     columns = ["weights", "trained x 16 bytes", "activations", "checkpointed", "in all", "in all, checkpointed"]
     row("backbone", "frozen in", *columns)
     row(*["---"] * 8)
@@ -214,7 +214,7 @@ def memory_table(step: Step) -> None:
 
 
 def step_table(name: str, shape: Shape, step: Step, machine: Hardware) -> None:
-    """Print GiB of a GPU and milliseconds of a step for each way and number of GPUs, and all GPUs' tokens a second."""
+    """Print, for each method and number of GPUs, GiB on a GPU, seconds of a step, and all GPUs' tokens per second."""
     ways: dict[str, Callable[[int], tuple[float, float]]] = {
         **{f"DDP, {p}": (lambda n, p=p: ddp(shape, step, p, n, machine)) for p in ("bf16", "8 bits", "4 bits")},
         "FSDP2, bf16": lambda n: fsdp(shape, step, n, machine),
@@ -232,7 +232,7 @@ def step_table(name: str, shape: Shape, step: Step, machine: Hardware) -> None:
 
 
 def cell(cost: tuple[float, float], tokens: int, machine: Hardware) -> str:
-    """One cell: GiB of a GPU, and where they are there, seconds and thousands of tokens a second."""
+    """One cell: GiB on a GPU and, if they fit, seconds of a step and thousands of tokens per second."""
     held, seconds = cost
     if not fits(held, machine):
         return f"{held / GIB:.0f} GiB: no"

@@ -1,11 +1,11 @@
-"""The formulas of scaling.py beside what was measured: bytes kept for the backward pass, peak memory, FLOPs, weights.
+"""The formulas of scaling.py compared with measurements: bytes kept for backward, peak memory, FLOPs, weights.
 
     python benchmarks/scaling_check.py
 
-On a CPU, in steps on MiniLM's and GPT-2 small's shapes and a small Llama, with random weights, without dropout, and
-with attention that keeps no matrix ("sdpa"), as on a GPU. Kept bytes and FLOPs are counted (these in plain attention,
-which torch can count); the peak is that of the process above what it held before the step. Each point has a process of
-its own. Quantised weights need bitsandbytes.
+On a CPU, with steps on MiniLM's and GPT-2 small's shapes and a small Llama, with random weights, without dropout, and
+with attention that keeps no matrix ("sdpa"), as on a GPU. Kept bytes and FLOPs are counted (FLOPs with plain
+attention, which torch can count); the peak is what the process needs beyond its memory before the step. Each point
+runs in its own process. Quantised weights need bitsandbytes.
 """
 
 import argparse
@@ -56,7 +56,7 @@ class Point:
 
     @property
     def step(self) -> Step:
-        """As the formulas take it."""
+        """The step as scaling.py's formulas take it."""
         return Step(self.batch, self.tokens, checkpointing=self.checkpointing)
 
 
@@ -112,7 +112,7 @@ def measure(point: Point) -> dict[str, int]:
     if point.checkpointing:
         model.activation_checkpointing_enable()
     inputs, labels = torch.randn(step.batch, step.tokens, step.token_size), torch.zeros(step.batch, dtype=torch.long)
-    run_step(model, inputs, labels)  # the first allocates gradients, and what libraries keep
+    run_step(model, inputs, labels)  # the first one allocates gradients, and what libraries keep
     before = resident_bytes("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from here
     run_step(model, inputs, labels)
@@ -125,7 +125,7 @@ def measure(point: Point) -> dict[str, int]:
 
 
 def run_step(model: FPTForSequenceClassification, inputs: torch.Tensor, labels: torch.Tensor) -> int:
-    """Forward and backward. Returns the bytes that forward keeps besides weights, each storage counted once."""
+    """Run forward and backward. Returns the bytes that forward keeps besides weights, each storage counted once."""
     weights = {tensor.untyped_storage().data_ptr() for tensor in [*model.parameters(), *model.buffers(), inputs]}
     storages: dict[int, int] = {}
 
@@ -143,13 +143,13 @@ def run_step(model: FPTForSequenceClassification, inputs: torch.Tensor, labels: 
 
 
 def resident_bytes(field: str) -> int:
-    """What Linux says of this process's memory."""
+    """A field of this process's memory status in bytes, from Linux."""
     status = Path("/proc/self/status").read_text()
     return 1024 * int(status.split(f"{field}:")[1].split()[0])
 
 
 def measure_apart(point: Point) -> dict[str, int]:
-    """`measure`, in a process whose allocator gives back at once what is freed."""
+    """Run `measure` in a process whose allocator returns freed memory at once."""
     environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
     command = [sys.executable, __file__, "--point", json.dumps(asdict(point))]
     result = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
@@ -157,7 +157,7 @@ def measure_apart(point: Point) -> dict[str, int]:
 
 
 def step_rows() -> None:
-    """Print predicted beside measured for each point."""
+    """Print the measured and predicted figures of each point."""
     measured = [name for unit in ("kept, MiB", "peak, MiB", "GFLOP") for name in (unit, "predicted")]
     row("backbone", "precision", "batch x tokens", *measured)
     row(*["---"] * 9)
@@ -174,7 +174,7 @@ def step_rows() -> None:
 
 
 def weight_rows() -> None:
-    """Print predicted beside measured sizes of the frozen weights and of what trains."""
+    """Print the measured and predicted sizes of the frozen weights and of what trains."""
     row("backbone", "precision", "frozen, MiB", "predicted", "trained parameters", "predicted", "trained x 16, kB")
     row(*["---"] * 7)
     precisions = ["fp32", "bf16", *(["8 bits", "4 bits"] if importlib.util.find_spec("bitsandbytes") else [])]
@@ -190,7 +190,7 @@ def weight_rows() -> None:
 
 
 def frozen_bytes(model: FPTForSequenceClassification) -> int:
-    """Bytes of the frozen weights as a state dict has them, with the scales of quantised ones."""
+    """Bytes of the frozen weights in the state dict, with the scales of quantised ones."""
     trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     return sum(tensor.nbytes for name, tensor in model.state_dict().items() if name not in trained)
 

@@ -1,11 +1,11 @@
-"""Memory of a run whose training images are streamed, beside one that holds them, for files of several sizes.
+"""Memory of a run that streams its training images compared with one that holds them, for files of several sizes.
 
     python benchmarks/streaming.py --megabytes 50 200
 
-Shown is by how much the peak of the resident memory grows from before the data is opened to the end of an epoch of
-training on all of it. The data is random CIFAR-10-shaped images, which nothing compresses, in eight parquet files and
-again in one. Each run is a process of its own, with a tiny model, no workers, and a shuffle buffer
-of 10,000 images. A stream holds that buffer and a row group of a file, here 1,000 images.
+It shows how much the peak of the resident memory grows from before the data is opened to the end of an epoch of
+training on all of it. The data is random CIFAR-10-shaped images, which cannot be compressed, in eight parquet files
+and again in one. Each run is a process of its own, with a tiny model, no workers, and a shuffle buffer of 10,000
+images. A stream holds that buffer and a row group of a file, here 1,000 images.
 """
 
 import argparse
@@ -46,7 +46,7 @@ def random_images(count: int, generator: np.random.Generator) -> datasets.Datase
 
 
 def write(folder: Path, megabytes: int) -> int:
-    """Write about so many MB of images as train-0.parquet ... and again as all.parquet; returns their number."""
+    """Write about `megabytes` of images as train-0.parquet ... and again as all.parquet; returns their number."""
     generator = np.random.default_rng(0)
     count = megabytes * 1_000_000 // 3200 // SHARDS
     random_images(100, generator).to_parquet(folder / "few.parquet")
@@ -61,13 +61,13 @@ def write(folder: Path, megabytes: int) -> int:
 
 
 def peak() -> float:
-    """The most memory that this process has had resident so far, in MB (Linux; `getrusage` has the parent's too)."""
+    """Peak resident memory of this process so far in MB (Linux; `getrusage` would include the parent's)."""
     status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     return int(status["VmHWM"].split()[0]) * 1024 / 1e6
 
 
 def run(folder: Path, images: int, kind: str) -> dict[str, float]:
-    """Train an epoch on the files of a kind in `folder`; returns the growth of the peak in MB, and seconds."""
+    """Train an epoch on files of one kind in `folder`; returns the growth of the peak in MB, and seconds."""
     datasets.disable_progress_bars()
     datasets.config.HF_DATASETS_CACHE = folder / "cache"
     logging.set_verbosity_error()
@@ -100,7 +100,7 @@ def run(folder: Path, images: int, kind: str) -> dict[str, float]:
 
 
 def measure(folder: Path, images: int, kind: str) -> dict[str, float]:
-    """`run` in a fresh process, whose peak is its own."""
+    """Run `run` in a fresh process, because a process's peak cannot be reset."""
     command = [sys.executable, __file__, "--run", kind, "--folder", str(folder), "--images", str(images)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:

@@ -1,10 +1,10 @@
-"""What `gpu.py` needs beside torch, transformers, accelerate and peft, as wheels for a machine without a network.
+"""Download what `gpu.py` needs besides torch, transformers, accelerate and peft, for a machine without a network.
 
     python benchmarks/wheels.py build/wheels                        # datasets, evaluate and the like; bitsandbytes
     python benchmarks/wheels.py build/wheels pandas pyarrow pillow  # more, for a machine that lacks them too
 
-They are for CPython 3.12 on Linux, x86-64. Of bitsandbytes only the library of one CUDA version is kept, a tenth of
-its size: others serve no card there. `make bench-gpu` puts them into a folder of its own there.
+The wheels are for CPython 3.12 on Linux, x86-64. Only one CUDA version's library of bitsandbytes is kept, a tenth of
+its size: the machine cannot use the others. `make bench-gpu` installs the wheels into a folder of its own there.
 """
 
 import argparse
@@ -24,7 +24,7 @@ LIBRARY = re.compile(r"libbitsandbytes_(?!cpu)(\w+)\.so")
 
 
 def download(packages: list[str], folder: Path) -> None:
-    """Fetch a wheel of each, without what it needs itself."""
+    """Download a wheel of each package, without its requirements."""
     platforms = [f"--platform=manylinux_2_{minor}_x86_64" for minor in GLIBC]
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
     command += ["--only-binary=:all:", f"--python-version={PYTHON}", "--implementation=cp", *platforms]
@@ -32,7 +32,7 @@ def download(packages: list[str], folder: Path) -> None:
 
 
 def keep_library(wheel: Path, backend: str) -> None:
-    """Take all libraries out of bitsandbytes' wheel but that of one back end and the CPU's."""
+    """Remove all libraries from bitsandbytes' wheel, except those for one back end and for the CPU."""
     with zipfile.ZipFile(wheel) as source, tempfile.TemporaryDirectory(dir=wheel.parent) as folder:
         found = {match[1] for name in source.namelist() if (match := LIBRARY.search(name))}
         if backend not in found:
@@ -49,7 +49,7 @@ def keep_library(wheel: Path, backend: str) -> None:
 
 
 def main() -> None:
-    """Fetch, and print the sizes."""
+    """Download the wheels, and print their sizes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("more", nargs="*", help="other packages that the machine lacks")

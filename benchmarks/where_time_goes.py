@@ -1,9 +1,9 @@
-"""Where the time of a training step goes: torch's profiler, its operators in a few kinds.
+"""Where the time of a training step goes, by kind of operator, from torch's profiler.
 
     OMP_NUM_THREADS=1 python benchmarks/where_time_goes.py --steps 10
 
-MiniLM's shape, 16 x 64 tokens, as in curves.py. Printed is each kind's share of the step: the time of its operators
-without what they call, and what is no operator's, which is Python and the profiler itself.
+MiniLM's shape, 16 x 64 tokens, as in curves.py. It prints each kind's share of the step: the time of its operators
+without other operators that they call, and the time outside operators, which is Python and the profiler itself.
 """
 
 import argparse
@@ -35,7 +35,7 @@ def kind_of(name: str) -> str:
 
 
 def shares(variant: str, steps: int) -> Counter:
-    """Share of each kind in the wall time of `steps` steps."""
+    """The share of each kind in the wall time of `steps` steps."""
     step = stepper(Point(16), variant, "cpu")
     for _ in range(WARM_UP):
         step()

@@ -3,17 +3,17 @@
     python examples/attention_maps.py model_cards/bit-xor --task_name bit-xor \
         --base_model_name_or_path sentence-transformers/all-MiniLM-L6-v2 --output map.png
 
-The first argument is a saved delta, a folder or a Hub id; the task's own flags are those it was trained with. Inputs
-are drawn from the validation split. `--average heads` draws a panel for each layer, `none` for each layer and head,
-`all` a single one; `--layer 2 --head 5` chooses, from 0. Rows are the tokens that have labels, or all tokens.
+The first argument is a saved delta, a folder or a Hub id; give the task the flags it was trained with. Inputs come
+from the validation split. `--average heads` draws a panel for each layer, `none` for each layer and head, `all` a
+single one; `--layer 2 --head 5` chooses one, from 0. Rows are the tokens that have labels, or all tokens.
 
 For Bit XOR the right tokens of an output token are the bits at its place in each string: its own token, and those of
-other strings, which alone tell it something new. Their shares are printed as the mean over output tokens and for the
-worst of them: where all attend to one and the same token, the mean is high and the worst low.
+other strings; only the latter tell it something new. Their shares are printed as the mean over output tokens and for
+the worst of them: if all attend to the same token, the mean is high and the worst is low.
 
-Expected of the command above: layer 0 finds the right bits, with 54.9 % of the attention on the one in the other
-string (44.6 % for the worst output token; uniform attention: 10.0 %) and 98.2 % in its head 0; in layers 1 to 5 every
-output token attends mostly to token 0.
+Expected result of the command above: layer 0 finds the right bits, with 54.9 % of the attention on the one in the
+other string (44.6 % for the worst output token; uniform attention: 10.0 %) and 98.2 % in its head 0; in layers 1 to 5
+every output token attends mostly to token 0.
 """
 
 if __name__ == "__main__":
@@ -26,8 +26,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from run_arguments import mistakes_in_one_line, unknown_name
-from run_fpt import check_same_task
 from torch import Tensor
 from transformers import AutoConfig, HfArgumentParser
 from transformers.utils import logging
@@ -37,6 +35,8 @@ from fpt_adapters.analysis.attention_maps import attention_maps, attention_mass,
 from fpt_adapters.analysis.pictures import attention_grid
 from fpt_adapters.backbones.causality import is_causal
 from fpt_adapters.heads.problems import IGNORED_LABEL
+from fpt_adapters.run.model import check_same_task
+from fpt_adapters.run.parsing import mistakes_in_one_line, unknown_name
 from fpt_adapters.tasks import TASKS, BitXor, Task
 
 RIGHT = "right tokens"
@@ -76,7 +76,7 @@ class MapArguments:
 
 
 def main(arguments: list[str]) -> dict[str, np.ndarray]:
-    """Draw and print what the arguments ask for. Returns shares in 0..1 by name: (layers, heads, output tokens)."""
+    """Draw and print what the arguments ask for. Returns name -> shares in 0..1 (layers, heads, output tokens)."""
     delta, args, task = parse(arguments)
     model, inputs = load(delta, args, task)
     attention = attention_maps(model, inputs, layers=args.layers, heads=args.heads, batch_size=args.batch_size)
@@ -92,7 +92,7 @@ def main(arguments: list[str]) -> dict[str, np.ndarray]:
 
 
 def parse(arguments: list[str]) -> tuple[str, MapArguments, Task]:
-    """The delta, the flags, and the task with flags of its own, which are known once its name is."""
+    """The delta, the flags, and the task; its name is parsed first, because each task has its own flags."""
     names = HfArgumentParser(MapArguments, add_help=False, usage=SHORT_USAGE, allow_abbrev=False)
     name = names.parse_known_args(arguments)[0].task_name
     asks_help = "--help" in arguments or "-h" in arguments
@@ -123,9 +123,9 @@ def load(delta: str, args: MapArguments, task: Task) -> tuple[FPTPreTrainedModel
 
 
 def output_tokens(labels: Tensor, attention: np.ndarray) -> np.ndarray:
-    """Numbers of the tokens that have a label, of `labels` (batch, tokens[, bits]); all for one label a sequence.
+    """Numbers of the tokens with a label in `labels` (batch, tokens[, bits]); all tokens for one label per sequence.
 
-    Those that are padding in every example, whose `attention` (layers, heads, tokens, tokens) is NaN, are left out.
+    Tokens that are padding in every example, whose `attention` (layers, heads, tokens, tokens) is NaN, are left out.
     """
     rows = np.isfinite(attention[0, 0, :, 0])  # (tokens,)
     if labels.ndim > 1:
@@ -135,7 +135,7 @@ def output_tokens(labels: Tensor, attention: np.ndarray) -> np.ndarray:
 
 
 def named_masks(task: Task, tokens: int) -> dict[str, np.ndarray]:
-    """Which attended tokens (columns) are counted for each output token (rows), by name: boolean (tokens, tokens)."""
+    """Masks of the attended tokens (columns) to count for each output token (row), by name: bool (tokens, tokens)."""
     own = np.eye(tokens, dtype=bool)
     if not isinstance(task, BitXor):
         return {"own token": own}
@@ -146,14 +146,14 @@ def named_masks(task: Task, tokens: int) -> dict[str, np.ndarray]:
 
 def draw(attention: np.ndarray, rows: np.ndarray, targets: np.ndarray | None, args: MapArguments, title: str) -> None:
     """Write the picture, with the right tokens outlined where the task has any."""
-    grid = len(attention[0]) if args.average == "none" else None  # heads beside each other
+    grid = len(attention[0]) if args.average == "none" else None  # a row has the heads of a layer
     title += "" if targets is None else f" ({RIGHT} outlined)"
     panels = attention_panels(attention, args.average, args.layers, args.heads)
     attention_grid(panels, args.output, columns=grid, rows=rows, targets=targets, title=title)
 
 
 def print_shares(shares: dict[str, np.ndarray], chance: dict[str, float], args: MapArguments) -> None:
-    """Print for each layer the mean over heads, of all output tokens and of the worst, and the best head."""
+    """Print for each layer the mean over heads (mean and worst of the output tokens), and its best head."""
     for name, share in shares.items():  # (layers, heads, output tokens)
         print(f"\n{f'% of attention on {name}':<48}{'mean':>8}{'worst token':>13}{'best head':>11}{'its worst':>11}")
         for layer, of_heads in zip(args.layers or range(len(share)), 100 * share, strict=True):

@@ -1,11 +1,11 @@
-"""Run a study of the paper's comparisons, and write its tables and pictures.
+"""Run one of the studies that repeat the paper's comparisons, and write its tables and pictures.
 
     python examples/reproduce.py examples/studies/table3.small.yaml --set minilm=FOLDER
 
 A study (YAML) is models x tasks x seeds x learning rates; each combination is one run of `run_fpt.py`. A finished run
-is a line of `<output_dir>/results.jsonl`: after a stop, the same command goes on where it stood. Several processes may
-work on one study, each started with the same command: no run is done twice. At the end (and with `--report`, at any
-time) `<output_dir>/README.md` has the tables, beside its pictures. `--plan` lists the runs and their flags.
+is a line of `<output_dir>/results.jsonl`: after a stop, the same command continues there. Several processes may work
+on one study, each started with the same command: no run is done twice. At the end (and with `--report`, at any time)
+`<output_dir>/README.md` has the tables, beside its pictures. `--plan` lists the runs and their flags.
 """
 
 if __name__ == "__main__":
@@ -23,17 +23,18 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from run_arguments import mistakes_in_one_line, parse
-from run_fpt import find_backbone
 from studying.ledger import Ledger
 from studying.plan import Run, Study, read_study
 from studying.report import write_report
 from studying.running import KeepLastData, execute
 from transformers.utils import logging
 
+from fpt_adapters.run.model import find_backbone
+from fpt_adapters.run.parsing import mistakes_in_one_line, parse
+
 
 def main(arguments: list[str]) -> None:
-    """Run what is left of a study, then report."""
+    """Do the remaining runs of a study, then write its report."""
     options = read_options(arguments)
     study = read_study(options.study, dict(options.set))
     if options.plan:
@@ -90,9 +91,9 @@ def check_flags(study: Study) -> None:
 
 
 def work_off(study: Study, ledger: Ledger) -> None:
-    """Do the runs that are not finished and that no other process is doing."""
+    """Do the runs that are not finished and not claimed by another process."""
     load, done_here = KeepLastData(), 0
-    while done := one_pass(study, ledger, load):  # again, for the runs of a process that died meanwhile
+    while done := one_pass(study, ledger, load):  # once more for runs of a process that has died
         done_here += done
     elsewhere = sum(run.id not in ledger.records() for run in study.runs)
     if elsewhere:
@@ -100,7 +101,7 @@ def work_off(study: Study, ledger: Ledger) -> None:
 
 
 def one_pass(study: Study, ledger: Ledger, load: KeepLastData) -> int:
-    """Go through the study once. Returns how many runs were done."""
+    """Go through the study once. Returns how many runs this process did."""
     done = 0
     for number, run in enumerate(study.runs, start=1):
         if run.id in ledger.records():
@@ -115,12 +116,12 @@ def one_pass(study: Study, ledger: Ledger, load: KeepLastData) -> int:
 
 
 def describe(run: Run) -> str:
-    """A run in a line."""
+    """A run in one line."""
     return f"{run.model.name} on {run.task.name}, seed {run.seed}, lr {run.learning_rate:g}"
 
 
 def time_left(study: Study, ledger: Ledger) -> str:
-    """What the runs that are left will take one process, judged by the finished ones of the same model and task."""
+    """The time that one process needs for the remaining runs, estimated from finished ones of the same kind."""
     records = ledger.records()
     if not records:
         return ""
@@ -134,12 +135,12 @@ def time_left(study: Study, ledger: Ledger) -> str:
 
 
 def shown(path: Path) -> str:
-    """A study's path as it stands in the report: no folder of this machine."""
+    """A study's path for the report, without folders of this machine."""
     return path.name if path.is_absolute() else path.as_posix()
 
 
 def shown_settings(settings: Mapping[str, str] | list[tuple[str, str]]) -> list[str]:
-    """The `--set` flags as they stand in the report."""
+    """The `--set` flags for the report, without folders of this machine."""
     return [part for name, value in settings for part in ("--set", f"{name}={Path(value).name.upper()}")]
 
 

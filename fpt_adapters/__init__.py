@@ -1,7 +1,7 @@
 """Frozen pretrained transformers for transformers: train a delta of a few hundred kB, share it, load it anywhere.
 
-Importing this package registers `FPTConfig` and the models with transformers' Auto classes. What trains is imported
-when it is first asked for: transformers' Trainer brings `datasets`, which a loaded model does not need.
+Importing this package registers `FPTConfig` and the models with transformers' Auto classes. The training part is
+imported on first use: transformers' Trainer imports `datasets`, which a loaded model does not need.
 """
 
 from importlib import import_module
@@ -11,11 +11,12 @@ from transformers import (
     AutoConfig,
     AutoFeatureExtractor,
     AutoModel,
+    AutoModelForAudioClassification,
     AutoModelForImageClassification,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
 )
-from transformers.models.auto.image_processing_auto import AutoImageProcessor  # 5.5's top name wants torchvision
+from transformers.models.auto.image_processing_auto import AutoImageProcessor  # 5.5: the top name needs torchvision
 from transformers.models.auto.video_processing_auto import AutoVideoProcessor
 
 from .backbones.baselines.configuration_identity import IdentityConfig
@@ -28,9 +29,12 @@ from .deltas.errors import DeltaError
 from .deltas.writing import update_config
 from .hub.card import FPTCard
 from .hub.finding import DeltaSummary, find_deltas, format_deltas
+from .inputs.audio_feature_extraction_fpt import FPTAudioFeatureExtractor
 from .inputs.feature_extraction_fpt import FPTFeatureExtractor
 from .inputs.image_processing_fpt import FPTImageProcessor
+from .inputs.table_processing_fpt import FPTTableProcessor
 from .modeling_fpt import (
+    FPTForAudioClassification,
     FPTForImageClassification,
     FPTForSequenceClassification,
     FPTForTokenClassification,
@@ -42,16 +46,21 @@ from .rules.policy_rules import PAPER_GROUPS, PARAMETER_GROUPS
 from .version import __version__
 
 if TYPE_CHECKING:
+    from .inference.pipeline import FPTPipeline, pipeline
     from .training.cached_features import cache_features
     from .training.guards import TrainingError
     from .training.trainer import FPTTrainer
 
 AutoConfig.register("fpt", FPTConfig, exist_ok=True)
 AutoModel.register(FPTConfig, FPTModel, exist_ok=True)
+AutoModelForAudioClassification.register(FPTConfig, FPTForAudioClassification, exist_ok=True)
 AutoModelForImageClassification.register(FPTConfig, FPTForImageClassification, exist_ok=True)
 AutoModelForSequenceClassification.register(FPTConfig, FPTForSequenceClassification, exist_ok=True)
 AutoModelForTokenClassification.register(FPTConfig, FPTForTokenClassification, exist_ok=True)
 AutoFeatureExtractor.register(FPTConfig, FPTFeatureExtractor, exist_ok=True)
+# A config class has one; any other is found by the name in its file, so that what it is registered for is never asked.
+AutoFeatureExtractor.register(FPTAudioFeatureExtractor, FPTAudioFeatureExtractor, exist_ok=True)
+AutoFeatureExtractor.register(FPTTableProcessor, FPTTableProcessor, exist_ok=True)
 # As both backends: transformers asks for torchvision's where that is installed, and warns where there is none.
 AutoImageProcessor.register(
     FPTConfig, image_processor_classes={"pil": FPTImageProcessor, "torchvision": FPTImageProcessor}, exist_ok=True
@@ -59,15 +68,14 @@ AutoImageProcessor.register(
 
 
 class FPTVideoProcessor:
-    """There is none. This is what transformers finds by the name that it makes of `FPTImageProcessor`'s.
+    """A placeholder: FPT models have no video processor. transformers looks this name up beside `FPTImageProcessor`.
 
-    Without it, an image pipeline takes the code that travels with a model for a video processor's, and asks whether to
-    run it.
+    Without it, an image pipeline takes the code in a model's repo for a video processor's, and asks whether to run it.
     """
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str, *args: Any, **kwargs: Any) -> None:
-        """Raise ValueError."""
+        """Always raise ValueError."""
         raise ValueError(f"{pretrained_model_name_or_path} takes no videos: load its AutoImageProcessor.")
 
 
@@ -78,15 +86,19 @@ __all__ = [
     "PARAMETER_GROUPS",
     "DeltaError",
     "DeltaSummary",
+    "FPTAudioFeatureExtractor",
     "FPTCard",
     "FPTConfig",
     "FPTFeatureExtractor",
+    "FPTForAudioClassification",
     "FPTForImageClassification",
     "FPTForSequenceClassification",
     "FPTForTokenClassification",
     "FPTImageProcessor",
     "FPTModel",
+    "FPTPipeline",
     "FPTPreTrainedModel",
+    "FPTTableProcessor",
     "FPTTrainer",
     "FrozenBase",
     "GroupCount",
@@ -100,10 +112,13 @@ __all__ = [
     "find_deltas",
     "format_deltas",
     "format_table",
+    "pipeline",
     "update_config",
 ]
 
-_TRAINING = {  # where each is
+_LATER = {  # where each is that is imported when it is first asked for
+    "FPTPipeline": "inference.pipeline",
+    "pipeline": "inference.pipeline",
     "FPTTrainer": "training.trainer",
     "TrainingError": "training.guards",
     "cache_features": "training.cached_features",
@@ -111,10 +126,10 @@ _TRAINING = {  # where each is
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _TRAINING:
+    if name not in _LATER:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_TRAINING[name]}"), name)
+    return getattr(import_module(f"{__name__}.{_LATER[name]}"), name)
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_TRAINING})
+    return sorted({*globals(), *_LATER})

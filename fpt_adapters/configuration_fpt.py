@@ -1,4 +1,4 @@
-"""`FPTConfig`: all that a frozen pretrained transformer is, except its weights.
+"""`FPTConfig`: everything about a frozen pretrained transformer except its weights.
 
 Paper: Lu, Grover, Abbeel, Mordatch, "Pretrained Transformers as Universal Computation Engines", arXiv 2103.05247.
 """
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 NO_FIELDS = "config.json of {} holds no fields by name, or is nested too deeply: fetch or save it again."
 
-# Names that transformers itself passes to a config or writes into config.json beyond its dataclass fields.
+# Names beyond the dataclass fields that transformers itself passes to a config or writes into config.json.
 TRANSFORMERS_KEYS = {
     "attn_implementation",
     "auto_map",
@@ -59,7 +59,7 @@ TRANSFORMERS_KEYS = {
 
 
 def _tables() -> "tuple[dict[str, InputType], dict[str, Head]]":
-    """Inputs and heads by name. They are modules of torch, which importing this file does not need."""
+    """Inputs and heads by name, imported on use: they need torch, and importing this file does not."""
     from .heads.table import HEADS
     from .inputs.table import INPUTS
 
@@ -77,9 +77,9 @@ class FPTConfig(FloatFields, PreTrainedConfig):
     """Configuration of a frozen pretrained transformer: the base, the input, what trains, the head.
 
     Wrong values raise at construction: huggingface_hub's `StrictDataclassFieldValidationError` for a wrong type or
-    choice, `ValueError` for a rule between fields, `TypeError` for a name that is no field (naming the nearest one).
+    choice, `ValueError` for fields that do not fit together, `TypeError` for an unknown name (with the nearest field).
 
-    `num_labels`, `id2label`, `label2id` and `problem_type` are those of every transformers configuration.
+    `num_labels`, `id2label`, `label2id` and `problem_type` mean what they mean in every transformers configuration.
     """
 
     model_type = "fpt"
@@ -90,16 +90,14 @@ class FPTConfig(FloatFields, PreTrainedConfig):
     base_model: str | None = None  # its Hub id; None: the caller must say where it is
     base_model_revision: str | None = None  # the commit that was loaded
     base_model_fingerprint: str | None = None  # hash of the backbone's weights before any training
-    base_quantization: dict | None = None  # settings of bitsandbytes that they are quantised by on loading; None: not
+    base_quantization: dict | None = None  # bitsandbytes settings that quantise them on loading; None: not quantised
 
     # How the backbone starts: chosen by the user.
     backbone_init: Literal["pretrained", "random", "statistics"] = "pretrained"
     backbone_init_seed: int = 0  # draws the random and the statistics weights
     backbone_init_scheme: Literal["transformers", "gpt2-scaled-residual", "gpt2-flat"] | None = None  # None: by model
-    backbone_layers: int | None = None  # how many of the base's layers are kept, from the first on; None: all
-    backbone_dropout: float | int | None = (
-        None  # every dropout inside the backbone; None: as its own configuration says
-    )
+    backbone_layers: int | None = None  # keep this many of the base's layers, the first ones; None: all
+    backbone_dropout: float | int | None = None  # every dropout inside the backbone; None: from its own configuration
 
     # The input: declared by the task.
     input_type: str = validated_field(_check_input_type, default="values")  # a row of inputs/table.py
@@ -152,10 +150,10 @@ class FPTConfig(FloatFields, PreTrainedConfig):
 
     @classmethod
     def get_config_dict(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs) -> tuple[dict, dict]:
-        """As for every configuration. Raises ValueError for a file that holds no fields by name, or too deep ones."""
+        """Read config.json as every configuration does. Raises ValueError for one without named fields or too deep."""
         try:
             values, unused = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
-        except (AttributeError, RecursionError, TypeError) as error:  # transformers' own, of what it read
+        except (AttributeError, RecursionError, TypeError) as error:  # raised by transformers for what it read
             raise ValueError(NO_FIELDS.format(pretrained_model_name_or_path)) from error
         if not isinstance(values, dict):
             raise ValueError(NO_FIELDS.format(pretrained_model_name_or_path))
@@ -163,14 +161,14 @@ class FPTConfig(FloatFields, PreTrainedConfig):
 
     @classmethod
     def from_dict(cls, config_dict: dict, **kwargs):
-        """As for every configuration. How a model runs is up to the caller, by `kwargs`, not to the file."""
+        """As for every configuration, but only the caller (`kwargs`), not the file, says how a model runs."""
         if not TRAVELS:
             check_extent(config_dict, "config.json", MAX_DEPTH + 1)
         for name, value in config_dict.items():
             check_implementation(name, value, "config.json")
         values = {name: value for name, value in config_dict.items() if not is_implementation(name)}
         values.pop("name_or_path", None)
-        as_read = copy.deepcopy(config_dict) if "name_or_path" in kwargs else None  # given by the Auto classes alone
+        as_read = copy.deepcopy(config_dict) if "name_or_path" in kwargs else None  # only the Auto classes give it
         with said_shortly():
             found = super().from_dict(values, **kwargs)
         config = found[0] if isinstance(found, tuple) else found
@@ -178,9 +176,9 @@ class FPTConfig(FloatFields, PreTrainedConfig):
         return found
 
     def carried_over(self, values: dict) -> "FPTConfig":
-        """Return itself, if an Auto class read it out of `values`; else that of `values`, with what was changed since.
+        """Return this config if it was read from `values`, else a config of `values` with the caller's changes.
 
-        For a delta that was saved anew between the reading of its configuration and that of its weights.
+        For a delta that was saved again after an Auto class read its configuration and before its weights are read.
         """
         if self._as_read is None or self._as_read == values:
             return self
@@ -191,9 +189,9 @@ class FPTConfig(FloatFields, PreTrainedConfig):
         return config
 
     def to_dict(self) -> dict:
-        """As for every configuration, without what only this object remembers, or nobody set for a new input or head.
+        """As for every configuration, without private notes and without unset fields that a new input or head added.
 
-        So files of the other inputs and heads stay as they are, and load where the new one is not known.
+        So the files of other inputs and heads do not change, and load where the new one is not known.
         """
         values = super().to_dict()
         unset = (name for name in self._added_fields() if vars(self).get(name) is None)
@@ -202,14 +200,14 @@ class FPTConfig(FloatFields, PreTrainedConfig):
         return values
 
     def unknown_attributes(self) -> list[str]:
-        """What somebody set on this object that is no field: it is not saved, since no load would accept it."""
+        """Names of attributes set on this object that are no fields: not saved, because loading would refuse them."""
         known = self._known()
         return sorted(name for name in vars(self) if not name.startswith("_") and name not in known)
 
     def check(self) -> None:
-        """Hold every rule between fields; called at construction and again before a model is built or saved.
+        """Check every rule between fields; called at construction and again before a model is built or saved.
 
-        Raises ValueError: the rule, what came, what to write instead.
+        Raises ValueError with the rule, what came, and what to write instead.
         """
         trainable = self.input.trained(self) if self.trainable is None else self.trainable
         groups, self.peft_config = checked_policy(trainable or (), self.peft_config, self.positions)
@@ -224,22 +222,22 @@ class FPTConfig(FloatFields, PreTrainedConfig):
 
     @property
     def input(self) -> "InputType":
-        """What `input_type` names: which fields it declares, its module, its processor."""
+        """The input type that `input_type` names, with its fields, module and processor."""
         return _tables()[0][self.input_type].of(self)
 
     @property
     def num_tokens(self) -> int:
-        """The most tokens that reach the backbone: the length its positions are cut to."""
+        """The most tokens that an example has, which is the length that the backbone's positions are cut to."""
         return self.input.num_tokens(self)
 
     @property
     def token_size(self) -> int:
-        """The numbers that a token's projection reads; for tokens, the rows of the table."""
+        """How many numbers the input projection reads per token; for token ids, the rows of the embedding table."""
         return self.input.token_size(self)
 
     @property
     def hidden_size(self) -> int | None:
-        """The backbone's hidden size (what DeepSpeed's integration asks a config for)."""
+        """The backbone's hidden size, which DeepSpeed's integration asks a config for."""
         return None if self.base_model_config is None else self.base_model_config.hidden_size
 
     @classmethod
@@ -248,7 +246,7 @@ class FPTConfig(FloatFields, PreTrainedConfig):
 
     @classmethod
     def _added_fields(cls) -> set[str]:
-        """Fields that inputs and heads add to those above."""
+        """Names of the fields that inputs and heads add to the dataclass fields above."""
         names = {name for table in _tables() for kind in table.values() for name in kind.fields}
         return names - {f.name for f in dataclasses.fields(cls)}
 

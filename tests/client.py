@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 SCRIPT = Path(__file__).parent / "scripts" / "client.py"
+LIBRARIES = ("fpt_adapters", "transformers")
 
 
 class ClientError(Exception):
@@ -26,21 +27,14 @@ class Client:
     `python`: how it is started. `setup`: code that goes before all other.
     """
 
-    def __init__(
-        self, environment, modules=("fpt_adapters", "transformers"), python=(sys.executable,), setup="", cwd=None
-    ):
+    def __init__(self, environment, modules=LIBRARIES, python=(sys.executable,), setup="", cwd=None):
         command = [*python, "-W", "ignore", str(SCRIPT), *modules]
-        self.process = subprocess.Popen(
-            command, env=environment, cwd=cwd, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+        self.process = subprocess.Popen(command, env=environment, cwd=cwd, **pipes)
         self.setup = setup
-        self._started = False
 
     def send(self, code, **values):
         """Begin to run code, with values given to it by name, without waiting for its answer."""
-        if not self._started:
-            assert self.process.stdout.readline(), "the client did not start"
-            self._started = True
         given = "".join(f"{name} = {value!r}\n" for name, value in values.items())
         print(json.dumps({"code": self.setup + given + textwrap.dedent(code)}), file=self.process.stdin, flush=True)
 
@@ -64,14 +58,10 @@ class Client:
             self.run(code, **values)
         return caught.value
 
-    def close(self):
-        """End the process."""
-        self.process.stdin.close()
-        self.process.wait(timeout=60)
-        self.process.stdout.close()
-
     def __enter__(self):
         return self
 
     def __exit__(self, *error):
-        self.close()
+        self.process.stdin.close()
+        self.process.wait(timeout=60)
+        self.process.stdout.close()

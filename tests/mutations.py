@@ -28,49 +28,25 @@ class Raw:
     text: str
 
 
-DEEP = Raw("[" * 10**5 + "]" * 10**5)
-VALUES = (
-    *(None, True, False, 0, 1, -1, 2, 3, 7, 8, 16, 64, 512, 2**15, 2**20, 2**24, 2**31, 2**63, 2**64, -(10**30)),
-    *(10**400, Raw("1" * 5000), 0.5, -0.5, 1.0, 1e308, 1e-320, math.nan, math.inf, -math.inf, Raw("1e999")),
-    *("", "x", "\0", "a/b", "../..", "/etc/passwd", "https://evil/x", "\ud800", "\u202e\x1b[2J", "x" * 10**5),
-    *("none", "new", "mean", "first", "random", "pretrained", "statistics", "images", "tokens", "series", "values"),
-    *("float64", "bfloat16", "torch.float16", "gpt2", "bert", "vit", "llama", "lora", "ia3", "eager", "regression"),
-    *([], {}, [[]], [None], [{}], {"": None}, {"a": 1}, {"0": "a"}, {"a": 0}, ["norm"], ["input", "output"], [1, 2]),
-    *(
-        [0] * 30_000,
-        ["x"] * 30_000,
-        list(range(30_000)),
-        [[n] for n in range(30_000)],
-        {str(n): n for n in range(30_000)},
-    ),
-    *({str(n): str(n) for n in range(30_000)}, {str(n): n % 2 for n in range(5)}, {f"a{n}": n for n in range(30_000)}),
-    *(
-        Raw("[" * 9 + "1" + "]" * 9),
-        Raw('{"x":' * 240 + "1" + "}" * 240),
-        Raw('{"x":' * 900 + "1" + "}" * 900),
-        DEEP,
-        Raw('{"x":' * 10**5 + "1" + "}" * 10**5),
-    ),
-    *({"peft_type": "lora"}, {"peft_type": "lora", "r": 2, "target_modules": ["c_attn"]}, {"model_type": "gpt2"}),
-    *(
-        {"load_in_8bit": True},
-        {"load_in_4bit": True},
-        {"model_type": "bert", "hidden_size": 32},
-        "a" * 40,
-        "sha256:" + "0" * 64,
-    ),
-)
-NAMES = (
-    "",
-    "x",
-    "__class__",
-    "_x",
-    "configuration_files",
-    "quantization_config",
-    "\ud800",
-    "n" * 10**4,
-    "hidden_size",
-)
+def deep(levels: int) -> Raw:
+    return Raw('{"x":' * levels + "1" + "}" * levels)
+
+
+MANY = range(30_000)
+VALUES = [None, True, False, 0, 1, -1, 2, 3, 7, 8, 16, 64, 512, 2**15, 2**20, 2**24, 2**31, 2**63, 2**64, -(10**30)]
+VALUES += [10**400, Raw("1" * 5000), 0.5, -0.5, 1.0, 1e308, 1e-320, math.nan, math.inf, -math.inf, Raw("1e999")]
+VALUES += ["", "x", "\0", "a/b", "../..", "/etc/passwd", "https://evil/x", "\ud800", "\u202e\x1b[2J", "x" * 10**5]
+VALUES += ["none", "new", "mean", "first", "random", "pretrained", "statistics", "images", "tokens", "series"]
+VALUES += ["values", "float64", "bfloat16", "torch.float16", "gpt2", "bert", "vit", "llama", "lora", "ia3", "eager"]
+VALUES += ["regression", [], {}, [[]], [None], [{}], {"": None}, {"a": 1}, {"0": "a"}, {"a": 0}, ["norm"]]
+VALUES += [["input", "output"], [1, 2], [0] * len(MANY), ["x"] * len(MANY), list(MANY), [[n] for n in MANY]]
+VALUES += [{str(n): n for n in MANY}, {str(n): str(n) for n in MANY}, {str(n): n % 2 for n in range(5)}]
+VALUES += [{f"a{n}": n for n in MANY}, Raw("[" * 9 + "1" + "]" * 9), deep(240), deep(900)]
+VALUES += [Raw("[" * 10**5 + "]" * 10**5), deep(10**5), {"peft_type": "lora"}, {"model_type": "gpt2"}]
+VALUES += [{"peft_type": "lora", "r": 2, "target_modules": ["c_attn"]}, {"model_type": "bert", "hidden_size": 32}]
+VALUES += [{"load_in_8bit": True}, {"load_in_4bit": True}, "a" * 40, "sha256:" + "0" * 64]
+NAMES = ["", "x", "__class__", "_x", "configuration_files", "quantization_config", "\ud800", "n" * 10**4]
+NAMES += ["hidden_size"]
 
 
 def json_text(value: Any) -> str:
@@ -137,22 +113,19 @@ def mutate_header(weights: bytes, draws: random.Random) -> bytes:
     """Change an entry of the header: a tensor's dtype, shape, place or name, or the metadata."""
     header, body = read_header(weights)
     name = draws.choice([name for name in header if name != "__metadata__"])
-    kind = draws.choice(
-        ("dtype", "shape", "shape", "data_offsets", "rename", "drop", "swap", "twice", "metadata", "add")
-    )
+    kinds = ("dtype", "shape", "shape", "data_offsets", "rename", "drop", "swap", "twice", "metadata", "add")
+    kind = draws.choice(kinds)
     if kind == "dtype":
         header[name]["dtype"] = draws.choice(("F64", "F16", "BF16", "I32", "U8", "BOOL", "EVIL", 5, None, []))
     elif kind == "shape":
         shape = list(header[name]["shape"])
-        header[name]["shape"] = draws.choice(
-            (shape[::-1], [*shape, 1], [0, *shape], [math.prod(shape)], draws.choice(VALUES))
-        )
+        others = (shape[::-1], [*shape, 1], [0, *shape], [math.prod(shape)], draws.choice(VALUES))
+        header[name]["shape"] = draws.choice(others)
     elif kind == "data_offsets":
         first, last = header[name]["data_offsets"]
         moved = draws.choice((-4, 4, 10**9, -(2**63)))
-        header[name]["data_offsets"] = draws.choice(
-            ([first, last + moved], [first + moved, last], [last, first], draws.choice(VALUES))
-        )
+        others = ([first, last + moved], [first + moved, last], [last, first], draws.choice(VALUES))
+        header[name]["data_offsets"] = draws.choice(others)
     elif kind == "rename":
         other = draws.choice(("backbone.other.0", "head.weight", name + ".x", "", "\ud800", "x" * 10**5))
         header[other] = header.pop(name)
@@ -163,9 +136,8 @@ def mutate_header(weights: bytes, draws: random.Random) -> bytes:
         header[name], header[other] = header[other], header[name]
     elif kind == "metadata":
         key = draws.choice((DIGESTS_KEY, CONFIG_KEY, CONFIG_TEXT_KEY, "format", "x"))
-        header["__metadata__"][key] = draws.choice(
-            ("", "0", "0,0", "{}", "[]", "null", "x" * 10**5, draws.choice(VALUES))
-        )
+        others = ("", "0", "0,0", "{}", "[]", "null", "x" * 10**5, draws.choice(VALUES))
+        header["__metadata__"][key] = draws.choice(others)
     elif kind == "add":
         header[draws.choice(NAMES)] = {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}
     text = json_text(header)
@@ -218,15 +190,21 @@ def mutate_fields(values: dict[str, Any], draws: random.Random, known: tuple[str
 KNOWN = (*FPTConfig.own_fields(), *sorted(TRANSFORMERS_KEYS), "id2label", "label2id", "dtype", "architectures")
 
 
+def with_metadata(weights: bytes, key: str, text: str | None) -> bytes:
+    """The weights with another entry of the metadata (None: without it)."""
+    header, body = read_header(weights)
+    header["__metadata__"] |= {key: text}
+    if text is None:
+        del header["__metadata__"][key]
+    return with_header(json_text(header), body)
+
+
 def resign(files: Files, change: Callable[[dict], None] | None = None) -> Files | None:
     """The files with digests that fit, of the configuration in config.json; None where nobody could make them."""
     try:
-        values = json.loads(files[CONFIG])
-        weights = signed(files[WEIGHTS], values, change)
+        weights = signed(files[WEIGHTS], json.loads(files[CONFIG]), change)
         if CONFIG_TEXT_KEY not in read_header(files[WEIGHTS])[0]["__metadata__"]:
-            header, body = read_header(weights)
-            del header["__metadata__"][CONFIG_TEXT_KEY]
-            weights = with_header(json_text(header), body)
+            weights = with_metadata(weights, CONFIG_TEXT_KEY, None)
     except Exception:  # whatever a reader says of what is mutated
         return None
     return files | {WEIGHTS: weights}
@@ -254,9 +232,8 @@ def spoil_tensor(draws: random.Random) -> Callable[[dict], None]:
 
 def mutate(files: Files, draws: random.Random) -> tuple[str, Files, bool]:
     """What was mutated, the files, and whether their digests fit."""
-    what = draws.choice(
-        ("weights", "weights", "header", "header", "config", "config", "text", "fields", "fields", "fields", "tensor")
-    )
+    kinds = ["weights"] * 2 + ["header"] * 2 + ["config"] * 2 + ["text"] + ["fields"] * 3 + ["tensor"]
+    what = draws.choice(kinds)
     if what == "weights":
         return what, files | {WEIGHTS: mutate_bytes(files[WEIGHTS], draws)}, False
     if what == "config":
@@ -269,16 +246,9 @@ def mutate(files: Files, draws: random.Random) -> tuple[str, Files, bool]:
         again = resign(files, spoil_tensor(draws))
         return what, again or files, again is not None
     values = mutate_fields(json.loads(files[CONFIG]), draws, KNOWN)
-    if what == "text":  # in one of the two copies alone
-        header, body = read_header(files[WEIGHTS])
-        if draws.random() < 0.5 or CONFIG_TEXT_KEY not in header["__metadata__"]:
-            return what, files | {CONFIG: values.encode("utf-8", "surrogatepass")}, False
-        header["__metadata__"][CONFIG_TEXT_KEY] = values
-        return what, files | {WEIGHTS: with_header(json_text(header), body)}, False
-    files = files | {CONFIG: values.encode("utf-8", "surrogatepass")}
-    again = resign(files)
-    if again is None:  # nested too deep for Python's own writer: the text as it is, in both
-        header, body = read_header(files[WEIGHTS])
-        header["__metadata__"][CONFIG_TEXT_KEY] = values
-        again = files | {WEIGHTS: with_header(json_text(header), body)}
-    return what, again, True
+    edited = {CONFIG: values.encode("utf-8", "surrogatepass")}
+    told = {WEIGHTS: with_metadata(files[WEIGHTS], CONFIG_TEXT_KEY, values)}
+    if what == "text":  # in only one of the two copies
+        beside = draws.random() < 0.5 or CONFIG_TEXT_KEY not in read_header(files[WEIGHTS])[0]["__metadata__"]
+        return what, files | (edited if beside else told), False
+    return what, resign(files | edited) or files | edited | told, True  # nested too deep to be signed: both

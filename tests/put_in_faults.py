@@ -19,19 +19,19 @@ FAULTS = {  # name: file, what stands there, what is put in its place, the tests
         "backbones/structure.py",
         'or "LayerNorm" in name or "RMSNorm" in name',
         'or "LayerNorm" in name',
-        "backbones/test_backbones.py -k every_parameter_is_in_its_group",
+        "backbones/test_policies.py -k every_parameter_is_in_its_group",
     ),
     "policy: all trains": (
         "backbones/policy.py",
         "parameter.requires_grad_(groups[name] in trainable)",
         "parameter.requires_grad_(True)",
-        "backbones/test_backbones.py -k exactly_the_named_groups_train",
+        "backbones/test_policies.py -k exactly_the_named_groups_train",
     ),
     "positions: one row less": (
         "backbones/structure.py",
         "module.weight[: first + num_tokens].clone()",
         "module.weight[: first + num_tokens - 1].clone()",
-        "backbones/test_backbones.py -k papers_number",
+        "backbones/test_policies.py -k papers_number",
     ),
     "mask: pooling reads padding": (
         "heads/sequence.py",
@@ -39,7 +39,7 @@ FAULTS = {  # name: file, what stands there, what is put in its place, the tests
         "torch.ones_like(mask, dtype=torch.long) * (order",
         "models/test_models.py -k pooling_equals_a_loop",
     ),
-    "loss: an accumulated batch counts itself alone": (
+    "loss: an accumulated batch counts only itself": (
         "heads/problems.py",
         "items = (labels != IGNORED_LABEL).sum() if num_items_in_batch is None else num_items_in_batch",
         "items = (labels != IGNORED_LABEL).sum()",
@@ -79,7 +79,7 @@ FAULTS = {  # name: file, what stands there, what is put in its place, the tests
         "deltas/file.py",
         "if unknown := sorted(place for place in self.tensors if place not in names):",
         "names |= {name: name for name in places}\n        if unknown := [p for p in self.tensors if p not in names]:",
-        "deltas/test_delta.py -k unexpected_tensor",
+        "deltas/test_delta.py -k unexpected",
     ),
     "format: a later one is read": (
         "deltas/file.py",

@@ -26,9 +26,12 @@ ORDER = (  # of the rooms: each imports only from those above it here
     "models",
     "modeling_fpt",
     "analysis",
+    "inference",
     "data",
     "training",
     "tasks",
+    "run",
+    "__main__",
 )
 MOST_LINES = 300
 MODULES = sorted(PACKAGE.rglob("*.py"))
@@ -43,35 +46,38 @@ def name_of(path):
 NAMES = {name_of(path) for path in MODULES}
 
 
-def own_imports(path, tree=None):
-    """Modules of this package that a file imports, anywhere in it, or in a `tree` of its own."""
-    package = [*name_of(path).split(".")] if name_of(path) else []
-    if path.stem != "__init__":
-        package = package[:-1]
+def tree_of(path):
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def own_imports(path, nodes=None):
+    """Modules of this package that a file imports, anywhere in it, or in these `nodes` of it."""
+    package = name_of(path).split(".") if path.stem == "__init__" else name_of(path).split(".")[:-1]
+    package = [part for part in package if part]
     found = set()
-    for node in ast.walk(tree or ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(tree_of(path)) if nodes is None else nodes:
         if isinstance(node, ast.Import):
-            targets = [alias.name for alias in node.names if alias.name.partition(".")[0] == "fpt_adapters"]
-            found |= {target.partition(".")[2] for target in targets}
+            names = [alias.name.split(".") for alias in node.names]
+            found |= {".".join(name[1:]) for name in names if name[0] == "fpt_adapters"}
         elif isinstance(node, ast.ImportFrom):
             module = (node.module or "").split(".") if node.module else []
             if node.level:
                 module = package[: len(package) - node.level + 1] + module
-            elif module[0] == "fpt_adapters":
-                module = module[1:]
-            else:
+            elif module.pop(0) != "fpt_adapters":
                 continue
-            for alias in node.names:
-                inner = ".".join([*module, alias.name])
-                found.add(inner if inner in NAMES else ".".join(module))
+            inner = [".".join([*module, alias.name]) for alias in node.names]
+            found |= {name if name in NAMES else ".".join(module) for name in inner}
     return found
+
+
+each_module = pytest.mark.parametrize("path", MODULES, ids=name_of)
 
 
 def test_every_module_has_its_room():
     assert {name.partition(".")[0] for name in NAMES} - {""} == set(ORDER)
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+@each_module
 def test_a_module_imports_only_from_its_room_and_those_below(path):
     room = name_of(path).partition(".")[0]
     for name in own_imports(path) if room else ():
@@ -80,20 +86,29 @@ def test_a_module_imports_only_from_its_room_and_those_below(path):
         assert ORDER.index(imported) <= ORDER.index(room), f"{path.name} imports {name}"
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_a_file_is_no_longer_than_a_reader_holds(path):
+@each_module
+def test_a_module_is_described_and_no_longer_than_a_reader_holds(path):
+    assert ast.get_docstring(tree_of(path))
     assert len(path.read_text(encoding="utf-8").splitlines()) <= MOST_LINES
 
 
-def test_the_imports_are_seen():
+@pytest.mark.parametrize(
+    ("file", "imports"),
+    [
+        (
+            "configuration_fpt.py",
+            {"rules.config_rules", "rules.quantization", "backbones.baselines.configuration_lstm"}
+            | {"heads.table", "inputs.table"},  # inside a function
+        ),
+        ("modeling_fpt.py", {"backbones.structure", "models.pretrained"}),
+        ("tasks/task.py", {"tasks.metrics", "models.pretrained"}),
+        ("tasks/__init__.py", {"tasks.bits", "tasks.task"}),
+        ("backbones/policy.py", {"backbones.structure"}),
+    ],
+)
+def test_the_imports_are_seen(file, imports):
     """The test above would pass for a package whose imports it cannot read."""
-    seen = own_imports(PACKAGE / "configuration_fpt.py")
-    assert {"rules.config_rules", "rules.quantization", "backbones.baselines.configuration_lstm"} <= seen
-    assert {"heads.table", "inputs.table"} <= seen  # inside a function
-    assert {"backbones.structure", "models.pretrained"} <= own_imports(PACKAGE / "modeling_fpt.py")
-    assert {"tasks.metrics", "models.pretrained"} <= own_imports(PACKAGE / "tasks" / "task.py")
-    assert {"tasks.bits", "tasks.task"} <= own_imports(PACKAGE / "tasks" / "__init__.py")
-    assert "backbones.structure" in own_imports(PACKAGE / "backbones" / "policy.py")
+    assert imports <= own_imports(PACKAGE / file)
 
 
 @pytest.mark.parametrize("room", [room for room in ORDER if (PACKAGE / room).is_dir()])
@@ -112,13 +127,12 @@ def test_the_configuration_needs_no_torch():
     waiting, outside = ["configuration_fpt"], set()
     while waiting:
         path = PACKAGE.joinpath(*waiting.pop().split(".")).with_suffix(".py")
-        tree = ast.parse(path.read_text(encoding="utf-8"))
-        tree.body = [node for node in tree.body if isinstance(node, (ast.Import, ast.ImportFrom))]  # as it is imported
-        outside |= {alias.name for node in tree.body if isinstance(node, ast.Import) for alias in node.names}
-        outside |= {node.module for node in tree.body if isinstance(node, ast.ImportFrom) and not node.level}
-        waiting += own_imports(path, tree)
+        nodes = [node for node in tree_of(path).body if isinstance(node, (ast.Import, ast.ImportFrom))]
+        outside |= {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+        outside |= {node.module for node in nodes if isinstance(node, ast.ImportFrom) and not node.level}
+        waiting += own_imports(path, nodes)
     assert "transformers" in outside
-    assert not {name for name in outside if name.partition(".")[0] in ("torch", "safetensors", "numpy")}
+    assert not {name.partition(".")[0] for name in outside} & {"torch", "safetensors", "numpy"}
 
 
 @pytest.mark.parametrize("name", fpt_adapters.__all__)
@@ -134,43 +148,24 @@ def test_public_names_exist_and_are_described(name):
 
 def test_public_names_are_listed_once_and_in_order():
     assert len(set(fpt_adapters.__all__)) == len(fpt_adapters.__all__)
-    imported = {
-        alias.asname or alias.name
-        for node in ast.walk(ast.parse((PACKAGE / "__init__.py").read_text(encoding="utf-8")))
-        if isinstance(node, ast.ImportFrom) and node.level
-        for alias in node.names
-    }
-    assert set(fpt_adapters.__all__) == imported
-    assert set(fpt_adapters.__all__) <= set(dir(fpt_adapters))
+    nodes = [node for node in ast.walk(tree_of(PACKAGE / "__init__.py")) if isinstance(node, ast.ImportFrom)]
+    imported = {alias.asname or alias.name for node in nodes if node.level for alias in node.names}
+    assert set(fpt_adapters.__all__) == imported <= set(dir(fpt_adapters))
 
 
-def test_a_model_needs_no_trainer():
+def test_importing_is_quiet_and_needs_no_trainer():
     code = "import sys, fpt_adapters; assert not {'datasets', 'pandas', 'transformers.trainer'} & set(sys.modules)"
-    code += "; fpt_adapters.FPTTrainer; assert 'transformers.trainer' in sys.modules"
-    subprocess.run([sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": str(PACKAGE.parent)}, check=True)
+    code += "; print('quiet', flush=True); fpt_adapters.FPTTrainer; assert 'transformers.trainer' in sys.modules"
+    environment = {name: value for name, value in os.environ.items() if name != "TRANSFORMERS_VERBOSITY"}
+    environment |= {"PYTHONPATH": str(PACKAGE.parent), "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, "-W", "error::FutureWarning:fpt_adapters", "-c", code]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
+    assert done.returncode == 0 and done.stdout.startswith("quiet\n"), done.stdout
 
 
 def test_an_unknown_name_is_no_attribute():
     with pytest.raises(AttributeError, match="has no attribute 'FPTTrianer'"):
         fpt_adapters.FPTTrianer  # noqa: B018
-
-
-def test_every_module_is_described():
-    for path in MODULES:
-        assert ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))), path
-
-
-def test_importing_is_quiet():
-    environment = {name: value for name, value in os.environ.items() if name != "TRANSFORMERS_VERBOSITY"}
-    environment |= {"PYTHONPATH": str(PACKAGE.parent), "HF_HUB_OFFLINE": "1"}
-    result = subprocess.run(
-        [sys.executable, "-W", "error::FutureWarning:fpt_adapters", "-c", "import fpt_adapters"],
-        capture_output=True,
-        text=True,
-        env=environment,
-        check=False,
-    )
-    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
 
 
 def test_the_readme_names_every_public_name():

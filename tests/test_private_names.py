@@ -1,5 +1,6 @@
 """Private names of the libraries: which ones the package uses, that they are still there, and listed."""
 
+import argparse
 import ast
 import inspect
 import pkgutil
@@ -22,6 +23,7 @@ CONTRIBUTING = (PACKAGE.parent / "CONTRIBUTING.md").read_text(encoding="utf-8")
 OPERATION = torch.ops.aten.add.Tensor
 # Each private name that is read, called or overridden, and what has it: an object, or the text of its source.
 PRIVATE = {
+    "_actions": inspect.getsource(argparse),
     "_attn_implementation": PreTrainedConfig,
     "_call_impl": nn.Module,
     "_compiled_call_impl": nn.Module,

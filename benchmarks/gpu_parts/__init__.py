@@ -1,1 +1,1 @@
-"""What `gpu.py` runs, a kind a module."""
+"""The cases that `gpu.py` runs, with one module for each kind."""

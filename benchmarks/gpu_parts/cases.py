@@ -1,4 +1,4 @@
-"""The list of what `gpu.py` runs, in the order of importance: what no longer fits is left out at the end."""
+"""The list of cases that `gpu.py` runs, the most important first: the last ones are skipped if time runs out."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -6,13 +6,13 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Case:
-    """One measurement or check, which gives one line of the results."""
+    """One measurement or check, which makes one line of the results."""
 
-    name: str  # its part, then what it is
+    name: str  # "part/case"
     function: str  # "module:function", called with the setting and `arguments`; returns facts
-    seconds: float  # it is stopped after so many, and not begun where fewer are left
+    seconds: float  # it is stopped after this time, and not started if less is left
     arguments: dict[str, Any] = field(default_factory=dict)
-    vital: bool = False  # whether nothing else makes sense where it fails
+    vital: bool = False  # whether all other cases are skipped if it fails
 
 
 def _check(name: str, function: str, seconds: float = 30, **arguments: Any) -> Case:

@@ -1,4 +1,4 @@
-"""Time and memory by the device's own count."""
+"""Time and memory as the device itself counts them."""
 
 import gc
 import time
@@ -9,13 +9,13 @@ import torch
 
 
 def synchronize() -> None:
-    """Wait for a card's queue."""
+    """Wait for the GPU, if there is one."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
 
 
 def mark(device: torch.device) -> torch.cuda.Event | float:
-    """A moment in the device's queue; on a CPU, now."""
+    """Mark a moment in the device's queue; on a CPU, the present time."""
     if device.type != "cuda":
         return time.perf_counter()
     event = torch.cuda.Event(enable_timing=True)
@@ -24,12 +24,12 @@ def mark(device: torch.device) -> torch.cuda.Event | float:
 
 
 def between(first: torch.cuda.Event | float, second: torch.cuda.Event | float) -> float:
-    """Seconds from one mark to the other, which must have passed."""
+    """Seconds from one mark to the other; the device must have reached both."""
     return second - first if isinstance(first, float) else first.elapsed_time(second) / 1000
 
 
 def intervals(marks: list[torch.cuda.Event | float]) -> list[float]:
-    """Seconds between marks that follow one another; waits for the last."""
+    """Seconds between consecutive marks; waits for the last one."""
     synchronize()
     return [between(first, second) for first, second in pairwise(marks)]
 
@@ -44,19 +44,19 @@ def seconds_of(device: torch.device, function: Callable[[], object], times: int)
 
 
 def restart_peak() -> None:
-    """Let the highest memory be counted from here; a CPU's process keeps its own."""
+    """Count peak memory from here on; on a CPU the process's peak cannot be reset."""
     synchronize()
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
 
 
 def allocated() -> int:
-    """Bytes of tensors on the card; 0 without one."""
+    """Bytes of tensors on the GPU; 0 without one."""
     return torch.cuda.memory_allocated() if torch.cuda.is_available() else 0
 
 
 def give_memory_back() -> None:
-    """Leave nothing of what nobody holds on the card."""
+    """Free all GPU memory that no live tensor uses."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

@@ -1,4 +1,4 @@
-"""Whether a card gives what a CPU gives, keeps what it is told to keep, and repeats itself."""
+"""Checks that a GPU gives the CPU's results, saves and loads exactly, and repeats itself."""
 
 import contextlib
 import gc
@@ -21,8 +21,8 @@ from gpu_parts.small import batch_of, build, delta, examples, logits_of, new_mod
 
 LOSS_STEPS, SMOKE_STEPS, RESUME_STEPS, SHORT_STEPS = 50, 5, 8, 4
 PADDED = ("bert", "t5", "fpt_lstm")  # families that get sequences of several lengths
-MOVED = 1e-6  # relative: how far inputs are moved to see what rounding may do
-ROUNDING = 20  # times what that does is still rounding: one step rounds more often than its inputs are moved
+MOVED = 1e-6  # relative change of the inputs that shows the effect of rounding
+ROUNDING = 20  # times that effect still counts as rounding: a step rounds more often than its inputs are changed
 LEAST_TOLERANCE = 1e-5
 CHECKPOINTED = 1e-5  # relative difference of gradients
 HALF = {"bf16": "bfloat16", "fp16": "float16"}
@@ -36,7 +36,7 @@ def farthest(one: list[float], other: list[float]) -> float:
 
 @contextlib.contextmanager
 def repeatable() -> Iterator[list[str]]:
-    """Meanwhile torch takes kernels that give the same bits each time; a list of those that it has none for."""
+    """Context manager: deterministic kernels. Yields a list, filled at the end, of operations that have none."""
     said: list[str] = []
     torch.use_deterministic_algorithms(True, warn_only=True)
     try:
@@ -49,10 +49,10 @@ def repeatable() -> Iterator[list[str]]:
 
 
 def losses(setting: Setting, family: str) -> dict[str, Any]:
-    """50 losses in fp32 beside the CPU's.
+    """Compare 50 losses in fp32 with the CPU's.
 
-    The tolerance is measured: how far the CPU's own losses move if its inputs move by a millionth, times 20. Training
-    carries each rounding on through Adam, which scales small gradients up, so that no fixed number of digits is right.
+    The tolerance is measured: how far the CPU's own losses move if its inputs move by a millionth, times 20. Adam
+    amplifies rounding, because it scales small gradients up, so that no fixed number of digits is right.
     """
     padded, steps = family in PADDED, SMOKE_STEPS if setting.smoke else LOSS_STEPS
     runs = {}
@@ -80,9 +80,9 @@ def losses(setting: Setting, family: str) -> dict[str, Any]:
 
 
 def resume(setting: Setting, precision: str) -> dict[str, Any]:
-    """A run with dropout that stops half way and goes on, beside one that never stopped: equal bits, if repeatable.
+    """Compare a resumed run with dropout with one that never stopped: equal bits with deterministic kernels.
 
-    What two plain runs give without torch's deterministic kernels is told too.
+    Also reports whether two runs are equal without them.
     """
     bf16 = precision == "bf16"
     dtype = "bfloat16" if bf16 else None
@@ -107,10 +107,10 @@ def resume(setting: Setting, precision: str) -> dict[str, Any]:
 
 
 def save_and_load(setting: Setting, dtype: str) -> dict[str, Any]:
-    """Frozen weights in that dtype: train, save, load on the device and on the CPU; the same bits and logits."""
+    """Train with frozen weights of a dtype, save, load on the device and on the CPU: the same bits and logits."""
     flags = {short: True for short, name in HALF.items() if name == dtype}
     if flags.get("fp16") and setting.device.type == "cpu":
-        flags = {}  # Trainer has fp16 on accelerators alone
+        flags = {}  # Trainer supports fp16 only on accelerators
     model = build(setting, dtype=dtype)
     with tempfile.TemporaryDirectory() as folder:
         found = trained(setting, model, examples(), SHORT_STEPS, folder, **flags)
@@ -130,7 +130,7 @@ def save_and_load(setting: Setting, dtype: str) -> dict[str, Any]:
 
 
 def quantized(setting: Setting, bits: int) -> dict[str, Any]:
-    """A base in 8 or 4 bits: it trains, saves, loads, and gives the same logits."""
+    """Train, save and load on a base in 8 or 4 bits: the loaded model has the same logits."""
     if not is_bitsandbytes_available():
         raise Skipped("bitsandbytes is not installed")
     settings = {"load_in_8bit": True} if bits == 8 else {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}
@@ -150,7 +150,7 @@ def quantized(setting: Setting, bits: int) -> dict[str, Any]:
 
 
 def device_map(setting: Setting) -> dict[str, Any]:
-    """Backbones that are loaded onto a device, by each way of naming it: all there, with the same logits."""
+    """Load backbones onto a device named in each possible way: all are there, with the same logits."""
     expected = logits_of(build(setting), setting.device)
     facts = {}
     name = setting.device.type
@@ -162,7 +162,7 @@ def device_map(setting: Setting) -> dict[str, Any]:
 
 
 def checkpointing(setting: Setting) -> dict[str, Any]:
-    """Gradients with dropout, with and without activation checkpointing: equal but for rounding. And memory."""
+    """Compare gradients with and without activation checkpointing, with dropout: equal up to rounding. And memory."""
     facts, passed = {}, True
     for dtype in ("float32", "bfloat16"):
         with repeatable():
@@ -174,7 +174,7 @@ def checkpointing(setting: Setting) -> dict[str, Any]:
 
 
 def _gradients(setting: Setting, dtype: str, checkpointed: bool) -> tuple[Tensor, int]:
-    """All gradients of a step (numbers,), and the highest memory."""
+    """All gradients of a step, (numbers,), and the peak memory in bytes."""
     restart_peak()
     model = build(setting, dtype=dtype).to(setting.device).train()
     if checkpointed:
@@ -186,7 +186,7 @@ def _gradients(setting: Setting, dtype: str, checkpointed: bool) -> tuple[Tensor
 
 
 def two_models(setting: Setting) -> dict[str, Any]:
-    """Two models that take steps in turn, beside each alone; and what is left on the card when they are gone."""
+    """Compare two models that take steps in turn with each on its own; and check that their memory is freed."""
     with repeatable():
         alone = [_steps(setting, [family])[family] for family in ("gpt2", "bert")]
         gc.collect()
@@ -204,7 +204,7 @@ def two_models(setting: Setting) -> dict[str, Any]:
 
 
 def _steps(setting: Setting, families: list[str]) -> dict[str, list[float]]:
-    """Losses of each family's steps, taken in turn."""
+    """The losses of each family's model; the models take steps in turn."""
     models = {family: build(setting, family, **NO_DROPOUT).to(setting.device).train() for family in families}
     optimizers = {
         family: torch.optim.AdamW([one for one in model.parameters() if one.requires_grad], lr=1e-3)
@@ -223,7 +223,7 @@ def _steps(setting: Setting, families: list[str]) -> dict[str, list[float]]:
 
 
 def drawing(setting: Setting) -> dict[str, Any]:
-    """A random base is the same wherever new tensors go by default; building it leaves the card's generators alone."""
+    """Check that a random base does not depend on the default device, and does not draw from the GPU's generators."""
     torch.manual_seed(3)
     before = _generators()
     model = new_model(setting)

@@ -1,4 +1,4 @@
-"""The card and the machine: what they are, and what they reach."""
+"""Facts about the GPU and the machine, and the rates that they reach."""
 
 import os
 import platform
@@ -12,7 +12,7 @@ import torch
 from gpu_parts.clock import seconds_of
 from gpu_parts.setting import Setting
 
-# Dense bf16 FLOP/s by the makers' data sheets, by a part of the name that torch gives; the first that fits counts.
+# Part of the GPU's name in torch -> dense bf16 FLOP/s by the maker's data sheet; the first match counts.
 PEAKS = {
     "H100 PCIe": 756e12,
     "H100 NVL": 835e12,
@@ -36,7 +36,7 @@ QUERY = (
     "temperature.gpu",
 )
 REPEATS = 20
-PRECISIONS = {  # of torch's fp32 products, and the dtype
+PRECISIONS = {  # name -> torch's fp32 matmul precision, and the dtype
     "bf16": ("highest", torch.bfloat16),
     "tf32": ("high", torch.float32),
     "fp32": ("highest", torch.float32),
@@ -44,7 +44,7 @@ PRECISIONS = {  # of torch's fp32 products, and the dtype
 
 
 def card(setting: Setting) -> dict[str, Any]:
-    """Names, memory, driver, clocks. Raises RuntimeError where there is no card."""
+    """Names, memory, driver, clocks. Raises RuntimeError if there is no GPU."""
     if setting.device.type == "cuda" and not torch.cuda.is_available():
         raise RuntimeError("torch finds no GPU here: --smoke runs the same on a CPU.")
     facts: dict[str, Any] = {"cpu": cpu_name(), "cores": len(os.sched_getaffinity(0)), "system": platform.platform()}
@@ -61,7 +61,7 @@ def card(setting: Setting) -> dict[str, Any]:
 
 
 def cpu_name() -> str:
-    """As Linux tells it."""
+    """The processor's name, from Linux."""
     try:
         with open("/proc/cpuinfo") as file:
             return next(line.partition(":")[2].strip() for line in file if line.startswith("model name"))
@@ -70,7 +70,7 @@ def cpu_name() -> str:
 
 
 def clocks() -> dict[str, str]:
-    """What nvidia-smi says of the first card; nothing where there is none."""
+    """What nvidia-smi reports for the first GPU; {} if there is none."""
     if shutil.which("nvidia-smi") is None:
         return {}
     command = ["nvidia-smi", "--query-gpu=" + ",".join(QUERY), "--format=csv,noheader", "--id=0"]
@@ -80,12 +80,12 @@ def clocks() -> dict[str, str]:
 
 
 def peak_rate(name: str | None) -> float | None:
-    """Dense bf16 FLOP/s of a card by its data sheet; None for one that is not listed."""
+    """Dense bf16 FLOP/s of a GPU by its data sheet; None if it is not listed."""
     return next((rate for part, rate in PEAKS.items() if part in (name or "")), None)
 
 
 def rates(setting: Setting) -> dict[str, Any]:
-    """FLOP/s of a large product of random numbers in each precision, bytes/s of a copy (read and written)."""
+    """FLOP/s of a large matrix product in each precision, and bytes/s of a copy (read and written)."""
     size, numbers = (128, 2**16) if setting.smoke else (8192, 2**30)
     facts: dict[str, Any] = {"size": size}
     for name, (mode, dtype) in PRECISIONS.items():

@@ -1,10 +1,10 @@
-"""The packages that the cases run with: which are there, and whether those that were carried here fit the others."""
+"""The packages for the cases: which are installed, and whether those that were brought as wheels fit the others."""
 
 import importlib.metadata
 import importlib.util
 import platform
 
-NEEDED = {  # by the names that they are imported by
+NEEDED = {  # import name -> package
     "torch": "torch",
     "transformers": "transformers",
     "accelerate": "accelerate",
@@ -20,21 +20,21 @@ NEEDED = {  # by the names that they are imported by
     "pyarrow": "pyarrow",
 }
 SHOWN = (*NEEDED.values(), "huggingface-hub", "tokenizers", "triton", "bitsandbytes")
-CARRIED = ("datasets", "evaluate", "bitsandbytes")  # perhaps without what they ask for
+CARRIED = ("datasets", "evaluate", "bitsandbytes")  # perhaps brought without their requirements
 
 
 def missing() -> list[str]:
-    """What nothing runs without, and is not there."""
+    """The needed packages that are not installed."""
     return [package for name, package in NEEDED.items() if importlib.util.find_spec(name) is None]
 
 
 def versions() -> dict[str, str]:
-    """Of Python and the packages."""
+    """The versions of Python and the packages."""
     return {"python": platform.python_version()} | {name: version(name) or "not installed" for name in SHOWN}
 
 
 def version(package: str) -> str | None:
-    """Of a package; None where it is not there."""
+    """The version of a package; None if it is not installed."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
@@ -42,7 +42,7 @@ def version(package: str) -> str | None:
 
 
 def unmet() -> list[str]:
-    """What carried packages ask for and do not find, or find in another version."""
+    """Requirements of the carried packages that are missing or have another version."""
     from packaging.requirements import Requirement
 
     found = []

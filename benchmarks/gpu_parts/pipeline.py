@@ -1,4 +1,4 @@
-"""Whether a task's loader keeps up with the card: images and tokens, held and streamed."""
+"""Whether a task's data loader keeps up with the GPU: images and tokens, held and streamed."""
 
 import os
 import statistics
@@ -20,13 +20,13 @@ from gpu_parts.clock import seconds_of, synchronize
 from gpu_parts.setting import Setting
 from gpu_parts.speed import base_folder, shape_of
 
-TOKENS_IN_STEP = 2**15  # so that a step fills the card
+TOKENS_IN_STEP = 2**15  # enough to fill the GPU
 EXAMPLES, STEPS, WARM_UP = 20_000, 25, 5
 SMOKE = {"tokens": 256, "examples": 64, "steps": 3, "tokens_of_base": 1024}
 
 
 def keeps_up(setting: Setting, task_name: str, streamed: bool = False) -> dict[str, Any]:
-    """Samples a second of the loader alone, of the step alone, and of training, for each number of workers."""
+    """Samples per second of only the loader, only the step, and of training, for each number of workers."""
     count = SMOKE["examples"] if setting.smoke else EXAMPLES
     workers = workers_of(setting)
     start = time.perf_counter()
@@ -46,7 +46,7 @@ def keeps_up(setting: Setting, task_name: str, streamed: bool = False) -> dict[s
 
 
 def load(name: str, count: int, streamed: bool, workers: list[int], folder: Path) -> tuple[Task, TaskData]:
-    """A task and its data: drawn by the task, or random images in parquet files."""
+    """A task with its data, which the task draws or which are random images in parquet files."""
     if name == "listops":
         task = TASKS[name](train_examples=count, eval_examples=8)
         return task, task.load(0)
@@ -55,20 +55,20 @@ def load(name: str, count: int, streamed: bool, workers: list[int], folder: Path
     if not streamed:
         task = TASKS[name](train_file=str(folder / "train.parquet"), **held_out)
         return task, task.load(0)
-    for number in range(max(workers)):  # each worker reads files of its own
+    for number in range(max(workers)):  # each worker reads its own files
         (folder / f"shard-{number}.parquet").symlink_to(folder / "train.parquet")
     task = TASKS[name](train_file=str(folder / "shard-*.parquet"), **held_out)
     return task, task.stream(0)
 
 
 def workers_of(setting: Setting) -> list[int]:
-    """Numbers of loader processes: none, a few, and nearly as many as there are cores."""
+    """Numbers of loader processes to test: none, a few, and nearly as many as there are cores."""
     cores = len(os.sched_getaffinity(0))
     return [0, 1] if setting.smoke else sorted({0, max(1, cores // 4), max(1, cores - 2)})
 
 
 def step_seconds(setting: Setting, model: FPTPreTrainedModel, task: Task, data: TaskData, batch: int) -> float:
-    """The median time of a step on a batch that already lies on the device."""
+    """The median seconds of a step on a batch that is already on the device."""
     examples = list(islice(data.validation, 1)) * batch
     inputs = {name: tensor.to(setting.device) for name, tensor in task.collate(examples).items()}
     model.to(setting.device).train()
@@ -90,7 +90,7 @@ def step_seconds(setting: Setting, model: FPTPreTrainedModel, task: Task, data: 
 def measure(
     setting: Setting, model: FPTPreTrainedModel, task: Task, data: TaskData, batch: int, workers: int, folder: str
 ) -> dict[str, float]:
-    """Samples a second of Trainer's loader, emptied as fast as it goes, and of training, with its share of waiting."""
+    """Samples per second of Trainer's loader at full speed, and of training, with the share of time spent waiting."""
     steps = SMOKE["steps"] if setting.smoke else STEPS
     changes = {"dataloader_num_workers": workers, "dataloader_persistent_workers": workers > 0}
     args = arguments_for(folder, batch, True, **changes)
@@ -100,10 +100,10 @@ def measure(
     synchronize()
     rate = rate_of(trainer.arrivals[WARM_UP:], batch)
     waits = sum(trainer.waits[WARM_UP + 1 :]) / (trainer.arrivals[-1] - trainer.arrivals[WARM_UP])
-    trainer.accelerator.free_memory()  # and with it the workers
+    trainer.accelerator.free_memory()  # also ends the workers
     loader = trainer.get_train_dataloader()
     arrivals = []
-    while len(arrivals) <= steps:  # epochs of a short data set
+    while len(arrivals) <= steps:  # several epochs of a short data set
         arrivals += [time.perf_counter() for _ in islice(loader, steps + 1 - len(arrivals))]
     return {"loader": rate_of(arrivals, batch), "training": rate, "waits": waits}
 

@@ -1,4 +1,4 @@
-"""What all cases are told: where they run, and how large; and what one leaves for those after it."""
+"""The setting of all cases: where they run, at which size, and facts that one case leaves for later ones."""
 
 import json
 from dataclasses import dataclass, field
@@ -9,20 +9,20 @@ import torch
 
 
 class Skipped(Exception):
-    """Why a case cannot run here."""
+    """A case cannot run here; the message says why."""
 
 
 @dataclass(frozen=True)
 class Setting:
-    """Of one call of `gpu.py`."""
+    """The setting of one call of `gpu.py`."""
 
-    folder: Path  # that the cases share, gone at the end
+    folder: Path  # shared by the cases, and deleted at the end
     smoke: bool = False  # the same on tiny sizes, on a CPU
-    batches: dict[str, int] = field(default_factory=dict)  # sequences in a step by backbone, where they are given
+    batches: dict[str, int] = field(default_factory=dict)  # backbone -> sequences in a step, if given
 
     @property
     def device(self) -> torch.device:
-        """Where the cases run."""
+        """The device that the cases run on."""
         return torch.device("cpu" if self.smoke else "cuda")
 
     def leave(self, name: str, facts: Any) -> None:
@@ -30,6 +30,6 @@ class Setting:
         (self.folder / f"{name}.json").write_text(json.dumps(facts))
 
     def left(self, name: str) -> Any:
-        """What an earlier case left; None where it did not run."""
+        """The facts that an earlier case left; None if it did not run."""
         file = self.folder / f"{name}.json"
         return json.loads(file.read_text()) if file.exists() else None

@@ -1,4 +1,4 @@
-"""Small models and data for the checks, and their training."""
+"""Small models and data for the checks, and training them."""
 
 import os
 from pathlib import Path
@@ -15,7 +15,7 @@ TOKENS, NUMBERS, CLASSES, EXAMPLES, BATCH = 24, 8, 4, 64, 16
 
 
 def config_of(setting: Setting, family: str) -> PreTrainedConfig:
-    """A small backbone of a family; in a smoke run a tiny one."""
+    """The configuration of a small backbone of a family; in a smoke run a tiny one."""
     width, layers = (32, 2) if setting.smoke else (256, 4)
     fields = {"hidden_size": width, "num_hidden_layers": layers}
     if family != "fpt_lstm":
@@ -49,7 +49,7 @@ def new_model(setting: Setting, family: str = "gpt2", **arguments: Any) -> FPTFo
 
 
 def examples(padded: bool = False, moved: float = 0.0) -> list[dict[str, Any]]:
-    """Sequences whose class lies in their numbers; `padded`: of several lengths; `moved`: noise, relative."""
+    """Sequences whose class follows from their numbers; `padded`: of several lengths; `moved`: relative noise."""
     generator = torch.Generator().manual_seed(1)
     inputs = torch.randn(EXAMPLES, TOKENS, NUMBERS, generator=generator)
     labels = inputs.mean(dim=1)[:, :CLASSES].argmax(dim=-1)
@@ -71,7 +71,7 @@ def trained(
     resume: str | None = None,
     **arguments: Any,
 ) -> list[float]:
-    """Train by FPTTrainer; the loss of each step."""
+    """Train with FPTTrainer; returns the loss of each step."""
     arguments = {"use_cpu": setting.device.type == "cpu", "save_strategy": "no"} | arguments
     args = TrainingArguments(
         os.fspath(folder),
@@ -86,12 +86,12 @@ def trained(
     )
     trainer = FPTTrainer(model, args, train_dataset=data)
     trainer.train(resume_from_checkpoint=resume)
-    trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)  # of mixed precision, which stays otherwise
+    trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)  # removes mixed precision's wrapper
     return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
 
 
 def delta(model: FPTForSequenceClassification) -> dict[str, Tensor]:
-    """What trains, on the CPU."""
+    """Copies of the delta's tensors, on the CPU."""
     return {name: tensor.detach().cpu().clone() for name, tensor in model.delta_tensors().items()}
 
 
@@ -102,7 +102,7 @@ def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
 
 @torch.no_grad()
 def logits_of(model: FPTForSequenceClassification, device: torch.device) -> Tensor:
-    """Of some examples, in eval mode; the model is moved there unless it is quantised, which stays where it is."""
+    """Logits of some examples in eval mode; the model is moved to `device`, unless it is quantised."""
     if model.config.base_quantization is None:
         model.to(device)
     return model.eval()(input_values=batch_of(device)["input_values"]).logits

@@ -1,4 +1,4 @@
-"""The speed and memory of `compare.py`'s contestants at sizes that fill a card."""
+"""The speed and memory of `compare.py`'s contestants at sizes that fill a GPU."""
 
 import contextlib
 import tempfile
@@ -35,8 +35,8 @@ NUMBERS, CLASSES = 48, 10
 LORA_RANK = 8  # of `contestants.peft_lora`
 WARM_UP, STEPS, PROFILED = 3, 10, 2
 SHARE = 0.8  # of the card's memory that a batch may fill
-MOST = {"equal": 64, "filled": 128}  # sequences, so that a row stays short
-DIFFERENT = 16  # examples that are drawn; others are these again
+MOST = {"equal": 64, "filled": 128}  # the most sequences, so that a row does not take long
+DIFFERENT = 16  # different examples, which are repeated
 KERNELS = {
     "flash": SDPBackend.FLASH_ATTENTION,
     "efficient": SDPBackend.EFFICIENT_ATTENTION,
@@ -54,7 +54,7 @@ def problem_of(shape: Shape) -> Problem:
 
 
 def base_folder(setting: Setting, shape: Shape) -> str:
-    """Where a backbone of random weights lies, drawn on the device when first asked for."""
+    """The folder of a backbone with random weights, which are drawn on the device on the first call."""
     folder = setting.folder / f"base-{shape.layers}-{shape.hidden}-{shape.positions}"
     if not folder.is_dir():
         config = GPT2Config(
@@ -66,7 +66,7 @@ def base_folder(setting: Setting, shape: Shape) -> str:
             bos_token_id=1,
             eos_token_id=1,
         )
-        unfinished = setting.folder / "unfinished"  # of a process that was ended, perhaps
+        unfinished = setting.folder / "unfinished"  # perhaps left by a process that was killed
         with torch.device(setting.device):
             AutoModel.from_config(config).save_pretrained(unfinished)
         unfinished.rename(folder)
@@ -74,26 +74,26 @@ def base_folder(setting: Setting, shape: Shape) -> str:
 
 
 class Repeated(Dataset):
-    """Examples again and again, so that an epoch has no end."""
+    """A data set that repeats its examples, so that an epoch is very long."""
 
     def __init__(self, examples: Dataset):
         self.examples = examples
 
     def __len__(self) -> int:
-        return 2**16  # a sampler draws them all
+        return 2**16  # no more, because a sampler draws all indices
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         return self.examples[index % len(self.examples)]
 
 
 def random_examples(problem: Problem) -> Repeated:
-    """Numbers and labels without meaning."""
+    """Random numbers and labels."""
     inputs = torch.randn(DIFFERENT, problem.tokens, problem.numbers)
     return Repeated(Examples(input_values=inputs, labels=torch.randint(problem.classes, (DIFFERENT,))))
 
 
 class Steps(TrainerCallback):
-    """Marks where each step begins, the fetch of its batch included in the one before; then profiles some."""
+    """Marks the start of each step (fetching a batch belongs to the step before), then profiles some steps."""
 
     def __init__(self, device: torch.device):
         self.device = device
@@ -103,7 +103,7 @@ class Steps(TrainerCallback):
         self.peak = 0
 
     def on_step_begin(self, args, state, control, **kwargs):
-        """Count, and stop after the last."""
+        """Mark the step, start profiling, and stop after the last step."""
         self.marks.append(mark(self.device))
         done = len(self.marks) - 1
         if done == WARM_UP + STEPS:
@@ -117,7 +117,7 @@ class Steps(TrainerCallback):
 
 @contextlib.contextmanager
 def computing(precision: str, kernel: str | None = None) -> Iterator[None]:
-    """Meanwhile fp32 products are of that precision, and attention is computed by that kernel alone."""
+    """Context manager: fp32 matrix products have this precision, and attention uses only this kernel."""
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("high" if precision == "bf16" else PRECISIONS[precision][0])
     with sdpa_kernel(KERNELS[kernel]) if kernel else contextlib.nullcontext():
@@ -128,7 +128,7 @@ def computing(precision: str, kernel: str | None = None) -> Iterator[None]:
 
 
 def choose_batches(setting: Setting, shape: str) -> dict[str, Any]:
-    """How many sequences a row takes: as many as full fine-tuning in fp32 can, or as many as FPT in bf16."""
+    """Choose the batch sizes: as many sequences as full fine-tuning in fp32 can take, and as many as FPT in bf16."""
     sizes = shape_of(setting, shape)
     problem, base = problem_of(sizes), base_folder(setting, sizes)
     if setting.smoke:
@@ -155,11 +155,11 @@ def row(
     kernel: str | None = None,
     filled: bool = False,
 ) -> dict[str, Any]:
-    """One contestant's steps.
+    """Measure one contestant's steps.
 
-    `fields`: of `from_backbone`; `training`: of TrainingArguments. `compiled`: "whole" by Trainer's own flag, or
-    "layers", one by one. `kernel`: the only one that attention may use. `filled`: a batch that fills the card, else
-    one that all have.
+    `fields`: for `from_backbone`; `training`: for TrainingArguments. `compiled`: "whole" by Trainer's own flag, or
+    "layers", one by one. `kernel`: the only one that attention may use. `filled`: whether the batch fills the GPU for
+    this contestant, instead of being the same for all.
     """
     sizes, who, bf16 = shape_of(setting, shape), CONTESTANTS[contestant], precision == "bf16"
     problem, base = problem_of(sizes), base_folder(setting, sizes)
@@ -193,7 +193,7 @@ def row(
 
 
 def flops(shape: Shape, who: Contestant, name: str, batch: int) -> int:
-    """Of a step; see flops.py."""
+    """FLOPs of a step; see flops.py."""
     rank = LORA_RANK if name == "peft-lora" else 0
     return step_flops(
         shape, batch, shape.positions, frozen=who.frozen, token_size=NUMBERS, labels=CLASSES, lora_rank=rank
@@ -201,7 +201,7 @@ def flops(shape: Shape, who: Contestant, name: str, batch: int) -> int:
 
 
 def figures(setting: Setting, steps: Steps, flops: int, batch: int, rate: float) -> dict[str, Any]:
-    """What follows from the times of steps; `rate`: FLOP/s of a large product here."""
+    """Figures computed from the times of steps; `rate`: FLOP/s of a large matrix product here."""
     seconds = sorted(steps.seconds)
     median = seconds[len(seconds) // 2]
     name = torch.cuda.get_device_name(0) if setting.device.type == "cuda" else None
@@ -211,7 +211,7 @@ def figures(setting: Setting, steps: Steps, flops: int, batch: int, rate: float)
         "step_seconds_min_max": [seconds[0], seconds[-1]],
         "samples_per_second": batch / median,
         "mfu": flops / median / peak if peak else None,  # over the data sheet's dense bf16
-        "share_of_matmul": flops / median / rate,  # over what was measured here
+        "share_of_matmul": flops / median / rate,  # over the rate measured here
         "peak_bytes": steps.peak,
         "card_waits": steps.profiled.waiting(PROFILED, median),
         "kernels": steps.profiled.longest(6),
@@ -219,7 +219,7 @@ def figures(setting: Setting, steps: Steps, flops: int, batch: int, rate: float)
 
 
 def graph_breaks(setting: Setting) -> dict[str, Any]:
-    """Where torch.compile would leave an FPT's training step for Python: nowhere, or it is wrong."""
+    """Graph breaks of torch.compile in an FPT's training step: there must be none."""
     shape = TINY["124M"]
     problem, base = problem_of(shape), base_folder(setting, shape)
     found, passed = {}, True
@@ -240,7 +240,7 @@ def graph_breaks(setting: Setting) -> dict[str, Any]:
             "graphs": explained.graph_count,
             "breaks": reasons,
             "attentions": len(attention),
-            "with_a_mask": sum(mask is not None for mask in attention),  # which keeps flash attention away
+            "with_a_mask": sum(mask is not None for mask in attention),  # with a mask there is no flash attention
         }
         passed &= explained.graph_count == 1
         torch.compiler.reset()
@@ -248,13 +248,13 @@ def graph_breaks(setting: Setting) -> dict[str, Any]:
 
 
 class Watching(TrainerCallback):
-    """Has torch warn of each wait for the card in a few steps, then stops."""
+    """Makes torch warn of each wait for the GPU during a few steps, then stops the training."""
 
     def __init__(self, device: torch.device):
         self.on, self.begun = device.type == "cuda", 0
 
     def on_step_begin(self, args, state, control, **kwargs):
-        """Begin after the warm-up."""
+        """Start after the warm-up, and stop after the last step."""
         self.begun += 1
         if self.begun == WARM_UP + 1 and self.on:
             torch.cuda.set_sync_debug_mode("warn")
@@ -265,7 +265,7 @@ class Watching(TrainerCallback):
 
 
 def synchronizations(setting: Setting) -> dict[str, Any]:
-    """Where a step by FPTTrainer, and one by Trainer, has Python wait for the card: lines and times in a step."""
+    """Where Python waits for the GPU in a step of FPTTrainer and of Trainer: source line -> times per step."""
     shape = TINY["124M"]
     problem, base = problem_of(shape), base_folder(setting, shape)
     found: dict[str, Any] = {}

@@ -1,4 +1,4 @@
-"""The results as text: a line for each as it comes, and summary.md."""
+"""The results as text: a line for each as it is finished, and summary.md."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -17,13 +17,13 @@ COLUMNS = (
     "over full bf16",
     "card waits",
 )
-CHECKS = ("correctness", "speed/graph-breaks", "speed/waits-for-card")  # of which all facts are shown
-PLAIN = "fpt bf16"  # the row that is held against it, and whose kernels are shown
-FULL = "full bf16"  # what the ratios are over, of the same backbone and batch
+CHECKS = ("correctness", "speed/graph-breaks", "speed/waits-for-card")  # cases of which all facts are shown
+PLAIN = "fpt bf16"  # the row that is compared with `FULL`, and whose kernels are shown
+FULL = "full bf16"  # the denominator of the ratios, on the same backbone and batch
 
 
 def latest(records: Iterable[Record]) -> dict[str, Record]:
-    """Of each case the last line, in the order of first appearance."""
+    """The last line of each case, in the order of first appearance."""
     found: dict[str, Record] = {}
     for record in records:
         found[record["case"]] = record
@@ -31,7 +31,7 @@ def latest(records: Iterable[Record]) -> dict[str, Record]:
 
 
 def brief(record: Record) -> str:
-    """One line: the case, what came of it, and its main figure."""
+    """One line: the case, its status, and its main figure."""
     facts = record.get("facts", {})
     text = f"{record['case']}: {record['status']} in {record['seconds']:.1f} s"
     if "step_seconds" in facts:
@@ -42,7 +42,7 @@ def brief(record: Record) -> str:
 
 
 def summary(records: list[Record]) -> str:
-    """All that was found so far, as Markdown."""
+    """All results so far, as Markdown."""
     found = latest(records)
     setup = found.get("setup", {}).get("facts", {})
     title = "# A smoke run on a CPU: figures mean nothing" if setup.get("smoke") else "# On a GPU"
@@ -55,7 +55,7 @@ def summary(records: list[Record]) -> str:
 
 
 def machine(found: dict[str, Record]) -> str:
-    """What it ran on."""
+    """The facts about the machine, as a list."""
     facts = [found[name]["facts"] for name in ("setup", "machine/card", "machine/rates") if is_ok(found, name)]
     lines = []
     for name, value in (item for one in facts for item in one.items()):
@@ -71,12 +71,12 @@ def is_ok(found: dict[str, Record], name: str) -> bool:
 
 
 def rows_of(found: dict[str, Record]) -> list[str]:
-    """The backbone of each row of speed."""
+    """The backbone of each speed row."""
     return [record["facts"]["shape"] for record in found.values() if "step_seconds" in record.get("facts", {})]
 
 
 def speed_rows(found: dict[str, Record], shape: str) -> dict[str, dict[str, Any]]:
-    """The rows of one backbone by label, with ratios over full fine-tuning where the batch is the same."""
+    """The rows of one backbone by label, with ratios over full fine-tuning if the batch is the same."""
     prefix = f"speed/{shape}/"
     rows = {
         name.removeprefix(prefix): dict(record["facts"])
@@ -113,7 +113,7 @@ def speed_table(found: dict[str, Record], shape: str) -> str:
 
 
 def kernels(row: dict[str, Any]) -> str:
-    """What a row's card time goes to."""
+    """The kernels that take most of a row's time."""
     if not row.get("kernels"):
         return ""
     shares = "\n".join(f"- {percent(share)} `{name}`" for name, share in row["kernels"])
@@ -121,7 +121,7 @@ def kernels(row: dict[str, Any]) -> str:
 
 
 def targets(found: dict[str, Record]) -> str:
-    """What was aimed at beside what came, for each backbone."""
+    """The targets and what was reached, for each backbone."""
     lines = []
     for shape in dict.fromkeys(rows_of(found)):
         rows = speed_rows(found, shape)
@@ -142,12 +142,12 @@ def targets(found: dict[str, Record]) -> str:
 
 
 def target(shape: str, what: str, came: float, aim: float, met: bool) -> str:
-    """A row of targets."""
+    """A row of the table of targets."""
     return f"| {shape} | {what} | {aim:.2f} | {came:.2f} | {'met' if met else 'not met'} |"
 
 
 def pipeline(found: dict[str, Record]) -> str:
-    """What of a step waits for data."""
+    """How much of a step waits for data."""
     columns = ("data", "workers", "loader alone, samples/s", "step alone, samples/s", "in training", "waits for data")
     lines = ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
     for name, record in found.items():
@@ -159,7 +159,7 @@ def pipeline(found: dict[str, Record]) -> str:
 
 
 def rest(found: dict[str, Record]) -> list[str]:
-    """The other cases, and what did not come off."""
+    """The other cases, and those that failed, with their tracebacks."""
     shown = [
         f"- {name}: {record['status']}{told(record)}"
         for name, record in found.items()
@@ -174,7 +174,7 @@ def rest(found: dict[str, Record]) -> list[str]:
 
 
 def told(record: Record) -> str:
-    """Why, or the facts in a line."""
+    """The reason, or the facts, in one line."""
     if "why" in record:
         return f", {record['why'].splitlines()[0][:300]}"
     facts = {key: value for key, value in record["facts"].items() if key != "passed"}

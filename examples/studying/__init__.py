@@ -1,1 +1,1 @@
-"""A study: models x tasks x seeds x learning rates, run once each, chosen on validation, reported beside the paper."""
+"""Studies: models x tasks x seeds x learning rates, each run once, chosen on validation, compared with the paper."""

@@ -19,7 +19,7 @@ from .summary import Cell
 
 CURVES, RATES, STEPS = "accuracy_against_steps.png", "accuracy_against_learning_rate.png", "steps_to_converge.png"
 DOTS_PER_INCH = 130
-LONG_LABEL = 30  # letters, of which two columns of a legend fit under a panel
+LONG_LABEL = 30  # letters; with longer labels, only one column of the legend fits under a panel
 
 
 def draw(study: Study, cells: Mapping[tuple[str, str], Cell], folder: Path) -> list[str]:
@@ -36,7 +36,7 @@ def draw(study: Study, cells: Mapping[tuple[str, str], Cell], folder: Path) -> l
 def draw_picture(
     study: Study, tasks: list[Task], cells: Mapping[tuple[str, str], Cell], panel: Callable, file: Path
 ) -> None:
-    """A panel for each task, and one legend."""
+    """Draw a panel for each task, and one legend."""
     columns = min(3, len(tasks))
     rows = -(-len(tasks) // columns)
     size = (5 * columns, 4 * rows)  # inches
@@ -58,13 +58,13 @@ def draw_picture(
 
 
 def draw_curves(axis: Axes, study: Study, task: Task, cells: Mapping[tuple[str, str], Cell]) -> None:
-    """Validation scores at the chosen learning rate: the mean over seeds, and from the lowest to the highest."""
+    """Draw validation scores at the chosen learning rate: the mean over seeds, and the range."""
     for index, model in enumerate(study.models):
         cell = cells.get((model.name, task.name))
         if cell is None:
             continue
         steps = sorted({step for record in cell.records for step, _ in record["curve"]})
-        # a run that stopped at its target keeps its last score
+        # A run that stopped at its target keeps its last score.
         scores = np.array([np.interp(steps, *zip(*record["curve"], strict=True)) for record in cell.records])
         color = f"C{index % 10}"
         axis.plot(steps, 100 * scores.mean(axis=0), color=color, label=model.label, linewidth=1.5)
@@ -75,7 +75,7 @@ def draw_curves(axis: Axes, study: Study, task: Task, cells: Mapping[tuple[str, 
 
 
 def draw_rates(axis: Axes, study: Study, task: Task, cells: Mapping[tuple[str, str], Cell]) -> None:
-    """Validation scores at the last step for each learning rate: the mean over seeds, and their range."""
+    """Draw validation scores at the last step for each learning rate: the mean over seeds, and the range."""
     for index, model in enumerate(study.models):
         cell = cells.get((model.name, task.name))
         if cell is None:
@@ -95,12 +95,12 @@ def draw_rates(axis: Axes, study: Study, task: Task, cells: Mapping[tuple[str, s
 
 
 def rates_of(cell: Cell | None) -> list[float]:
-    """The learning rates that a cell has."""
+    """The learning rates with results in a cell."""
     return list(cell.by_rate) if cell is not None else []
 
 
 def draw_steps(axis: Axes, study: Study, task: Task, cells: Mapping[tuple[str, str], Cell]) -> None:
-    """Steps to converge at the chosen learning rate; a hatched bar is a model of which a seed did not get there."""
+    """Draw steps to converge at the chosen learning rate; a bar is hatched if the model did not for some seed."""
     models = [model for model in study.models if (model.name, task.name) in cells]
     for row, model in enumerate(models):
         cell = cells[model.name, task.name]

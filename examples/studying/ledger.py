@@ -1,6 +1,6 @@
-"""The results file of a study, shared by its processes: one JSON line for each finished run, and claims by file lock.
+"""The results file of a study, shared by its processes: a JSON line for each finished run, and a file lock per run.
 
-A claim is a lock that its process holds while the run lasts, so that the run of a process that died is free again.
+A process holds a run's lock while it does the run, so that the run is free again if the process dies.
 """
 
 import contextlib
@@ -17,7 +17,7 @@ CLAIMS = ".claims"
 
 
 class Ledger:
-    """Finished runs below a folder, by the run's id."""
+    """The finished runs of a study in a folder, by id, and the claims on others."""
 
     def __init__(self, folder: Path):
         self.file = folder / RESULTS
@@ -25,7 +25,7 @@ class Ledger:
         self.claims.mkdir(parents=True, exist_ok=True)
 
     def records(self) -> dict[str, dict[str, Any]]:
-        """All finished runs by id. A last line that was cut short (its process died) counts as not written."""
+        """All finished runs by id. A last line that was cut short (its process died) is ignored."""
         if not self.file.exists():
             return {}
         lines = self.file.read_text(encoding="utf-8").split("\n")
@@ -34,7 +34,7 @@ class Ledger:
 
     @contextlib.contextmanager
     def claim(self, run_id: str) -> Iterator[bool]:
-        """Whether this process has the run, while the block lasts; False where another has it."""
+        """Context manager: claim a run for the block. Yields False if another process has claimed it."""
         lock = FileLock(self.claims / f"{run_id}.lock", blocking=False)
         try:
             lock.acquire()
@@ -47,7 +47,7 @@ class Ledger:
             lock.release()
 
     def append(self, record: dict[str, Any]) -> None:
-        """Add a finished run, whole, behind the last whole line."""
+        """Append a finished run after the last complete line."""
         line = json.dumps(record, allow_nan=False) + "\n"
         with FileLock(self.claims / "results.lock"), open(self.file, "ab+") as file:
             file.seek(0)

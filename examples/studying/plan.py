@@ -1,8 +1,8 @@
-"""What a study is: a YAML file, and the runs that it asks for.
+"""Reading a study: a YAML file, and the runs that it asks for.
 
 A study names models and tasks of a catalogue (another YAML file), seeds and learning rates. Each combination is one
-run of `run_fpt.py`. Its flags are those of the task's recipe, the catalogue, the task, the model and the study, later
-ones winning. `{name}` in a flag stands for a variable, given by `--set name=value` where the catalogue has no value.
+run of `run_fpt.py`. Its flags come from the task's recipe, the catalogue, the task, the model and the study; later
+ones override earlier ones. `{name}` in a flag is a variable, set by `--set name=value` if the catalogue has no value.
 """
 
 import hashlib
@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from run_arguments import read_recipe
+
+from fpt_adapters.run.parsing import read_recipe
 
 STUDY_KEYS = ("title", "about", "catalogue", "models", "tasks", "seeds", "learning_rates", "flags")
 CATALOGUE_KEYS = ("variables", "flags", "models", "tasks", "paper")
@@ -28,7 +29,7 @@ VARIABLE = re.compile(r"\{(\w+)\}")
 
 @dataclass(frozen=True)
 class Model:
-    """A row of the study's tables. Its learning rates go before a task's, and those before the study's."""
+    """A model: a row of the study's tables. Its learning rates override the task's, and those the study's."""
 
     name: str
     label: str
@@ -38,10 +39,10 @@ class Model:
 
 @dataclass(frozen=True)
 class Task:
-    """A column. `metric` is what is reported; at `target` (0..1) its runs stop, and their steps are counted.
+    """A task: a column of the tables. `metric` is reported; runs stop at `target` (0..1), and the steps are counted.
 
-    `floor` (0..1): the score that needs no learning; None: the task's own, that of accuracy. `paper`: the name of the
-    paper's task that it stands beside, which may be larger.
+    `floor` (0..1): the score that needs no learning; None: the task's own, for accuracy. `paper`: the name of the
+    paper's task to compare with, which may be larger.
     """
 
     name: str
@@ -57,7 +58,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Run:
-    """One training: flags without the variables' values, which differ from machine to machine."""
+    """One training. Its flags have variables, not their values, which differ between machines."""
 
     model: Model
     task: Task
@@ -67,12 +68,12 @@ class Run:
 
     @property
     def id(self) -> str:
-        """12 hex digits over all that the result depends on."""
+        """12 hex digits: a hash of everything that the result depends on."""
         what = [self.model.name, self.task.name, self.task.metric, self.task.target, dict(self.flags)]
         return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:12]
 
     def arguments(self, variables: Mapping[str, str]) -> list[str]:
-        """The flags as `run_fpt.py` takes them."""
+        """The command-line flags for `run_fpt.py`."""
         parts = []
         for name, value in self.flags.items():
             values = value if isinstance(value, list) else [value]
@@ -84,7 +85,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Study:
-    """A study, read and checked. `paper`: figure -> model -> the paper's task -> number (accuracy in %, steps)."""
+    """A study, read and checked. `paper`: figure -> model -> paper's task -> number (accuracy in %, or steps)."""
 
     title: str
     about: str
@@ -95,7 +96,7 @@ class Study:
     paper: Mapping[str, Mapping[str, Mapping[str, float]]] = field(default_factory=dict)
 
     def paper_figure(self, figure: str, model: Model, task: Task) -> float | None:
-        """The paper's `accuracy` (%) or `steps`, where it has one."""
+        """The paper's `accuracy` (%) or `steps`; None if it has none."""
         return self.paper.get(figure, {}).get(model.name, {}).get(task.paper)
 
 
@@ -132,7 +133,7 @@ def read_study(path: Path, given: Mapping[str, str]) -> Study:
 
 
 def read_yaml(path: Path, known: tuple[str, ...], needed: tuple[str, ...]) -> dict[str, Any]:
-    """A YAML mapping with keys out of `known` and all of `needed`."""
+    """Read a YAML mapping. Raises ValueError for keys not in `known`, and for missing ones of `needed`."""
     if not path.is_file():
         raise ValueError(f"{path} is not there.")
     try:
@@ -151,7 +152,7 @@ def read_yaml(path: Path, known: tuple[str, ...], needed: tuple[str, ...]) -> di
 def choose(
     chosen: Mapping[str, Any], catalogue: Mapping[str, Any], known: tuple[str, ...], where: str
 ) -> list[tuple[str, dict[str, Any]]]:
-    """The entries that a study names, each merged over the catalogue's entry of its name, or of `like`."""
+    """The entries that a study names, each merged over the catalogue's entry of the same name, or of `like`."""
     if not isinstance(chosen, dict):
         raise ValueError(f"{where} is a mapping of names, each with its changes or nothing after the colon.")
     entries = []
@@ -173,7 +174,7 @@ def choose(
 def fill_variables(
     defaults: Mapping[str, str | None], given: Mapping[str, str], runs: tuple[Run, ...], where: str
 ) -> dict[str, str]:
-    """The values of the variables that the runs use. Raises ValueError for one without, or one that nobody uses."""
+    """The values of the variables that the runs use. Raises ValueError for one without value, and for unknown ones."""
     unknown = [name for name in given if name not in defaults]
     if unknown:
         raise ValueError(f"--set {unknown[0]} is no variable of {where}; it has {', '.join(defaults) or 'none'}.")
@@ -194,7 +195,7 @@ def _task(name: str, entry: Mapping[str, Any], folder: Path) -> Task:
     metric = entry.get("metric", "accuracy")
     if metric != "accuracy" and "floor" not in entry:
         raise ValueError(
-            f"The task {name} reports {metric}: give its floor (0..1) too, a task knows accuracy's alone."
+            f"The task {name} reports {metric}: give its floor (0..1) too, a task knows only that of accuracy."
         )
     recipe = read_recipe(str(folder / entry["recipe"])) if "recipe" in entry else {}
     return Task(

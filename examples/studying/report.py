@@ -1,4 +1,4 @@
-"""A study's tables in Markdown: scores beside the paper's and the floor, learning rates, steps, and what disagrees."""
+"""A study's tables in Markdown: scores with the paper's and the floor, learning rates, steps, and disagreements."""
 
 import os
 from collections.abc import Callable, Mapping
@@ -14,7 +14,7 @@ REPORT = "README.md"
 
 
 def write_report(study: Study, records: Mapping[str, Mapping[str, Any]], folder: Path, command: str) -> Path:
-    """Write the tables and pictures of what has finished into `folder`. Returns the Markdown file."""
+    """Write tables and pictures of the finished runs into `folder`. Returns the Markdown file."""
     cells = summarise(study, records)
     pictures = draw(study, cells, folder)
     file = folder / REPORT
@@ -60,7 +60,7 @@ def render(
 
 
 def table(study: Study, text: Callable[[Model, Task], str], last: list[str] | None = None) -> list[str]:
-    """A Markdown table, models down and tasks across; models without any text are left out."""
+    """A Markdown table with a row per model and a column per task; models without any text are left out."""
     header = ["model", *(task.label for task in study.tasks)]
     rows = [[model.label, *(text(model, task) for task in study.tasks)] for model in study.models]
     rows = [row for row in rows if any(row[1:])] + ([last] if last else [])
@@ -68,12 +68,12 @@ def table(study: Study, text: Callable[[Model, Task], str], last: list[str] | No
 
 
 def percent(spread: Spread) -> str:
-    """`97.1 ± 0.3`."""
+    """Mean and deviation in percent: `97.1 ± 0.3`."""
     return f"{100 * spread.mean:.1f} ± {100 * spread.deviation:.1f}"
 
 
 def score_text(study: Study, model: Model, task: Task, cells: Mapping[tuple[str, str], Cell]) -> str:
-    """The test score of a cell beside the paper's."""
+    """The test score of a cell, with the paper's in brackets."""
     cell = cells.get((model.name, task.name))
     paper = study.paper_figure("accuracy", model, task)
     beside = f" [{paper:g}]" if paper is not None else ""
@@ -81,7 +81,7 @@ def score_text(study: Study, model: Model, task: Task, cells: Mapping[tuple[str,
 
 
 def floor_row(study: Study, cells: Mapping[tuple[str, str], Cell]) -> list[str]:
-    """What needs no learning."""
+    """The table row of the scores that need no learning."""
     row = ["*floor*"]
     for task in study.tasks:
         floors = [cells[m.name, task.name].floors["test"] for m in study.models if (m.name, task.name) in cells]
@@ -90,7 +90,7 @@ def floor_row(study: Study, cells: Mapping[tuple[str, str], Cell]) -> list[str]:
 
 
 def rate_text(cell: Cell | None) -> str:
-    """The chosen learning rate, the validation score, and whether it lies at the edge of those tried."""
+    """The chosen learning rate, whether it is the lowest or highest of those tried, and the validation score."""
     if cell is None:
         return ""
     edge = len(cell.by_rate) > 1 and cell.learning_rate in (min(cell.by_rate), max(cell.by_rate))
@@ -98,7 +98,7 @@ def rate_text(cell: Cell | None) -> str:
 
 
 def convergence_rule(study: Study) -> str:
-    """How the steps are counted."""
+    """How the steps to converge are counted, in words."""
     targets = sorted({task.target for task in study.tasks if task.target is not None})
     rule = "The first evaluation within one point of the run's best validation score"
     if targets:
@@ -109,7 +109,7 @@ def convergence_rule(study: Study) -> str:
 
 
 def steps_text(study: Study, model: Model, task: Task, cells: Mapping[tuple[str, str], Cell]) -> str:
-    """Steps to converge of a cell beside the paper's."""
+    """The steps to converge of a cell, with the paper's in brackets."""
     cell = cells.get((model.name, task.name))
     paper = study.paper_figure("steps", model, task)
     beside = f" [{paper:g}]" if paper is not None else ""
@@ -124,14 +124,14 @@ def steps_text(study: Study, model: Model, task: Task, cells: Mapping[tuple[str,
 
 
 def speed_text(speed: Speed) -> str:
-    """How many times the steps, as far as this study can tell."""
+    """How many times as many steps the slower model took, as far as this study can tell."""
     if speed.here is not None:
         return f"{speed.here:.3g} times"
     return f"over {speed.at_least:.3g} times" if speed.at_least is not None else "not known"
 
 
 def parameters_text(cell: Cell | None) -> str:
-    """Trained parameters, and their share."""
+    """The number of trained parameters, and their share."""
     if cell is None:
         return ""
     trained, every = (cell.records[0][name] for name in ("trained_parameters", "parameters"))
@@ -139,7 +139,7 @@ def parameters_text(cell: Cell | None) -> str:
 
 
 def notes(study: Study, cells: Mapping[tuple[str, str], Cell]) -> list[str]:
-    """Where the paper's order of two models holds, does not, or cannot be told; and what diverged."""
+    """Whether the paper's order of two models holds, does not, or cannot be told; and which runs diverged."""
     lines = []
     compared, speeds = list(compare_with_paper(study, cells)), list(compare_steps(study, cells))
     if compared or speeds:

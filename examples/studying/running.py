@@ -1,4 +1,4 @@
-"""One run of a study: train, score, and what is kept of it."""
+"""One run of a study: training, scoring, and the record of it."""
 
 import gc
 import tempfile
@@ -8,37 +8,37 @@ from typing import Any
 
 import torch
 import transformers
-from run_fpt import load_data, prepare
 from tqdm.auto import tqdm
 from transformers import TrainerCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 import fpt_adapters
 from fpt_adapters import TrainingError
+from fpt_adapters.run.training import load_data, prepare
 from fpt_adapters.tasks import TaskData
 
 from .plan import Run
 
 
 class KeepLastData:
-    """Loads data as `run_fpt.load_data` does; runs that follow each other on the same data share it."""
+    """Loads data as `run.training.load_data` does; runs that follow each other on the same data share it."""
 
     def __init__(self):
         self.key: str | None = None
         self.data: TaskData | None = None
 
     def __call__(self, task, data_args, args) -> TaskData:
-        """As `run_fpt.load_data`."""
+        """As `run.training.load_data`."""
         key = repr((task, data_args, args.seed, args.max_steps, args.train_batch_size))
         if key != self.key:
-            self.key, self.data = None, None  # freed before the next is read
+            self.key, self.data = None, None  # freed before the next data is read
             self.data = load_data(task, data_args, args)
             self.key = key
         return self.data
 
 
 class Progress(TrainerCallback):
-    """One bar for a run, with the last validation score; training stops once that has reached the target."""
+    """A progress bar for a run, with the last validation score; training stops when that reaches the target."""
 
     def __init__(self, title: str, metric: str, target: float | None):
         self.title, self.metric, self.target = title, metric, target
@@ -66,10 +66,10 @@ class Progress(TrainerCallback):
 
 
 def execute(run: Run, arguments: list[str], load: Callable, title: str) -> dict[str, Any]:
-    """Train and score one run; returns its record, of JSON types.
+    """Train and score one run; returns its record, with JSON types only.
 
     The validation score is that of the last step; nothing is chosen on the test split, which is scored once. A
-    training that diverges is a result too: its record has `status` "diverged" and no scores.
+    diverged training is a result too: its record has `status` "diverged" and no scores.
     """
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
@@ -126,5 +126,5 @@ def scores(run: Run, prepared: Any) -> dict[str, float]:
 
 
 def curve(history: list[dict[str, float]], metric: str) -> list[list[float]]:
-    """The validation scores of a training: [step, score], ascending, one for each step."""
+    """The validation scores of a training: [step, score] pairs, one for each evaluated step, ascending."""
     return sorted({row["step"]: row[f"eval_{metric}"] for row in history if f"eval_{metric}" in row}.items())

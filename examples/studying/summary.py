@@ -1,4 +1,4 @@
-"""Numbers of a study: the learning rate that validation chooses, means and spreads over seeds, steps to converge."""
+"""The numbers of a study: the learning rate chosen on validation, means and spreads over seeds, steps to converge."""
 
 import math
 import statistics
@@ -8,12 +8,12 @@ from typing import Any
 
 from .plan import Model, Study, Task
 
-WITHIN = 0.01  # without a target, a run has converged where it comes so near to its best validation score
+WITHIN = 0.01  # without a target, a run has converged when it is this close to its best validation score
 
 
 @dataclass(frozen=True)
 class Spread:
-    """Mean, standard deviation (of a sample; 0 for one value), least and greatest over `count` seeds."""
+    """Mean, sample standard deviation (0 for one value), least and greatest value over `count` seeds."""
 
     mean: float
     deviation: float
@@ -23,17 +23,18 @@ class Spread:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> "Spread":
-        """Of at least one value."""
+        """The spread of at least one value."""
         deviation = statistics.stdev(values) if len(values) > 1 else 0.0
         return cls(statistics.fmean(values), deviation, min(values), max(values), len(values))
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One model on one task, at the learning rate that has the best mean validation score (and then fewest steps).
+    """One model on one task, at the learning rate with the best mean validation score (of equals, the fewest steps).
 
-    Scores lie in 0..1. `by_rate`: the validation score of every learning rate that was tried on all seeds;
-    `diverged`: runs at any learning rate that did; `steps`: of the chosen runs that converged; `records`: theirs.
+    Scores lie in 0..1. `by_rate`: the validation score of every learning rate that was tried with all seeds;
+    `diverged`: the number of diverged runs at any learning rate; `steps`: of those chosen runs that converged;
+    `records`: of the chosen runs.
     """
 
     learning_rate: float
@@ -49,7 +50,7 @@ class Cell:
 
 
 def summarise(study: Study, records: Mapping[str, Mapping[str, Any]]) -> dict[tuple[str, str], Cell]:
-    """A cell for every (model, task) that has finished runs of all seeds at one learning rate at least."""
+    """A cell for every (model, task) that has finished runs of all seeds for at least one learning rate."""
     cells = {}
     for model in study.models:
         for task in study.tasks:
@@ -73,7 +74,7 @@ def _cell(task: Task, done: list[Mapping[str, Any]], seeds: int) -> Cell | None:
     if not whole:
         return None
     validation = {rate: Spread.of([r["validation"] for r in found]) for rate, found in whole.items()}
-    most = task.target if task.target is not None else 1.0  # what is beyond the target is chance: there, steps decide
+    most = task.target if task.target is not None else 1.0  # beyond the target scores are chance, and steps decide
 
     def merit(rate: float) -> tuple[float, float]:
         reached = statistics.fmean(min(record["validation"], most) for record in whole[rate])
@@ -97,9 +98,9 @@ def _cell(task: Task, done: list[Mapping[str, Any]], seeds: int) -> Cell | None:
 
 
 def converged_at(record: Mapping[str, Any], target: float | None) -> int | None:
-    """The first step whose validation score reached `target`, or came within 0.01 of the run's best if None.
+    """The first evaluated step whose score reached `target`, or with None came within 0.01 of the run's best.
 
-    None where the target was not reached. As fine as the run's evaluations lie apart.
+    Returns None if the target was not reached.
     """
     goal = target if target is not None else max((score for _, score in record["curve"]), default=math.inf) - WITHIN
     return next((int(step) for step, score in record["curve"] if score >= goal), None)
@@ -107,7 +108,7 @@ def converged_at(record: Mapping[str, Any], target: float | None) -> int | None:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two models on one task, in the paper and here; percent."""
+    """Two models on one task, in the paper and here, in percent."""
 
     task: Task
     better: Model  # in the paper
@@ -127,7 +128,7 @@ class Comparison:
 
 
 def compare_with_paper(study: Study, cells: Mapping[tuple[str, str], Cell]) -> Iterable[Comparison]:
-    """Every two models whose accuracies on a task differ by a point or more in the paper, and that ran here."""
+    """Compare all pairs of models that ran here and whose accuracies in the paper differ by a point or more."""
     for task in study.tasks:
         paper = {model.name: study.paper_figure("accuracy", model, task) for model in study.models}
         known = [m for m in study.models if (m.name, task.name) in cells and paper[m.name] is not None]
@@ -145,18 +146,18 @@ def compare_with_paper(study: Study, cells: Mapping[tuple[str, str], Cell]) -> I
 
 @dataclass(frozen=True)
 class Speed:
-    """How many times the steps of `faster` another model took on one task, in the paper and here."""
+    """How many times as many steps as `faster` the model `slower` took on one task, in the paper and here."""
 
     task: Task
     faster: Model  # in the paper
     slower: Model
     paper: float
-    here: float | None  # None where one of them did not converge on all seeds
-    at_least: float | None  # then, where only `slower` did not: its budget over the steps of `faster`
+    here: float | None  # None if one of them did not converge for all seeds
+    at_least: float | None  # if only `slower` did not: its budget over the steps of `faster`
 
 
 def compare_steps(study: Study, cells: Mapping[tuple[str, str], Cell]) -> Iterable[Speed]:
-    """Every two models of which the paper says the steps to converge on a task, and that ran here."""
+    """Compare all pairs of models that ran here and whose steps to converge are in the paper."""
     for task in study.tasks:
         paper = {model.name: study.paper_figure("steps", model, task) for model in study.models}
         known = [m for m in study.models if (m.name, task.name) in cells and paper[m.name] is not None]

@@ -1,7 +1,7 @@
-"""peft adapters on the frozen layers: LoRA and its kin inside the backbone, trained and saved with the rest.
+"""peft adapters on the frozen layers: LoRA and the like inside the backbone, trained and saved with the rest.
 
-peft wraps the linear layers, draws the adapter's weights and computes; this module tells it where, and finds what it
-made. It is imported where there is an adapter alone, because importing peft takes long.
+peft wraps the linear layers, draws the adapter's weights and runs them; this module says where, and finds the result.
+It is imported only where there is an adapter, because importing peft takes long.
 """
 
 import copy
@@ -29,10 +29,10 @@ from .peft_api import (
     inject_adapter_in_model,
 )
 
-BASE_LAYER = "base_layer"  # where peft keeps what it wraps
-PLAIN_STARTS = (True, False, "gaussian", "orthogonal")  # of `init_lora_weights`: they leave the base's weights alone
-NUMBERS = {int: (int,), float: (int, float)}  # by the type of a setting's default, the types that it takes
-# What peft itself writes into a configuration, or what choosing the layers leaves behind.
+BASE_LAYER = "base_layer"  # peft's name for the layer that it wraps
+PLAIN_STARTS = (True, False, "gaussian", "orthogonal")  # values of `init_lora_weights` that do not change the base
+NUMBERS = {int: (int,), float: (int, float)}  # type of a setting's default -> the types that it takes
+# Fields that peft fills in itself, or that are settled once the layers are chosen.
 RESOLVED = (
     "auto_mapping",
     "base_model_name_or_path",
@@ -50,9 +50,9 @@ RESOLVED = (
 
 
 def peft_config_of(given: PeftConfig | dict[str, Any] | str) -> PeftConfig:
-    """A peft configuration of one, of its settings as adapter_config.json or a delta has them, or of a method's name.
+    """Make a peft configuration: from another one, from a dict of settings (adapter_config.json), or a method's name.
 
-    Raises ValueError for a method that is none of `METHODS`, and for a setting that it does not have.
+    Raises ValueError for a method that is not in `METHODS`, and for a setting that the method does not have.
     """
     if isinstance(given, PeftConfig):
         given = given.to_dict()
@@ -60,7 +60,7 @@ def peft_config_of(given: PeftConfig | dict[str, Any] | str) -> PeftConfig:
     method = values.pop("peft_type", None)
     method = str(getattr(method, "value", method)).lower()
     if method not in METHODS:
-        checked_settings({"peft_type": method})  # which says what can be written
+        checked_settings({"peft_type": method})  # raises, and lists the methods
     config_class = PEFT_TYPE_TO_CONFIG_MAPPING[method.upper()]
     known = {field.name: field for field in dataclasses.fields(config_class) if field.init}
     for name, value in values.items():
@@ -73,18 +73,18 @@ def peft_config_of(given: PeftConfig | dict[str, Any] | str) -> PeftConfig:
             )
     try:
         return config_class(**values)
-    except (AttributeError, TypeError) as error:  # of a value of a kind that peft does not expect
+    except (AttributeError, TypeError) as error:  # for a type of value that peft does not expect
         raise ValueError(f"peft's {method} does not take {short(values)}: {error}") from error
 
 
 def add_adapter(backbone: PreTrainedModel, config: PeftConfig | dict[str, Any] | str) -> dict[str, Any]:
     """Wrap the layers of `backbone` that `config` names. Returns the settings that wrap the same layers again.
 
-    Where no layers are named, peft's own for the family are taken. What is drawn follows from torch's random state,
-    which is left as it is, so that what is drawn afterwards is what the same seed gives without an adapter.
+    Without named layers, peft's defaults for the family are taken. The weights drawn follow from torch's random
+    state, which does not change, so that later draws are those of the same seed without an adapter.
 
-    Raises ValueError, with the backbone as it was, for layers that are not there or are no linear ones of peft's, for
-    an adapter that is larger than the backbone, and for a method that changes the base's own weights.
+    Raises ValueError, and leaves the backbone as it was, for layers that do not exist or that peft cannot wrap, for an
+    adapter larger than the backbone, and for a method that changes the base's own weights.
     """
     config = peft_config_of(config)
     if getattr(config, "init_lora_weights", True) not in PLAIN_STARTS:
@@ -103,13 +103,13 @@ def add_adapter(backbone: PreTrainedModel, config: PeftConfig | dict[str, Any] |
                 f"The adapter {short(settings_of(config))} has {size:,} parameters, more than the {limit:,} of the "
                 "backbone: lower its rank, or name fewer layers."
             )
-        strip(backbone)
+        remove_adapters(backbone)
         _inject(config, backbone, seed)
         if fingerprint_of(stored) != digest:
             raise ValueError(_changes_base(config))
         return _resolved_settings(config, backbone)
     except ValueError:
-        strip(backbone)
+        remove_adapters(backbone)
         raise
 
 
@@ -128,7 +128,7 @@ def _inject(config: PeftConfig, backbone: PreTrainedModel, seed: int) -> None:
 
 
 def _seed_of_random_state() -> int:
-    """A seed that follows from torch's random state, which stays as it is: not the numbers that are drawn next."""
+    """A seed made from torch's random state, which does not change; it is none of the numbers drawn next."""
     present = torch.Generator()
     present.set_state(torch.get_rng_state())
     return int(torch.randint(2**62, (), generator=present))
@@ -137,7 +137,7 @@ def _seed_of_random_state() -> int:
 def _changes_base(config: PeftConfig) -> str:
     return (
         f"The adapter's settings change the base's own weights, which a delta does not hold: "
-        f"{short(settings_of(config))}. Take a start that leaves them alone, such as init_lora_weights=True."
+        f"{short(settings_of(config))}. Take an initialisation that does not, such as init_lora_weights=True."
     )
 
 
@@ -155,7 +155,7 @@ def _resolved_settings(config: PeftConfig, backbone: PreTrainedModel) -> dict[st
 
 
 def on_conv1d(model: nn.Module) -> bool:
-    """Whether a model's linear layers are GPT-2's, whose weights lie transposed."""
+    """Whether a model has GPT-2's linear layers, whose weights are transposed."""
     return any(isinstance(module, Conv1D) for module in model.modules())
 
 
@@ -169,7 +169,7 @@ def _is_linear(module: nn.Module) -> bool:
 
 
 def settings_of(config: PeftConfig) -> dict[str, Any]:
-    """A method and what differs from peft's defaults."""
+    """The method and the settings that differ from peft's defaults, as a dict."""
     differing = {
         field.name: getattr(config, field.name)
         for field in dataclasses.fields(config)
@@ -183,7 +183,7 @@ def _default(field: dataclasses.Field) -> Any:
 
 
 def adapter_parameters(backbone: nn.Module) -> list[nn.Parameter]:
-    """The weights that peft put beside those of the layers it wraps."""
+    """The weights that peft added to the layers that it wraps."""
     return [
         parameter
         for layer in backbone.modules()
@@ -194,7 +194,7 @@ def adapter_parameters(backbone: nn.Module) -> list[nn.Parameter]:
 
 
 def adapter_buffers(backbone: nn.Module) -> dict[str, Tensor]:
-    """What peft saves beside the weights, and makes again of its settings and the base's weights."""
+    """Buffers that peft saves with the weights, though it can compute them from its settings and the base."""
     layers = [name for name, module in named_modules(backbone).items() if isinstance(module, BaseTunerLayer)]
     inside = tuple(f"{name}." for name in layers)
     own = [name for name in named_buffers(backbone) if name.startswith(inside) and f".{BASE_LAYER}." not in name]
@@ -203,7 +203,7 @@ def adapter_buffers(backbone: nn.Module) -> dict[str, Tensor]:
 
 
 def merged_state(backbone: nn.Module) -> dict[str, Tensor]:
-    """The state dict that a backbone would have with its adapter merged; the backbone stays as it is."""
+    """The state dict that a backbone would have with its adapter merged; the backbone itself does not change."""
     layers = {name: one for name, one in named_modules(backbone).items() if isinstance(one, BaseTunerLayer)}
     inside = tuple(f"{name}." for name in layers)
     state = plain_state(backbone.state_dict())
@@ -215,35 +215,35 @@ def merged_state(backbone: nn.Module) -> dict[str, Tensor]:
     return tensors
 
 
-def enable(backbone: nn.Module, enabled: bool) -> None:
-    """Have the layers compute with their adapter, or without."""
+def set_enabled(backbone: nn.Module, enabled: bool) -> None:
+    """Let the layers run with their adapter, or without it."""
     for layer in backbone.modules():
         if isinstance(layer, BaseTunerLayer):
             layer.enable_adapters(enabled)
 
 
 def adapter_state_dict(model: PreTrainedModel, state_dict: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
-    """The adapter's tensors of a state dict of `model`, under the names that peft saves."""
+    """The adapter's tensors in a state dict of `model`, under the names that peft saves them by."""
     return get_peft_model_state_dict(model, state_dict, adapter_name=NAME, save_embedding_layers=False)
 
 
-def strip(model: nn.Module) -> None:
-    """Take all adapters off, and the copies of modules; what they wrapped is put back."""
+def remove_adapters(model: nn.Module) -> None:
+    """Remove all adapters and all copies of modules, and put back the modules that they wrapped."""
     done: list[str] = []
     for path, module in list(model.named_modules(remove_duplicate=False)):
         if path.startswith(tuple(done)):
             continue
         if isinstance(module, ModulesToSaveWrapper):
-            put(model, path, module.original_module)
+            replace_module(model, path, module.original_module)
         elif isinstance(module, BaseTunerLayer):
-            put(model, path, module.get_base_layer())
+            replace_module(model, path, module.get_base_layer())
         else:
             continue
         done.append(path + ".")
-    vars(model).pop("peft_config", None)  # which peft sets on a backbone
+    vars(model).pop("peft_config", None)  # peft sets it on a backbone
 
 
-def put(model: nn.Module, path: str, module: nn.Module) -> None:
+def replace_module(model: nn.Module, path: str, module: nn.Module) -> None:
     """Replace the module at a path."""
     parent, _, name = path.rpartition(".")
     setattr(model.get_submodule(parent), name, module)

@@ -1,6 +1,6 @@
-"""All that this library takes of peft. Imported where there is an adapter alone, because that takes long."""
+"""Everything that this library imports from peft. Imported only where there is an adapter, because it takes long."""
 
-try:  # a model whose code travels is loaded where there is no peft
+try:  # a model that brings its own code may be loaded where peft is missing
     from peft import LNTuningConfig, PeftConfig, get_peft_model_state_dict, inject_adapter_in_model
     from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
     from peft.tuners.ln_tuning.layer import LNTuningLayer

@@ -1,8 +1,8 @@
-"""FPT in peft's form: the configuration that trains what a policy trains, and the adapter folder that holds a delta.
+"""FPT in peft's form: a peft configuration that trains what the policy trains, and an adapter folder with a delta.
 
-peft tunes norms in copies ("LN tuning") and trains other modules whole (`modules_to_save`). Its own table of norms
-knows some families; here they are named by the policy, which finds them by class. What peft cannot hold is refused: it
-trains whole modules, and saves nothing that does not train.
+peft trains copies of norms ("LN tuning") and other modules whole (`modules_to_save`). Its own table of norms knows
+only some families; here the policy names them, which finds them by class. What peft cannot hold is refused: it trains
+only whole modules, and saves only what trains.
 """
 
 import os
@@ -33,16 +33,16 @@ from .peft_api import (
 )
 
 ADAPTER_PLACE = "Give load_adapter the folder of a peft adapter, or its Hub id."
-PREFIX = "base_model.model."  # of a whole model's names in an adapter file
-LN_TUNING = "ln_tuning_layers"  # where peft keeps the copy of a norm
-WRAPPED = (BASE_LAYER, "original_module")  # where it keeps what a copy or an adapter stands for
+PREFIX = "base_model.model."  # begins every name in an adapter file
+LN_TUNING = "ln_tuning_layers"  # peft's name for the copy of a norm
+WRAPPED = (BASE_LAYER, "original_module")  # its names for the modules under a copy or an adapter
 
 
 def trained_modules(model: PreTrainedModel) -> dict[str, str]:
-    """Group of each module that the policy trains, by path; not those of an adapter inside the backbone.
+    """The group of each module that the policy trains, by path, without an adapter inside the backbone.
 
     Raises ValueError for what peft cannot train or save: a part of a module, a new module that does not train, or a
-    path that other modules' paths end with (peft would train those too).
+    path that is also the end of another module's path (peft would train that one too).
     """
     names = plain_parameters(model)
     trained = {name: group for name, group in model.trained_groups.items() if group != "adapter"}
@@ -68,7 +68,7 @@ def trained_modules(model: PreTrainedModel) -> dict[str, str]:
 
 
 def plain_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
-    """A model's own parameters, under the names that they have without what peft wraps around them."""
+    """A model's own parameters, under their names without peft's wrappers."""
     added = {id(parameter) for parameter in adapter_parameters(model)}
     named = {name: parameter for name, parameter in named_parameters(model).items() if id(parameter) not in added}
     parts = {name: name.split(".") for name in named}
@@ -84,10 +84,10 @@ def _inside(path: str, others: Collection[str]) -> bool:
 
 
 def to_peft_config(model: PreTrainedModel) -> PeftConfig:
-    """The peft configuration under which `get_peft_model(model, ...)` trains exactly what the policy trains.
+    """The peft configuration with which `get_peft_model(model, ...)` trains exactly what the policy trains.
 
-    LN tuning of the norms and `modules_to_save` for the rest; with an adapter in the backbone, its own configuration,
-    with norms among the `modules_to_save`. Raises ValueError as `trained_modules`.
+    LN tuning for the norms and `modules_to_save` for the rest; with an adapter in the backbone, its own configuration,
+    with the norms in `modules_to_save`. Raises ValueError as `trained_modules` does.
     """
     modules = trained_modules(model)
     if model.config.peft_config is not None:
@@ -106,9 +106,9 @@ def to_peft_config(model: PreTrainedModel) -> PeftConfig:
 
 
 def write_adapter(model: PreTrainedModel, directory: str | os.PathLike) -> None:
-    """Write what the delta of `model` holds as a peft adapter, and FPT's config.json beside it.
+    """Write the delta of `model` as a peft adapter folder, with FPT's config.json in it.
 
-    Raises ValueError as `trained_modules`, and for a folder that holds something.
+    Raises ValueError as `trained_modules` does, and for a folder that is not empty.
     """
     config = to_peft_config(model)
     groups, tuned = model.parameter_groups(), isinstance(config, LNTuningConfig)
@@ -117,7 +117,7 @@ def write_adapter(model: PreTrainedModel, directory: str | os.PathLike) -> None:
     stored = as_stored(model.delta_tensors()) | remade
     tensors = {PREFIX + _peft_name(name, norms): tensor for name, tensor in stored.items()}
     model.note_dtype()
-    config.inference_mode = True  # as peft writes it
+    config.inference_mode = True  # peft writes it so
     config.base_model_name_or_path = model.config.base_model
     config.revision = model.config.base_model_revision
     with new_folder(directory, "A peft adapter", size_of(tensors.values())) as folder:
@@ -139,15 +139,15 @@ def _peft_name(name: str, norms: Collection[str]) -> str:
 
 
 def _without_name(name: str) -> str:
-    """A parameter's name without that of the adapter, which peft does not save."""
+    """A parameter's name without the adapter's name in it, which peft does not save."""
     return ".".join(part for part in name.split(".") if part != NAME)
 
 
 def read_adapter(model: PreTrainedModel, source: str | os.PathLike, **hub_kwargs: Any) -> dict[str, Tensor]:
-    """The tensors of a peft adapter, under their names in `model`, which gets the adapter inside the backbone first.
+    """Read the tensors of a peft adapter, under their names in `model`; adds the adapter to the backbone if needed.
 
     Names and shapes are not checked here. Raises DeltaError for an adapter with other settings than the model's, or
-    of another base; ValueError for one that cannot be added; OSError where a file cannot be found.
+    for another base; ValueError for one that cannot be added; OSError if a file cannot be found.
     """
     with saying_whose(os.fspath(source), f"the adapter {os.fspath(source)!r}", ADAPTER_PLACE):
         settings = read_json(fetch(source, ADAPTER_CONFIG_NAME, **hub_kwargs))
@@ -169,7 +169,7 @@ def read_adapter(model: PreTrainedModel, source: str | os.PathLike, **hub_kwargs
 
 
 def _check_base(model: PreTrainedModel, source: str | os.PathLike, hub_kwargs: dict[str, Any]) -> None:
-    """Compare the bases, where the folder has FPT's configuration; one that peft wrote has none."""
+    """Raise DeltaError for another base, if the folder has FPT's configuration (a folder written by peft has none)."""
     try:
         file = fetch(source, CONFIG_NAME, **hub_kwargs)
     except OSError:
@@ -183,7 +183,7 @@ def _check_base(model: PreTrainedModel, source: str | os.PathLike, hub_kwargs: d
 
 
 def _match_adapter(model: PreTrainedModel, settings: dict[str, Any], source: str | os.PathLike) -> None:
-    """Put the adapter of `settings` on the model's backbone, or see that it is the one there."""
+    """Add the adapter of `settings` to the model's backbone, or check that the one there has these settings."""
     settings = {name: value for name, value in settings.items() if name != "modules_to_save"}
     if settings.get("peft_type") == "LN_TUNING":
         found = None

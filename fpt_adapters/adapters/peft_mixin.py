@@ -1,4 +1,4 @@
-"""What peft, and transformers' methods for it, find on an FPT model. peft is imported when used: that takes long."""
+"""The methods of an FPT model for peft's adapters. peft is imported only when it is used, because that takes long."""
 
 import os
 from typing import TYPE_CHECKING, Any
@@ -14,20 +14,20 @@ if TYPE_CHECKING:
 
 
 class PeftMixin:
-    """Adapters that a delta holds, peft's own around a model, and FPT in peft's form."""
+    """Methods for adapters inside a delta, for peft's own adapters around a model, and for FPT in peft's form."""
 
     base_changed = False  # whether an adapter was merged into the base's weights
-    _wrapping = None  # a `Wrapping` while peft is around this model
+    _wrapping = None  # a `Wrapping` while peft wraps this model
 
     # An adapter inside the backbone
 
     def add_adapter(
         self, adapter_config: "PeftConfig | dict[str, Any] | str", adapter_name: str | None = None
     ) -> None:
-        """Put an adapter on frozen layers of attention or feed-forward, trained and saved beside the groups.
+        """Add an adapter to frozen layers of attention or feed-forward; it trains and is saved with the groups.
 
-        `adapter_config`: as `peft_config` of `from_backbone`. Raises ValueError for a second adapter, another name
-        than "fpt_delta", and what `from_backbone` refuses.
+        `adapter_config`: as `peft_config` of `from_backbone`. Raises ValueError for a second adapter, for another name
+        than "fpt_delta", and for what `from_backbone` refuses.
         """
         from .adding import add_adapter
 
@@ -41,51 +41,51 @@ class PeftMixin:
             self.config.peft_config = add_adapter(self.fpt_model.backbone, adapter_config)
             self.config.check()
         finally:
-            self.apply_policy()  # peft has frozen all, even where it then refused
+            self.apply_policy()  # peft freezes everything, even when it raises afterwards
 
     def delete_adapter(self, adapter_names: list[str] | str = NAME) -> None:
-        """Take the adapter inside the backbone off, unmerged. Raises ValueError where there is none of that name."""
-        from .adding import strip
+        """Remove the adapter inside the backbone without merging it. Raises ValueError if none has that name."""
+        from .adding import remove_adapters
 
         self._refuse_other_adapter(adapter_names)
-        strip(self.fpt_model.backbone)
+        remove_adapters(self.fpt_model.backbone)
         self.config.peft_config = None
         self.config.trainable = [group for group in self.config.trainable if group != "adapter"]
         self.apply_policy()
 
     def disable_adapters(self) -> None:
-        """Compute without the adapter inside the backbone, which a delta holds all the same, until `enable_adapters`.
+        """Run without the adapter inside the backbone until `enable_adapters`; the delta still holds it.
 
-        Raises ValueError where there is none.
+        Raises ValueError if there is none.
         """
-        from .adding import enable
+        from .adding import set_enabled
 
         self._refuse_other_adapter()
-        enable(self.fpt_model.backbone, False)
+        set_enabled(self.fpt_model.backbone, False)
 
     def enable_adapters(self) -> None:
-        """Compute with the adapter inside the backbone again, and train it. Raises ValueError where there is none."""
-        from .adding import enable
+        """Run with the adapter inside the backbone again, and train it. Raises ValueError if there is none."""
+        from .adding import set_enabled
 
         self._refuse_other_adapter()
-        enable(self.fpt_model.backbone, True)
+        set_enabled(self.fpt_model.backbone, True)
         self.apply_policy()
 
     def active_adapters(self) -> list[str]:
-        """["fpt_delta"], also while disabled. Raises ValueError where there is no adapter inside the backbone."""
+        """Return ["fpt_delta"], also while disabled. Raises ValueError without an adapter inside the backbone."""
         self._refuse_other_adapter()
         return [NAME]
 
     def set_adapter(self, adapter_name: list[str] | str) -> None:
-        """Nothing: the one adapter of a delta is the active one. Raises ValueError for any other name."""
+        """Do nothing: a delta's only adapter is always active. Raises ValueError for any other name."""
         self._refuse_other_adapter(adapter_name)
 
     def get_adapter_state_dict(
         self, adapter_name: str | None = None, state_dict: dict[str, Tensor] | None = None
     ) -> dict[str, Tensor]:
-        """The adapter's tensors, under peft's names, of `state_dict` or else of this model.
+        """The adapter's tensors under peft's names, from `state_dict` or else from this model.
 
-        Raises ValueError where there is no adapter inside the backbone, and for another name than "fpt_delta".
+        Raises ValueError without an adapter inside the backbone, and for another name than "fpt_delta".
         """
         from .adding import adapter_state_dict
 
@@ -93,7 +93,7 @@ class PeftMixin:
         return adapter_state_dict(self, state_dict)
 
     def enable_peft_hotswap(self, *args: Any, **kwargs: Any) -> None:
-        """Raises ValueError: `load_adapter` puts values into the adapter that is there, and needs no such step."""
+        """Always raise ValueError: `load_adapter` replaces the values of an adapter without this step."""
         raise ValueError(
             "load_adapter() puts an adapter's values into the one that the model has, of the same settings: leave "
             "enable_peft_hotswap() out."
@@ -114,22 +114,22 @@ class PeftMixin:
     # FPT in peft's form
 
     def to_peft_config(self) -> "PeftConfig":
-        """The peft configuration under which `get_peft_model(model, ...)` trains exactly what the policy trains.
+        """The peft configuration with which `get_peft_model(model, ...)` trains exactly what the policy trains.
 
-        LN tuning of the norms, `modules_to_save` for the rest; with an adapter in the backbone, its own configuration,
+        LN tuning for the norms, `modules_to_save` for the rest; with an adapter in the backbone, its configuration,
         for a model built without one. Raises ValueError for what peft cannot train or would not save: a part of a
-        module, new modules that stay frozen.
+        module, or new modules that stay frozen.
         """
         from .peft_format import to_peft_config
 
         return to_peft_config(self)
 
     def save_peft_adapter(self, save_directory: str | os.PathLike) -> None:
-        """Write what the delta holds as a peft adapter, which `PeftModel.from_pretrained` and `load_adapter` read.
+        """Write the delta as a peft adapter, which `PeftModel.from_pretrained` and `load_adapter` read.
 
         `save_directory`, new or empty, gets `adapter_config.json`, `adapter_model.safetensors` and FPT's
-        `config.json`, of which `from_backbone(base, config=...)` builds the model that peft wraps. Raises ValueError
-        as `to_peft_config`, and for a folder that holds something.
+        `config.json`, from which `from_backbone(base, config=...)` builds the model that peft wraps. Raises ValueError
+        as `to_peft_config` does, and for a folder that is not empty.
         """
         from .peft_format import write_adapter
 
@@ -138,12 +138,12 @@ class PeftMixin:
     def load_adapter(
         self, peft_model_id: str | os.PathLike, adapter_name: str | None = None, **hub_kwargs: Any
     ) -> None:
-        """Take the values of a peft adapter folder or repo that has all that this model's delta would have.
+        """Load values from a peft adapter folder or repo that has every tensor of this model's delta.
 
-        `hub_kwargs`: `revision`, `token`, `cache_dir` and the like. An adapter for frozen layers that comes with it is
-        added first, as "fpt_delta". Raises DeltaError for tensors that are missing, too many or of another shape, and
-        for other settings than the model's; ValueError for another name; TypeError for an unknown keyword; OSError
-        where a file cannot be found.
+        `hub_kwargs`: `revision`, `token`, `cache_dir` and the like. If it has an adapter for frozen layers, that is
+        added first, as "fpt_delta". Raises DeltaError for tensors that are missing, unexpected or of another shape,
+        and for other settings than the model's; ValueError for another name; TypeError for an unknown keyword; OSError
+        if a file cannot be found.
         """
         from .peft_format import read_adapter
 
@@ -169,7 +169,7 @@ class PeftMixin:
 
     @property
     def peft_config(self) -> "dict[str, PeftConfig]":
-        """Configurations of peft's by adapter name, around this model or in it; AttributeError if there is none."""
+        """Configurations of peft by adapter name, around this model or in it. Raises AttributeError without any."""
         if self._wrapping is not None:
             return self._wrapping.configs
         if self.config.peft_config is None:
@@ -177,13 +177,13 @@ class PeftMixin:
         return self.fpt_model.backbone.peft_config
 
     @peft_config.setter
-    def peft_config(self, configs: "dict[str, PeftConfig]") -> None:  # the last thing peft does when it wraps a model
+    def peft_config(self, configs: "dict[str, PeftConfig]") -> None:  # peft sets it last when it wraps a model
         from .peft_wrapping import Wrapping
 
         self._wrapping = Wrapping(self, configs)
 
     @peft_config.deleter
-    def peft_config(self) -> None:  # the last thing it does when it unloads or merges
+    def peft_config(self) -> None:  # peft deletes it last when it unloads or merges
         wrapping, self._wrapping = self._wrapping, None
         wrapping.end(self)
 

@@ -1,7 +1,7 @@
-"""peft's own calls on a whole model, `get_peft_model` and the like: what the policy trains stays trained and is saved.
+"""peft's own calls on a whole model (`get_peft_model` and the like): what the policy trains still trains and is saved.
 
-peft freezes all of a model that it wraps, and saves what it knows of. Here it is told of the modules that the policy
-trains: they become `modules_to_save` of whatever adapter comes. What would still lose them is refused, and undone.
+peft freezes the whole model that it wraps, and saves only the modules that it knows of. So the modules that the policy
+trains become `modules_to_save` of every adapter. Calls that would still lose them are refused and undone.
 """
 
 import copy
@@ -14,7 +14,7 @@ from ..backbones.fingerprints import fingerprint_of
 from ..deltas.tensors import overlay
 from ..rules.adapter_settings import NAME
 from ..torch_utils.plain_names import has_wrappers
-from .adding import BASE_LAYER, PLAIN_STARTS, add_adapter, put, strip
+from .adding import BASE_LAYER, PLAIN_STARTS, add_adapter, remove_adapters, replace_module
 from .peft_api import (
     BaseTunerLayer,
     LNTuningLayer,
@@ -26,10 +26,10 @@ from .peft_format import plain_parameters, trained_modules
 
 
 class Wrapping:
-    """What peft has on a model: its configurations by adapter name, and the modules that they train for the policy.
+    """The state of peft around a model: its configurations by adapter name, and the modules that the policy trains.
 
-    Raises ValueError, with the model as it was before, where what the policy trains cannot be kept. Adapters for
-    inference stay as they are.
+    Raises ValueError, and leaves the model as it was, if what the policy trains cannot be kept. Adapters for
+    inference are not changed.
     """
 
     def __init__(self, model: PreTrainedModel, configs: dict[str, PeftConfig]):
@@ -48,17 +48,17 @@ class Wrapping:
         self._digest = frozen_digest(model)
 
     def end(self, model: PreTrainedModel) -> None:
-        """Take what peft left behind off an unloaded model, and let the policy say again what trains."""
+        """Remove what peft left on an unloaded model, and apply the policy again."""
         self._hook.remove()
         for path, module in list(model.named_modules()):
-            if isinstance(module, ModulesToSaveWrapper):  # LN tuning's unloading leaves them in use
-                put(model, path, module.modules_to_save[module.active_adapters[0]])
+            if isinstance(module, ModulesToSaveWrapper):  # unloading LN tuning leaves them in place
+                replace_module(model, path, module.modules_to_save[module.active_adapters[0]])
         starts = {getattr(config, "init_lora_weights", True) for config in self.configs.values()}
         model.base_changed |= frozen_digest(model) != self._digest or not starts.issubset(PLAIN_STARTS)
         model.apply_policy()
 
     def _refuse_forgotten(self, model: PreTrainedModel, args: tuple) -> None:
-        """Raise ValueError where an adapter that came later is trained and leaves a module of the policy frozen."""
+        """Raise ValueError if a later adapter trains while a module that the policy trains is frozen."""
         if not (model.training and torch.is_grad_enabled() and any(p.requires_grad for p in model.parameters())):
             return
         self._modules = self._modules or list(trained_modules(model))
@@ -101,11 +101,11 @@ def _refuse_other_calls(model: PreTrainedModel, configs: dict[str, PeftConfig]) 
 
 
 def _undo(model: PreTrainedModel) -> None:
-    """Take off what peft has put on a model; an adapter of its delta comes back with its values."""
+    """Remove what peft added to a model; the adapter of its delta, if any, comes back with its values."""
     backbone, settings = model.fpt_model.backbone, model.config.peft_config
     own = {name: p for name, p in backbone.named_parameters() if f".{NAME}" in name}
-    held = {name.replace(f".{BASE_LAYER}.", "."): p for name, p in own.items()}  # peft may have wrapped its layer
-    strip(model)
+    held = {name.replace(f".{BASE_LAYER}.", "."): p for name, p in own.items()}  # peft may have wrapped it
+    remove_adapters(model)
     if settings:
         add_adapter(backbone, settings)
         overlay(backbone, held)
@@ -134,7 +134,7 @@ def _has_adapter(module: nn.Module) -> bool:
 
 
 def frozen_digest(model: PreTrainedModel) -> str:
-    """The fingerprint of the base's weights that the policy freezes, whatever peft wraps around them."""
+    """The fingerprint of the frozen weights of the base, whatever peft wraps around them."""
     named = plain_parameters(model).items()
     frozen = {name: p for name, p in named if name not in model.trained_groups}
     return fingerprint_of((name, p) for name, p in frozen.items() if name.startswith(model.backbone_prefix))

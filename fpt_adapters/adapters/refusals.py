@@ -1,4 +1,4 @@
-"""What a delta's adapter cannot be asked for. No peft is needed to say so."""
+"""Checks that refuse calls on a delta's adapter. They need no peft."""
 
 from transformers import PreTrainedModel
 
@@ -6,7 +6,7 @@ from ..rules.adapter_settings import NAME
 
 
 def refuse_other_adapter(model: PreTrainedModel, names: list[str] | str) -> None:
-    """Raise ValueError where the backbone has no adapter, or has it under another name."""
+    """Raise ValueError if the backbone has no adapter, or one with another name."""
     if model._wrapping is not None:
         raise ValueError(
             "peft is around this model and has its adapters: call the PeftModel's own methods, or unload it first."
@@ -18,7 +18,7 @@ def refuse_other_adapter(model: PreTrainedModel, names: list[str] | str) -> None
 
 
 def refuse_wrapped(model: PreTrainedModel) -> None:
-    """Raise ValueError where peft wraps the model, or has merged an adapter into its base."""
+    """Raise ValueError if peft wraps the model, or has merged an adapter into its base."""
     if model._wrapping is not None:
         raise ValueError(
             "peft is around this model, and has what trains: save the PeftModel, whose folder load_adapter() "

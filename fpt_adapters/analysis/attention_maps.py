@@ -1,7 +1,7 @@
-"""Attention maps: which tokens each output token attends to, and how much of it lies on given tokens.
+"""Attention maps: which tokens each output token attends to, and how much of that attention is on given tokens.
 
 The paper draws them for Bit XOR, where each output token attends to the two bits that it needs (Lu et al., arXiv
-2103.05247). `pictures.attention_grid` draws what is computed here.
+2103.05247). `pictures.attention_grid` draws them.
 """
 
 import contextlib
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..models.pretrained import FPTPreTrainedModel
 
-# Why some backbones have no map of tokens by tokens; by model_type.
+# model_type -> why such a backbone has no maps (tokens, tokens).
 WITHOUT_MAPS = {
     "fpt_identity": "it has no attention",
     "fpt_lstm": "it has no attention",
@@ -35,13 +35,13 @@ def attention_maps(
 ) -> np.ndarray:
     """Attention of each layer and head, averaged over examples: float32 (layers, heads, tokens, tokens).
 
-    Entry [l, h, i, j] is the share of its attention, 0..1, that output token i gives to token j; padding gets none. A
-    row is averaged over the examples in which its token is real, and is NaN where that is none.
+    Entry [l, h, i, j] is the share (0..1) of its attention that output token i gives to token j; padding gets none. A
+    row is averaged over the examples in which its token is real; it is NaN if there is no such example.
 
-    `inputs`: what the model's forward takes, each with the examples as its first axis; `labels` are left out.
-    `layers`, `heads`: the numbers, from 0, of those to return (None: all). `batch_size`: examples that run at once.
+    `inputs`: what the model's forward takes, each with the examples as its first axis; `labels` are ignored.
+    `layers`, `heads`: numbers, from 0, of those to return (None: all). `batch_size`: examples that run at once.
 
-    The model runs in eval mode and with transformers' eager attention, which returns its weights; both are put back.
+    The model runs in eval mode and with transformers' eager attention, which returns its weights; both are restored.
     Raises ValueError for a backbone without such maps and for a layer or head that it does not have.
     """
     backbone = model.fpt_model.backbone
@@ -63,11 +63,11 @@ def attention_maps(
 
 
 def attention_mass(attention: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """Share of each output token's attention that lies on its target tokens.
+    """The share of each output token's attention that is on its target tokens: (..., tokens), 0..1.
 
-    `attention` (..., tokens, tokens) and boolean `targets` (tokens, tokens), the same rows of both: (..., tokens).
-    `uniform_attention` in the place of `attention` gives the share to compare with. Raises ValueError for other
-    shapes or a mask that is not boolean.
+    `attention` is (..., tokens, tokens), `targets` boolean (tokens, tokens), with an output token in each row.
+    Pass `uniform_attention(...)` as `attention` for the share to compare with. Raises ValueError for other shapes or
+    a mask that is not boolean.
     """
     targets = np.asarray(targets)
     if targets.dtype != bool or targets.shape != attention.shape[-2:]:
@@ -79,7 +79,7 @@ def attention_mass(attention: np.ndarray, targets: np.ndarray) -> np.ndarray:
 
 
 def uniform_attention(num_tokens: int, causal: bool) -> np.ndarray:
-    """Attention that prefers no token: (tokens, tokens), equal shares of all tokens, or of those up to its own.
+    """Attention that prefers no token: (tokens, tokens), with equal shares for all tokens that a token sees.
 
     `causal`: whether a token sees only itself and those before it (`causality.is_causal` measures it).
     """
@@ -93,10 +93,10 @@ def attention_panels(
     layers: Sequence[int] | None = None,
     heads: Sequence[int] | None = None,
 ) -> dict[str, np.ndarray]:
-    """Maps (layers, heads, tokens, tokens) by the titles that they have in a picture: each (tokens, tokens).
+    """Split maps (layers, heads, tokens, tokens) into panels of a picture: title -> (tokens, tokens).
 
     `average`: a map for each layer and head ("none"), for each layer ("heads"), or one ("all"). `layers` and `heads`:
-    the numbers of those that `attention` holds (None: all from 0). Raises ValueError for another `average`.
+    the numbers of those in `attention` (None: all from 0). Raises ValueError for another `average`.
     """
     layers = list(range(attention.shape[0])) if layers is None else list(layers)
     heads = list(range(attention.shape[1])) if heads is None else list(heads)
@@ -112,7 +112,7 @@ def attention_panels(
 
 @contextlib.contextmanager
 def _eager_evaluation(model: FPTPreTrainedModel) -> Iterator[None]:
-    """Eval mode and eager attention inside the block, the former state after it."""
+    """Context manager: eval mode and eager attention, restored afterwards."""
     backbone = model.fpt_model.backbone
     implementation = backbone.config._attn_implementation
     training = {module: module.training for module in model.modules()}
@@ -147,7 +147,7 @@ def _check_maps(attentions: Sequence[Tensor] | None, tokens: int, kind: str) -> 
 
 
 def _selected(attentions: Sequence[Tensor], layers: Sequence[int] | None, heads: Sequence[int] | None) -> Tensor:
-    """Those layers and heads, on the CPU: (layers, batch, heads, tokens, tokens)."""
+    """The chosen layers and heads, on the CPU: (layers, batch, heads, tokens, tokens)."""
     layers = _numbers(layers, len(attentions), "layer")
     heads = _numbers(heads, attentions[0].shape[1], "head")
     return torch.stack([attentions[layer][:, heads].float().cpu() for layer in layers])

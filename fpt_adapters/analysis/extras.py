@@ -1,4 +1,4 @@
-"""What is needed for some uses alone, and the extra of this package that brings it."""
+"""Optional packages, and the extra of this package that installs them."""
 
 import contextlib
 from collections.abc import Iterator
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def extra(name: str, use: str) -> Iterator[None]:
-    """Around an import: raise ImportError for a missing package that says its `use`, and which extra to install."""
+    """Context manager for an import: if the package is missing, raise ImportError with its `use` and the extra."""
     try:
         yield
     except ModuleNotFoundError as error:

@@ -1,4 +1,4 @@
-"""Pictures of runs and of attention, drawn with matplotlib, which the extra "examples" brings."""
+"""Pictures of runs and of attention, drawn with matplotlib (the extra "examples" installs it)."""
 
 import math
 import os
@@ -13,14 +13,14 @@ from ..hub.card_metrics import is_share, main_metric, metric_name
 from ..hub.card_template import score
 from .extras import extra
 
-CELLS_COUNTED = 20  # up to so many labels, every cell shows its count
-LABELS_NAMED = 60  # and up to so many, the axes show the labels' names
-POINTS_DRAWN = 300  # across; more labels than that share a point
+CELLS_COUNTED = 20  # up to this many labels, every cell shows its count
+LABELS_NAMED = 60  # up to this many, the axes show the labels' names
+POINTS_DRAWN = 300  # points across; if there are more labels, several share a point
 NAME_LENGTH = 24
 DOTS_PER_INCH = 150
-PANEL_WIDTHS = ((1, 6.0), (3, 3.6), (6, 2.4))  # up to so many panels beside each other: inches of one
-MANY_PANELS_WIDTH = 1.7  # inches of one of more
-OUTLINED_CELL = 6  # points that a cell needs to be outlined itself
+PANEL_WIDTHS = ((1, 6.0), (3, 3.6), (6, 2.4))  # up to this many panels in a row: inches of each
+MANY_PANELS_WIDTH = 1.7  # inches of each, where there are more
+OUTLINED_CELL = 6  # the least size of a cell, in points, to outline it alone
 TICK_STEPS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 
 
@@ -34,9 +34,9 @@ def learning_curves(
 ) -> None:
     """Draw a metric and the training loss against steps, a line for each run, into an image file.
 
-    `histories`: Trainer's `state.log_history` by run name. `path_or_file`: a path whose ending names the format, or an
-    open binary file, which gets a PNG. `metric`: a name of the log's (None: `main_metric`); shares are drawn as
-    percentages. `floor`: a dashed line at the score that needs no learning. What nothing was logged of has no panel.
+    `histories`: Trainer's `state.log_history` by run name. `path_or_file`: a path whose ending is the format, or an
+    open binary file, which gets a PNG. `metric`: its name in the log (None: `main_metric`); shares are drawn as
+    percentages. `floor`: the score that needs no learning, drawn as a dashed line. Without logged values, no panel.
     """
     metric = metric or main_metric([row for history in histories.values() for row in history])
     scores, losses = _curves(histories, metric), _curves(histories, "loss")
@@ -59,7 +59,7 @@ def learning_curves(
 
 
 def _curves(histories: Mapping[str, Sequence[Mapping[str, float]]], key: str | None) -> dict[str, tuple[list, list]]:
-    """Steps and values of what was logged under a key, by the run's name: both may be empty."""
+    """Steps and values that were logged under `key`, by the run's name; both may be empty."""
     rows = {name: [row for row in history if is_number(row.get(key))] for name, history in histories.items()}
     return {_literal(name): ([r["step"] for r in found], [r[key] for r in found]) for name, found in rows.items()}
 
@@ -81,12 +81,12 @@ def _draw_scores(axes, metric: str, scores: Mapping[str, tuple[list, list]], flo
 def confusion_matrix(
     counts: np.ndarray, labels: Sequence[str], path_or_file: str | os.PathLike | BinaryIO, title: str = ""
 ) -> None:
-    """Draw what was answered (columns) for each true label (rows) into an image file.
+    """Draw how often each label (column) was answered for each true label (row) into an image file.
 
     `counts`: (labels, labels), whole numbers. `labels`: their names in that order. `path_or_file`: as for
-    `learning_curves`. Colours are shares of a row; rows of labels that never were true are grey. Up to 20 labels have
-    their counts in the cells, up to 60 their names on the axes; more are drawn in the order of their numbers, and of
-    more than 300 the largest share stands for its neighbours. Raises ValueError where counts and names do not fit.
+    `learning_curves`. Colours are shares of a row; rows of labels that were never true are grey. Up to 20 labels get
+    counts in the cells, up to 60 get names on the axes; with more than 300, neighbouring labels share a point, which
+    shows the largest of their shares. Raises ValueError if counts and names do not fit.
     """
     counts, size = np.asarray(counts), len(labels)
     if counts.shape != (size, size) or size == 0:
@@ -98,7 +98,7 @@ def confusion_matrix(
     axes = figure.subplots()
     axes.set_facecolor("0.85")
     drawn = block_maxima(shares, block)
-    edge = block * len(drawn) - 0.5  # in labels, which have their numbers in their middle
+    edge = block * len(drawn) - 0.5  # in labels, each centred on its number
     image = axes.imshow(100 * drawn, cmap="Blues", vmin=0, vmax=100, extent=(-0.5, edge, edge, -0.5))
     figure.colorbar(image, ax=axes, label="share of the true label (%)", shrink=0.8)
     if named:
@@ -123,15 +123,15 @@ def confusion_matrix(
 
 
 def row_shares(counts: np.ndarray) -> np.ndarray:
-    """Counts (labels, labels) -> each row's shares in 0..1; NaN in a row that has none."""
+    """Counts (labels, labels) -> shares of each row in 0..1; NaN in a row without counts."""
     totals = np.asarray(counts).sum(axis=1, keepdims=True)
     return np.where(totals > 0, counts / np.maximum(totals, 1), np.nan)
 
 
 def block_maxima(shares: np.ndarray, block: int) -> np.ndarray:
-    """The largest of each `block` x `block` square of shares (labels, labels); NaN where a square has none.
+    """The largest value in each `block` x `block` square of shares (labels, labels): (blocks, blocks).
 
-    The last squares may reach over the edge: (blocks, blocks), as many as cover all labels.
+    The last squares may reach over the edge. NaN in a square without values.
     """
     blocks = -(-len(shares) // block)
     missing = blocks * block - len(shares)
@@ -151,11 +151,11 @@ def attention_grid(
 ) -> None:
     """Draw which tokens (columns of a panel) each output token (row) attends to into an image file.
 
-    `panels`: maps (tokens, tokens) of shares in 0..1 by their titles, as `attention_panels` gives them; NaN is grey.
-    `columns`: panels beside each other (None: a square of panels). `rows`: the output tokens to draw (None: all).
-    `targets`: boolean (tokens, tokens), whose true cells are outlined, or framed with their neighbours where cells are
-    small. `path_or_file`: as for `learning_curves`. Tokens count from 0; all panels share one scale. Raises ValueError
-    for maps of other shapes.
+    `panels`: title -> map (tokens, tokens) of shares in 0..1, as `attention_panels` returns them; NaN is grey.
+    `columns`: panels in a row (None: a square of panels). `rows`: the output tokens to draw (None: all).
+    `targets`: boolean (tokens, tokens), whose true cells are outlined; small cells are framed with their neighbours.
+    `path_or_file`: as for `learning_curves`. Tokens count from 0; all panels share one scale. Raises ValueError for
+    maps of other shapes.
     """
     tokens = _tokens_of([*panels.values()] if targets is None else [*panels.values(), targets])
     rows = list(range(tokens)) if rows is None else list(rows)
@@ -187,7 +187,7 @@ def _tokens_of(maps: Sequence[np.ndarray]) -> int:
 
 
 def _panel_grid(lines: int, columns: int, width: float, height: float):
-    """A figure with panels of `width` x `height` inches, hidden as yet, and the place of its colour bar."""
+    """A figure with hidden panels of `width` x `height` inches, and the axes of its colour bar."""
     left, right, top, bottom, between = 0.7, 1.2, 0.8, 0.6, 0.35  # inches
     across = left + columns * width + (columns - 1) * between + right
     down = top + lines * height + (lines - 1) * between + bottom
@@ -201,7 +201,7 @@ def _panel_grid(lines: int, columns: int, width: float, height: float):
 
 
 def _label_tokens(grid: np.ndarray, rows: Sequence[int], tokens: int, width: float, height: float) -> None:
-    """Number the tokens as densely as can be read: rows on the left panels, columns on the lowest ones."""
+    """Number as many tokens as can be read: rows on the left panels, columns on the lowest ones."""
     step, row_step = tick_step(tokens, width / 0.25), tick_step(len(rows), height / 0.15)
     ticks = [place for place, row in enumerate(rows) if row % row_step == 0]
     for (line, column), axes in np.ndenumerate(grid):
@@ -213,12 +213,12 @@ def _label_tokens(grid: np.ndarray, rows: Sequence[int], tokens: int, width: flo
 
 
 def tick_step(count: int, room: float) -> int:
-    """The least step with which at most `room` of `count` ticks are left."""
+    """The smallest step that leaves at most `room` of `count` ticks."""
     return next((step for step in TICK_STEPS if count / step <= max(room, 1)), TICK_STEPS[-1])
 
 
 def _outline(axes, targets: np.ndarray, cell: float) -> None:
-    """Outline the true cells of `targets` (rows, tokens); cells of few points are framed at a distance."""
+    """Outline the true cells of `targets` (rows, tokens), or frame them at a distance if `cell` points are few."""
     from matplotlib.collections import PolyCollection
 
     axes.autoscale(False)
@@ -237,7 +237,7 @@ def _outline(axes, targets: np.ndarray, cell: float) -> None:
 
 
 def _figure(width: float, height: float, **kwargs):
-    """A figure of `width` x `height` inches that pyplot does not know: no window, and the user's backend stays."""
+    """A figure of `width` x `height` inches outside pyplot: no window opens, and the user's backend stays."""
     with extra("examples", "Pictures are drawn with matplotlib"):
         from matplotlib.figure import Figure
     return Figure(figsize=(width, height), **kwargs)
@@ -245,13 +245,13 @@ def _figure(width: float, height: float, **kwargs):
 
 def _save(figure, path_or_file: str | os.PathLike | BinaryIO) -> None:
     image_format = None if isinstance(path_or_file, (str, os.PathLike)) else "png"
-    with warnings.catch_warnings():  # a name in a script that the font lacks is drawn as boxes
+    with warnings.catch_warnings():  # characters that the font lacks are drawn as boxes
         warnings.filterwarnings("ignore", message="Glyph")
         figure.savefig(path_or_file, dpi=DOTS_PER_INCH, format=image_format)
 
 
 def _literal(text: str) -> str:
-    """Text that matplotlib does not read as a formula."""
+    """Escape text so that matplotlib does not read it as a formula."""
     return text.replace("$", r"\$")
 
 

@@ -1,1 +1,1 @@
-"""Frozen backbones: built or read as stored, their norms and positions found, driven from embeddings."""
+"""Frozen backbones: building or reading them, finding their norms and positions, running them on embeddings."""

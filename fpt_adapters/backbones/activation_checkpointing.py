@@ -1,8 +1,8 @@
 """Activation checkpointing: which backbones can run their layers a second time in the backward pass.
 
-Chen et al., "Training Deep Nets with Sublinear Memory Cost", arXiv 1604.06174. A frozen layer keeps what its gradient
-passes through, though nothing in it trains; checkpointed, only what enters it. transformers does it, where a family's
-layers are of its `GradientCheckpointingLayer`.
+Chen et al., "Training Deep Nets with Sublinear Memory Cost", arXiv 1604.06174. A frozen layer keeps the activations
+that its gradient passes through, though nothing in it trains; a checkpointed one keeps only its input. transformers
+does this for families whose layers are its `GradientCheckpointingLayer`.
 """
 
 from torch import nn

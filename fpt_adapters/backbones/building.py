@@ -50,8 +50,8 @@ DROPOUT_FIELDS = (
     "mlp_dropout",
     "resid_pdrop",
 )
-BUILT_PER_STORED = 4  # tied weights are stored once and built twice, and half precision may be asked for as fp32
-UNSTORED = 2**28  # bytes beside that: a pooler, masks and rotary tables
+BUILT_PER_STORED = 4  # tied weights are stored once and built twice, and half precision may be loaded as fp32
+UNSTORED = 2**28  # bytes that no file holds: a pooler, masks and rotary tables
 
 
 @whole_in_each_process()
@@ -73,28 +73,27 @@ def build_backbone(
 ) -> tuple[PreTrainedModel, dict[str, str]]:
     """Build a backbone, frozen and in eval mode; returns it with its fingerprints, by kind.
 
-    `folder` has the checkpoint that is read for `init` "pretrained" and "statistics", and `source` is what messages
-    call it; `seed` and `scheme` are for "random" and "statistics". `layers`: build only the first ones (None: all);
-    of a checkpoint, only their weights are read. `dtype` is the dtype to keep the frozen weights in (None: as
-    stored); norms and positions keep their stored values, in fp32, as autocast wants them. `quantization` (settings as
-    `checked_quantization` returns them) and `device_map`: weights go to their devices, and are quantised, as they are
-    loaded. `native`: the backbone reads raw inputs itself, and keeps what embeds them. The fingerprints are those of
-    the weights as stored, so that one serves them all: their files are mapped into memory, and taking them reads a
-    page or two of each tensor.
+    `folder` has the checkpoint that is read for `init` "pretrained" and "statistics"; messages call it `source`.
+    `seed` and `scheme` are for "random" and "statistics". `layers`: build, and read, only this many first layers
+    (None: all). `dtype`: the dtype of the frozen weights (None: as stored); norms and positions keep their stored
+    values in fp32, which autocast needs. `quantization` (as `checked_quantization` returns it) and `device_map`:
+    weights are quantised and go to their devices while they are loaded. `native`: the backbone reads raw inputs
+    itself, and keeps what embeds them. The fingerprints are those of the stored weights, whatever `dtype` and
+    `quantization` are: the files are mapped into memory, and a page or two of each tensor is read.
 
-    Raises ValueError for a backbone that cannot serve, or whose weights are incomplete.
+    Raises ValueError for a model that cannot be a backbone, or whose weights are incomplete.
     """
     config = _configured(base_config, layers, dropout, native)
     config._attn_implementation = attn_implementation
     model_class = backbone_class(config, native)
     if init == "random":
-        from .drawing import draw_random
+        from .random_weights import draw_random
 
         whole = draw_random(model_class, config, seed, scheme or default_init_scheme(config, init))
     else:
         whole = _pretrained(model_class, base_config, config, folder, source or os.fspath(folder))
         if init == "statistics":
-            from .drawing import draw_from_statistics
+            from .random_weights import draw_from_statistics
 
             draw_from_statistics(whole, seed)
     stored = backbone = _without_unused(whole, native)
@@ -122,7 +121,7 @@ def build_backbone(
 def _configured(
     base_config: PreTrainedConfig, layers: int | None, dropout: float | None, native: bool = False
 ) -> PreTrainedConfig:
-    """A copy of the base's configuration, of its first layers only, with another dropout, where these are given."""
+    """A copy of the base's configuration; `layers` keeps only the first layers, `dropout` replaces every dropout."""
     config = copy.deepcopy(base_config)
     if layers is not None:
         from ..rules.depth import first_layers
@@ -142,7 +141,7 @@ def _configured(
 def backbone_without_weights(
     base_config: PreTrainedConfig, layers: int | None, dropout: float | None, native: bool = False
 ) -> nn.Module:
-    """The modules of the backbone that `build_backbone` gives, on the meta device."""
+    """The modules that `build_backbone` would build, without values (on the meta device)."""
     config = _configured(base_config, layers, dropout, native)
     with torch.device("meta"):
         backbone = _without_unused(backbone_class(config, native)(config), native)
@@ -151,9 +150,9 @@ def backbone_without_weights(
 
 
 def backbone_class(config: PreTrainedConfig, native: bool = False) -> type[PreTrainedModel]:
-    """The class that AutoModel chooses for `config`; of a T5-like model, the encoder's own.
+    """The class that AutoModel chooses for `config`; for a T5-like model, the class of its encoder.
 
-    Raises ValueError for one that cannot be a backbone; `native`: that reads raw inputs itself.
+    Raises ValueError for a model that cannot be a backbone; `native`: one that reads raw inputs itself.
     """
     mapping = MODEL_MAPPING
     if config.is_encoder_decoder and type(config) in MODEL_FOR_TEXT_ENCODING_MAPPING:
@@ -168,10 +167,10 @@ def backbone_class(config: PreTrainedConfig, native: bool = False) -> type[PreTr
 
 
 def default_init_scheme(config: PreTrainedConfig, init: str) -> str | None:
-    """The name of the random initialisation that `config`'s model class draws from; None for pretrained weights.
+    """The name of the default random initialisation for `config`'s family; None unless `init` is "random".
 
-    GPT-2's is "gpt2-scaled-residual": residual projections with std 0.02/sqrt(2 layers). The paper's runs predate
-    it: "gpt2-flat" has 0.02 everywhere. Other families: "transformers".
+    GPT-2's is "gpt2-scaled-residual": residual projections with std 0.02/sqrt(2 layers). The paper's runs are older
+    than that: "gpt2-flat" has 0.02 everywhere. Other families: "transformers".
     """
     if init != "random":
         return None
@@ -185,7 +184,7 @@ def _pretrained(
     folder: Path,
     source: str,
 ) -> PreTrainedModel:
-    """`base_config` is the whole base's, `config` that of what is built of it; `source`: for messages."""
+    """Read the weights in `folder`. `base_config`: of the whole base; `config`: of the part to build."""
     limit = NO_LIMIT
     if not TRAVELS:
         own, _ = PreTrainedConfig.get_config_dict(folder / CONFIG_NAME)
@@ -209,9 +208,9 @@ def _pretrained(
 
 
 def check_same_architecture(nested: PreTrainedConfig, own: PreTrainedConfig, source: str) -> None:
-    """Raise ValueError where an integer of `nested` is not that of `own`, the configuration beside the base's weights.
+    """Raise ValueError if an integer in `nested` differs from `own`, the configuration beside the base's weights.
 
-    Sizes are integers, and so are numbers of heads, which change what the same weights compute.
+    Integers are sizes, and numbers of heads, which change what the same weights compute.
     """
     for name, one, other in differing_integers(nested.to_dict(), own.to_dict()):
         raise ValueError(

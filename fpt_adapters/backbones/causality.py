@@ -1,4 +1,4 @@
-"""Which way a backbone looks: a causal one's last token has seen all others, and is what a head reads."""
+"""Whether a backbone is causal: then only its last token has seen all the others, and a head reads that one."""
 
 import inspect
 import math
@@ -11,7 +11,7 @@ from .structure import device_of, embedding_width, run_backbone
 
 @torch.no_grad()
 def is_causal(backbone: PreTrainedModel) -> bool:
-    """Whether a token sees those before it and none after it: measured, by changing the ends of four tokens.
+    """Whether a token sees those before it and none after it, measured by changing the ends of four tokens.
 
     Models of pictures and sound, which take no embeddings, see all.
     """

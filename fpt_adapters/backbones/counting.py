@@ -1,4 +1,4 @@
-"""The parameter table: how much of a model each group is, and whether it trains."""
+"""The parameter table: how large each group of parameters is, and whether it trains."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -37,7 +37,7 @@ def count_by_group(model: nn.Module, groups: dict[str, str]) -> list[GroupCount]
 
 
 def _size(parameter: nn.Parameter) -> int:
-    """Weights that a parameter stands for, packed in fewer numbers or spread over processes as it may be."""
+    """How many weights a parameter stands for, even if it is packed in fewer numbers or sharded."""
     return parameter_size(parameter) if is_quantized(parameter) else whole_shape(parameter).numel()
 
 

@@ -1,10 +1,10 @@
-"""A backbone that is loaded onto given devices, or quantised as it is loaded; and which devices can be given.
+"""Loading a backbone onto given devices or quantised, and checking that training can run on these devices.
 
-transformers quantises and dispatches while it reads a checkpoint, layer by layer, so that the whole never lies in
-memory in full precision. What is asked of it here is checked, because a frozen transformer that trains cannot be
-offloaded: its gradient passes through every layer, and what trains lies in every layer.
+transformers quantises and dispatches layer by layer while it reads a checkpoint, so that the whole is never in memory
+in full precision. The device map is checked, because a backbone that trains cannot be offloaded: the gradient passes
+through every layer, and every layer has weights that train.
 
-Unverified: backbones on more than one accelerator. The tests have one device that goes by two names.
+Unverified: backbones on more than one accelerator. The tests have one device under two names.
 """
 
 import contextlib
@@ -39,9 +39,10 @@ def load_placed(
     quantization: dict[str, Any] | None,
     device_map: DeviceMap | None,
 ) -> PreTrainedModel:
-    """Load the weights at `source` in `dtype` or quantised, onto the devices of `device_map` (None: one, chosen).
+    """Load the weights at `source`, in `dtype` or quantised, onto the devices of `device_map`.
 
-    Raises ValueError for devices that cannot hold it, and for a backbone without linear layers to quantise.
+    `device_map=None`: one device, which transformers chooses. Raises ValueError for devices that cannot hold the
+    backbone, and for a backbone without linear layers to quantise.
     """
     check_device_map(device_map)
     arguments: dict[str, Any] = {} if device_map is None else {"device_map": device_map}
@@ -76,11 +77,11 @@ def check_device_map(device_map: DeviceMap | None) -> None:
 
 
 def refuse_meta() -> None:
-    """Raise RuntimeError where new parameters would have no values, as every transformers model does on loading."""
+    """Raise RuntimeError on the meta device, where new parameters have no values, as transformers does on loading."""
     if nn.ParameterList([torch.empty(1)])[0].is_meta:
         raise RuntimeError(
             "A frozen transformer cannot be built on the meta device, under torch.device('meta') or "
-            "init_empty_weights(): its base is read, or drawn from a seed, and its fingerprint taken of the values. "
+            "init_empty_weights(): its base is read, or drawn from a seed, and its fingerprint needs the values. "
             "Build it outside of that, and write model.to('meta') for one without values, or, to save memory, "
             "dtype='bfloat16', quantization_config or device_map."
         )
@@ -97,7 +98,7 @@ def _check_in_memory(backbone: nn.Module) -> None:
 
 @contextlib.contextmanager
 def checkpoint_of(source: Path | PreTrainedModel) -> Iterator[Path | str]:
-    """The folder where `load_placed` finds `source`: a model in memory is written down first."""
+    """Yield a folder that `load_placed` can read: `source` itself, or a temporary copy of a model in memory."""
     if isinstance(source, Path):
         yield source
         return

@@ -1,4 +1,4 @@
-"""The hash that tells one set of weights from another: a base that is not the one meant, or that was changed."""
+"""Fingerprints of weights: hashes that tell another base, or one that was changed, from the base that was meant."""
 
 import hashlib
 from collections import defaultdict
@@ -10,20 +10,20 @@ from torch import Tensor, nn
 from ..torch_utils.plain_names import named_parameters
 from .places import layer_numbers
 
-SAMPLED = 1024  # elements that are read of a tensor
-OUTSIDE = -1  # the number that stands for no layer
+SAMPLED = 1024  # elements of each tensor that are read
+OUTSIDE = -1  # the layer number of a parameter outside the layers
 BY_NAME, BY_LAYER = "sampled-sha256", "layered-sha256"  # kinds of fingerprint; deltas of format 0 have the first
 
 
 def fingerprints(backbone: nn.Module) -> dict[str, str]:
-    """Hashes of a backbone's weights, by kind: of shapes, dtypes and, of each tensor, a sample.
+    """Hashes of a backbone's weights, by kind: over shapes, dtypes and a sample of each tensor.
 
-    Tensors of up to 1024 elements are read whole, of larger ones the 1024 in the middle: one page or two, because
-    reading every byte would take longer than loading the model does. Fine-tuning of any kind moves sampled elements
-    too. It is no defence against somebody who edits others.
+    Tensors of up to 1024 elements are read whole, larger ones only in the middle 1024: one page or two, because
+    reading every byte would take longer than loading the model. Fine-tuning of any kind changes sampled elements too,
+    but somebody who edits only other elements is not noticed.
 
-    `BY_NAME` also takes the parameters' names and order, which transformers may change. `BY_LAYER` takes those of a
-    layer in any order, under any names. Raises ValueError for weights that are not in memory (offloaded to disk).
+    `BY_NAME` includes the parameters' names and order, which transformers may change. `BY_LAYER` does not: it takes
+    the parameters of a layer in any order. Raises ValueError for weights that are not in memory (offloaded to disk).
     """
     named = named_parameters(backbone)
     numbers = layer_numbers(backbone, named)
@@ -38,7 +38,7 @@ def fingerprints(backbone: nn.Module) -> dict[str, str]:
 
 
 def fingerprint_of(tensors: Iterable[tuple[str, Tensor]]) -> str:
-    """A hash of tensors with their names, as `fingerprints` takes it by name."""
+    """A hash of named tensors, computed like the `BY_NAME` fingerprint of a backbone."""
     digest = hashlib.sha256()
     for name, about, sample in _samples(tensors):
         digest.update(f"{name} {about}".encode())
@@ -48,7 +48,7 @@ def fingerprint_of(tensors: Iterable[tuple[str, Tensor]]) -> str:
 
 @torch.no_grad()
 def _samples(tensors: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, str, memoryview]]:
-    """Of each tensor its name, its dtype and shape in words, and the bytes that are read."""
+    """Yield for each tensor its name, its dtype and shape as text, and the sampled bytes."""
     for name, tensor in tensors:
         if tensor.device.type == "meta":
             raise ValueError(f"The backbone's weights must be in memory, but {name} is offloaded: load it whole.")

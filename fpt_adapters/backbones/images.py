@@ -1,8 +1,8 @@
-"""Image transformers as backbones: their layers and final norm, fed with embeddings instead of pictures.
+"""Image transformers as backbones: their layers and final norm, run on embeddings instead of images.
 
-The paper (arXiv 2103.05247) freezes ViT (Dosovitskiy et al., arXiv 2010.11929) as it freezes language models: the
-projected tokens go straight into its layers. The model's own patches, class and other special tokens, positions and
-pooler take no part. Its own forward takes pictures only, so its layers are run here as it runs them.
+The paper (arXiv 2103.05247) freezes ViT (Dosovitskiy et al., arXiv 2010.11929) like language models: the projected
+tokens go straight into its layers. The model's own patches, special tokens, positions and pooler are not used. Its
+`forward` takes only images, so its layers are run here as it runs them.
 
 Unverified: whether ViT kept its own positions in the paper's runs; here the tokens get new ones.
 """
@@ -30,7 +30,7 @@ IMAGE_FAMILIES = {
 class ImageEncoder(PreTrainedModel):
     """The layers and the final norm of an image transformer.
 
-    Their weights are those of `model`, a headless model of one of `IMAGE_FAMILIES`; the rest of it is left behind.
+    They are taken from `model`, a headless model of one of `IMAGE_FAMILIES`, with their weights; the rest is dropped.
     """
 
     config_class = PreTrainedConfig
@@ -48,10 +48,10 @@ class ImageEncoder(PreTrainedModel):
         self.post_init()
 
     def init_weights(self) -> None:
-        """Nothing: the layers arrive with their weights."""
+        """Do nothing: the layers have their weights already."""
 
     def get_input_embeddings(self) -> None:
-        """None: what enters is embedded already."""
+        """Return None: the inputs are embeddings already."""
 
     def forward(
         self,
@@ -63,8 +63,8 @@ class ImageEncoder(PreTrainedModel):
         """Embeddings (batch, tokens, hidden) -> `last_hidden_state` of that shape, after the final norm.
 
         `attention_mask` (batch, tokens) is 1 for a real token and 0 for padding. `hidden_states` are the embeddings
-        and what each layer gives, before the final norm, as in these families; `attentions` (batch, heads, tokens,
-        tokens) of each layer come from `attn_implementation="eager"` alone.
+        and each layer's output, before the final norm, as in these families; `attentions` (batch, heads, tokens,
+        tokens) of each layer are returned only with `attn_implementation="eager"`.
         """
         mask = create_bidirectional_mask(
             config=self.config, inputs_embeds=inputs_embeds, attention_mask=attention_mask
@@ -76,7 +76,7 @@ class ImageEncoder(PreTrainedModel):
                 if output_hidden_states:
                     states.append(hidden)
         return BaseModelOutput(
-            last_hidden_state=self.layernorm(hidden).to(inputs_embeds.device),  # where layers lie on several
+            last_hidden_state=self.layernorm(hidden).to(inputs_embeds.device),  # layers may be on several devices
             hidden_states=tuple(states) if output_hidden_states else None,
             attentions=tuple(attentions) if output_attentions else None,
         )
@@ -84,7 +84,7 @@ class ImageEncoder(PreTrainedModel):
 
 @contextlib.contextmanager
 def _recorded_attentions(layers: Iterable[nn.Module]) -> Iterator[list[Tensor]]:
-    """The attention weights of `layers`, as they run in the block; their outputs do not hold them."""
+    """Yield a list that collects the attention weights of `layers` as they run; the layers do not return them."""
     recorded: list[Tensor] = []
 
     def record(module: nn.Module, args: tuple, output: tuple[Tensor, Tensor | None]) -> None:

@@ -1,8 +1,8 @@
-"""Where a parameter lies in a model, said so that it outlives transformers, which may rename and reorder its modules.
+"""Places: names for parameters that stay the same when transformers renames or reorders its modules.
 
-A place is the number of the repeated layer, what kind of parameter it is, and its number among those of that kind in
-that layer: `backbone.layers.3.norm.1`. What lies in no layer has no number: `backbone.norm.0`. The new modules have
-the names of this library: `input.projection.weight`, `position.weight`, `output.weight`.
+A place is the number of the repeated layer, the kind of parameter, and its number among those of that kind in the
+layer: `backbone.layers.3.norm.1`. Outside the layers there is no layer number: `backbone.norm.0`. New modules have
+this library's own names: `input.projection.weight`, `position.weight`, `output.weight`.
 """
 
 from collections import Counter
@@ -14,7 +14,7 @@ from torch.nn.utils.parametrize import ParametrizationList
 from ..torch_utils.plain_names import named_modules
 from .native import FRONT
 
-KINDS = {"last_attention": "attention"}  # of groups that say more than what a parameter is
+KINDS = {"last_attention": "attention"}  # group -> kind, where they differ
 OWN = {"input_projection": "input", "position_embeddings": "position", "head": "output"}  # new modules
 HEAD_PLACE = "output."  # what a head's places begin with
 
@@ -31,11 +31,11 @@ def layer_lists(backbone: nn.Module) -> dict[str, nn.ModuleList]:
 
 
 def layer_numbers(backbone: nn.Module, names: Iterable[str]) -> dict[str, int | None]:
-    """The number of the repeated layer (an element of a ModuleList) of each parameter or buffer; None where in none.
+    """The number of the repeated layer (element of a ModuleList) that each parameter or buffer is in, or None.
 
-    A list inside a list (T5's) is a part of the outer one's layer. Where several lie side by side, the numbers go on.
+    A list inside a list (T5) is part of the outer one's layer. Lists beside each other are numbered one after another.
     """
-    first, count = {}, 0  # number of each list's first layer
+    first, count = {}, 0  # path of a list -> number of its first layer
     for path, module in layer_lists(backbone).items():
         if not any(path.startswith(f"{outer}.") for outer in first):
             first[path], count = count, count + len(module)
@@ -50,7 +50,7 @@ def layer_numbers(backbone: nn.Module, names: Iterable[str]) -> dict[str, int | 
 
 
 def backbone_places(backbone: nn.Module, groups: Mapping[str, str]) -> dict[str, str]:
-    """The place of each parameter of a backbone, by the name that `groups` gives the group of, in its order."""
+    """The place of each parameter of a backbone, by name; `groups` has the group of each, in the model's order."""
     numbers, counts, places = layer_numbers(backbone, groups), Counter(), {}
     for name, group in groups.items():
         layer = "" if numbers[name] is None else f"layers.{numbers[name]}."
@@ -61,6 +61,6 @@ def backbone_places(backbone: nn.Module, groups: Mapping[str, str]) -> dict[str,
 
 
 def own_place(name: str) -> str:
-    """The place of a parameter of a new module, by its name in the headless model or beside it."""
+    """The place of a new module's parameter; `name`: its name without the prefix of the headless model."""
     module, _, rest = name.partition(".")
     return f"{OWN[module]}.{rest}"

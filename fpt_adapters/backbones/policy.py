@@ -1,9 +1,10 @@
 """The freezing policy: every parameter belongs to one group, and a list of groups trains.
 
-Attention and feed-forward are told apart by structure: inside the repeated layers (the elements of a `ModuleList`),
-what lies under a module whose class is an attention is attention, what lies in a recurrent one (LSTM gates) is
-recurrent, the rest is feed-forward. What lies outside the layers (token embeddings and the like), or is reached by no
-input, is `other` and never trains; but where a backbone reads raw inputs itself, it is what embeds them: `input`.
+Attention and feed-forward are told apart by structure. Inside the repeated layers (the elements of a `ModuleList`),
+everything under a module whose class is an attention is `attention`, everything in a recurrent module (LSTM gates) is
+`recurrent`, and the rest is `feedforward`. Parameters outside the layers (token embeddings and the like), and those
+that no input reaches, are `other` and never train; but where the backbone reads raw inputs itself, what embeds them is
+`input`.
 """
 
 from collections.abc import Iterable, Mapping
@@ -27,12 +28,13 @@ def backbone_groups(
     adapter: Iterable[nn.Parameter] = (),
     embeds: bool = False,
 ) -> dict[str, str]:
-    """Group of each of the backbone's parameters, by name; a parameter with several names appears once.
+    """The group of each of the backbone's parameters, by name; a parameter with several names appears once.
 
-    `own_positions`: whether the backbone's learned positions are the model's `position` group (or `other`);
-    `qk_norms`: whether norms of queries and keys are `norm` (or `attention`); `last_attention`: whether the last
-    layer's attention is a group of its own; `adapter`: the parameters that peft added; `embeds`: whether the backbone
-    embeds raw inputs itself. Where layers share their weights (ALBERT), the last layer's are those of all of them.
+    `own_positions`: whether the backbone's learned positions are the group `position` (else `other`);
+    `qk_norms`: whether norms of queries and keys are `norm` (else `attention`); `last_attention`: whether the last
+    layer's attention is a group of its own; `adapter`: the parameters that peft added; `embeds`: whether the
+    backbone embeds raw inputs itself. Where layers share weights (ALBERT), the last layer's attention is that of all
+    of them.
     """
     added = {id(parameter) for parameter in adapter}
     norms = {id(parameter) for parameter in norm_parameters(backbone, qk_norms)}
@@ -81,10 +83,10 @@ def _with_last_attention(groups: dict[str, str], lists: tuple[str, ...]) -> dict
 def apply_policy(
     parameters: Mapping[str, nn.Parameter], groups: Mapping[str, str], trainable: Iterable[str], whose: str
 ) -> None:
-    """Set `requires_grad` of every parameter; what trains becomes fp32 (bf16 cannot hold small steps).
+    """Set `requires_grad` of every parameter; what trains becomes fp32, because bf16 loses small steps.
 
-    `groups` maps each name of `parameters` to its group; `whose` they are goes into the message. Raises ValueError for
-    a group of `trainable` that there is no parameter of, or whose weights are quantised.
+    `groups` maps each name in `parameters` to its group; messages call the owner `whose`. Raises ValueError for a
+    group in `trainable` that has no parameters, or whose weights are quantised.
     """
     trainable = list(trainable)
     quantized = {groups[name] for name, parameter in parameters.items() if is_quantized(parameter)}

@@ -1,4 +1,4 @@
-"""Several backbones on one copy of the frozen weights: each has modules of its own, and may be cut and adapted."""
+"""Several backbones on one copy of the frozen weights, each with its own modules, which may be cut and adapted."""
 
 import copy
 
@@ -8,10 +8,10 @@ from transformers import PreTrainedModel
 
 
 def shared_copy(backbone: PreTrainedModel) -> PreTrainedModel:
-    """A copy whose parameters and masks lie in the memory of `backbone`'s.
+    """A copy of `backbone` that shares the memory of its parameters and masks.
 
-    What is trained must be given memory of its own (`own_weights`). Buffers of numbers are copied: training may move
-    a batch norm's statistics.
+    What trains must be given its own memory (`own_weights`). Floating-point buffers are copied, because training may
+    change a batch norm's statistics.
     """
     memo: dict[int, object] = {}
     for parameter in backbone.parameters():  # quantised ones have a class of their own, and never train
@@ -25,14 +25,14 @@ def shared_copy(backbone: PreTrainedModel) -> PreTrainedModel:
 
 @torch.no_grad()
 def own_weights(module: nn.Module) -> None:
-    """Give what trains memory of its own."""
+    """Copy the parameters that train, so that they share memory with no other model."""
     for parameter in module.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.clone()
 
 
 def take_numbers(backbone: PreTrainedModel, other: nn.Module) -> None:
-    """Give each module the plain numbers that the one of its name has in `other`: probabilities of dropout."""
+    """Copy float attributes (dropout probabilities) from the modules of `other` to those of the same name."""
     modules = dict(other.named_modules())
     for name, module in backbone.named_modules():
         for key, value in vars(modules.get(name, module)).items():

@@ -1,7 +1,7 @@
-"""Reading a backbone's weights as they are stored: from safetensors, without code, and with nothing put into them.
+"""Reading a backbone's weights as they are stored: from safetensors, without running code, and unchanged.
 
 transformers changes the whole process while it loads: torch's default dtype, its own `tie_weights`, functions of
-torch. Here the thread that loads changes for itself what it needs of that, so that no other thread sees it.
+torch. Here these changes are made only for the thread that loads, and no other thread sees them.
 """
 
 import contextlib
@@ -18,10 +18,10 @@ from transformers.monkey_patching import apply_patches
 
 from ..torch_utils.isolation import DefaultDtype, DrawsFrom
 
-TIE_WEIGHTS = PreTrainedModel.tie_weights  # which transformers takes away for a while, where another thread loads
-UNUSED_SEED = 0  # draws what a checkpoint lacks, none of which is kept
+TIE_WEIGHTS = PreTrainedModel.tie_weights  # transformers replaces it for a while when another thread loads
+UNUSED_SEED = 0  # draws weights that a checkpoint lacks; none of them is kept
 NO_LIMIT = contextlib.nullcontext()
-_thread = threading.local()  # `limit`: there while this thread reads weights
+_thread = threading.local()  # has the attribute `limit` while this thread reads weights
 INITIALISING = threading.RLock()  # transformers replaces functions of torch while it initialises; one at a time
 
 
@@ -33,9 +33,9 @@ def read_weights(
     limit: AbstractContextManager = NO_LIMIT,
     **kwargs: Any,
 ) -> Any:
-    """What `model_class.from_pretrained` gives, without its list of the weights that a backbone leaves out.
+    """Call `model_class.from_pretrained` without its report of weights that a backbone does not use.
 
-    `limit` is entered while the model is built on the meta device.
+    `limit`: a context manager that is entered while the model is built on the meta device.
     """
     _thread.limit = limit
     try:
@@ -56,7 +56,7 @@ def read_weights(
 
 @functools.cache
 def reading_class(model_class: type[PreTrainedModel]) -> type[PreTrainedModel]:
-    """A class like `model_class`, whose `from_pretrained` changes nothing that other threads see."""
+    """A subclass of `model_class` whose `from_pretrained` changes nothing that other threads see."""
 
     class Reading(model_class):
         @classmethod
@@ -65,7 +65,7 @@ def reading_class(model_class: type[PreTrainedModel]) -> type[PreTrainedModel]:
             return [apply_patches(), *own, _thread.limit]
 
         def tie_weights(self, *args: Any, **kwargs: Any) -> None:
-            if not torch.empty(0).is_meta:  # while it is built it must have all names, to be read into
+            if not torch.empty(0).is_meta:  # while it is built, every name must exist for its weight to be read
                 TIE_WEIGHTS(self, *args, **kwargs)
 
         def initialize_weights(self) -> None:
@@ -78,7 +78,7 @@ def reading_class(model_class: type[PreTrainedModel]) -> type[PreTrainedModel]:
 
 
 class _NoReport(logging.Filter):
-    """Leaves out what transformers warns of while this thread reads: the weights that a backbone does not use."""
+    """Drops transformers' warnings while this thread reads: they list the weights that a backbone does not use."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         return record.levelno >= logging.ERROR or "limit" not in vars(_thread)

@@ -1,11 +1,11 @@
-"""Backbones: find their norms and positions, drive them from embeddings to hidden states.
+"""The structure of backbones: finding norms and positions, and running a backbone on embeddings.
 
-Norms are found by module class and positions by an explicit table of paths, never by a substring of a parameter's
-name: the original code's `'ln' in name` finds no norm in BERT, Llama or ViT.
+Norms are found by module class and positions by a table of paths, never by a substring of a parameter's name: the
+original code's `'ln' in name` finds no norm in BERT, Llama or ViT.
 
 Unverified: families beyond those that the tests run (GPT-2, openai-gpt, BERT, RoBERTa, DistilBERT, ALBERT, T5,
-Longformer, OPT, GPT-NeoX, Llama, Qwen3, Gemma, ModernBERT, and the image families of images.py) follow the
-same rules and may hold surprises.
+Longformer, OPT, GPT-NeoX, Llama, Qwen3, Gemma, ModernBERT, and the image families of images.py) follow the same rules
+but may differ.
 """
 
 import contextlib
@@ -26,10 +26,10 @@ from .places import layer_lists
 
 @dataclass(frozen=True)
 class PositionTable:
-    """Where a family keeps its learned absolute positions: a module path, and the row of the first token."""
+    """Where a family keeps its learned absolute positions: the module's path, and the row of the first token."""
 
     path: str
-    first_row: int | Literal["after padding"] = 0  # "after padding": rows up to the padding index are not positions
+    first_row: int | Literal["after padding"] = 0  # "after padding": rows up to the padding index are no positions
     explicit_ids: bool = False  # whether the backbone must be told the positions (Longformer pads its input)
 
 
@@ -49,7 +49,7 @@ POSITION_TABLES = {
     "roberta": PositionTable("embeddings.position_embeddings", first_row="after padding"),
     "xlm-roberta": PositionTable("embeddings.position_embeddings", first_row="after padding"),
 }
-RELATIVE_POSITIONS = ("mt5", "t5", "umt5")  # learned biases by distance: trained whole, no length to cut to
+RELATIVE_POSITIONS = ("mt5", "t5", "umt5")  # learned biases by distance: trained whole, never cut
 RELATIVE_POSITIONS_NAME = "relative_attention_bias"
 UNUSED_MODULES = {  # no token attends globally here, and sinusoids are not learned
     "longformer": ("query_global", "key_global", "value_global"),
@@ -59,12 +59,12 @@ UNUSED_PARAMETERS = ("mask_token", "masked_spec_embed")  # stand for what is hid
 QK_NORM_NAMES = ("q_norm", "k_norm", "q_layernorm", "k_layernorm", "query_norm", "key_norm")
 EIGHT_BITS, FOUR_BITS = "Int8Params", "Params4bit"  # classes of bitsandbytes, which need not be installed
 HALF_PRECISION = (torch.bfloat16, torch.float16)
-# No token embedding: what enters has the hidden size.
+# No token embedding: inputs have the hidden size.
 WITHOUT_TOKENS = ("fpt_identity", "fpt_lstm", *IMAGE_FAMILIES, *NOT_TEXT)
 
 
 def embedding_width(backbone: PreTrainedModel) -> int:
-    """Width of the vectors that enter the backbone (ALBERT, ELECTRA and OPT differ from their hidden size).
+    """Width of the embeddings that the backbone takes (in ALBERT, ELECTRA and OPT it may not be the hidden size).
 
     Raises ValueError for a backbone that has no token embedding.
     """
@@ -90,7 +90,7 @@ def embedding_scale(backbone: PreTrainedModel) -> float:
 
 
 def frozen_dtype(backbone: PreTrainedModel) -> torch.dtype:
-    """The dtype that the frozen weights are kept in (norms and what trains are fp32); fp32 where there are none."""
+    """The dtype of the frozen weights, not counting norms and what trains (fp32); fp32 if there are none."""
     if backbone.config.model_type not in WITHOUT_TOKENS:
         table = backbone.get_input_embeddings().weight
         if not table.requires_grad:  # natively it may train
@@ -100,25 +100,25 @@ def frozen_dtype(backbone: PreTrainedModel) -> torch.dtype:
 
 
 def weights(module: nn.Module) -> Iterator[Tensor]:
-    """A module's weights, also those of a replica that `nn.DataParallel` runs, where they are no parameters."""
+    """A module's weights, also in a replica made by `nn.DataParallel`, where they are no parameters."""
     for part in module.modules():
         yield from part.parameters(recurse=False)
         yield from (value for value in vars(part).values() if isinstance(value, Tensor))
 
 
 def device_of(backbone: PreTrainedModel) -> torch.device:
-    """Where embeddings enter and hidden states leave: of several devices the first; the CPU if there are none."""
+    """The device of inputs and outputs: the first of several; the CPU for a backbone without parameters."""
     devices = (parameter.device for parameter in backbone.parameters())
     return min(devices, key=lambda device: device.index or 0, default=torch.device("cpu"))
 
 
 def output_width(config: PreTrainedConfig) -> int:
-    """Width of the last hidden states (OPT may project them to another)."""
+    """Width of the last hidden states (OPT may project them to another width)."""
     return config.word_embed_proj_dim if config.model_type == "opt" else config.hidden_size
 
 
 def layer_classes(backbone: PreTrainedModel) -> set[str]:
-    """Names of the classes that sharding wraps one by one: those that the family names, else its repeated layers."""
+    """Names of the classes that sharding wraps: those that the family names, else the classes of repeated layers."""
     named = {type(module).__name__ for module in backbone.modules()}.intersection(backbone._no_split_modules or ())
     if named:
         return named
@@ -128,19 +128,19 @@ def layer_classes(backbone: PreTrainedModel) -> set[str]:
 
 
 def is_norm(module: nn.Module) -> bool:
-    """Whether a module is a layer norm or an RMS norm with parameters, by its class."""
+    """Whether a module is, by its class, a layer norm or an RMS norm with parameters."""
     name = type(module).__name__
     by_class = isinstance(module, (nn.LayerNorm, nn.RMSNorm)) or "LayerNorm" in name or "RMSNorm" in name
     return by_class and any(True for _ in module.parameters(recurse=False))
 
 
 def is_quantized(parameter: nn.Parameter) -> bool:
-    """Whether a parameter holds a quantised weight's codes."""
+    """Whether a parameter holds a quantised weight."""
     return type(parameter).__name__ in (EIGHT_BITS, FOUR_BITS)
 
 
 def norm_parameters(backbone: nn.Module, qk_norms: bool) -> list[nn.Parameter]:
-    """Parameters of all norms; those of queries and keys only if `qk_norms`."""
+    """Parameters of all norms; norms of queries and keys only if `qk_norms`."""
     return [
         parameter
         for name, module in named_modules(backbone).items()
@@ -150,7 +150,7 @@ def norm_parameters(backbone: nn.Module, qk_norms: bool) -> list[nn.Parameter]:
 
 
 def position_parameters(backbone: PreTrainedModel) -> list[nn.Parameter]:
-    """The backbone's own learned positions: its table, or its relative biases, or nothing."""
+    """The backbone's own learned positions: its table or its relative biases; empty if it has none."""
     table = POSITION_TABLES.get(backbone.config.model_type)
     if table is not None:
         return [backbone.get_submodule(table.path).weight]
@@ -173,9 +173,9 @@ def unused_parameters(backbone: PreTrainedModel) -> list[nn.Parameter]:
 
 
 def cut_positions(backbone: PreTrainedModel, num_tokens: int) -> None:
-    """Cut the learned table to the rows that `num_tokens` tokens use; later rows would train and save for nothing.
+    """Cut the learned position table to the rows that `num_tokens` tokens use, so that no unused row is saved.
 
-    Raises ValueError, with both lengths, where the backbone has fewer positions than that.
+    Raises ValueError, with both lengths, if the backbone has fewer positions than that.
     """
     config = backbone.config
     table = POSITION_TABLES.get(config.model_type)
@@ -196,7 +196,7 @@ def cut_positions(backbone: PreTrainedModel, num_tokens: int) -> None:
 def _too_long(num_tokens: int, limit: int, config: PreTrainedConfig) -> str:
     return (
         f"The input makes {num_tokens} tokens, but {config.model_type} has positions for {limit}: use larger patches, "
-        "a shorter sequence_length, or a backbone with more positions."
+        "a shorter sequence_length, fewer columns, or a backbone with more positions."
     )
 
 
@@ -211,7 +211,7 @@ def run_backbone(
     output_hidden_states: bool | Sequence[int] = False,
     output_attentions: bool = False,
 ) -> BaseModelOutput:
-    """Embeddings (batch, tokens, embedding width) -> hidden states (batch, tokens, hidden): see `run_natively`.
+    """Run a backbone: embeddings (batch, tokens, embedding width) -> hidden states; see `run_natively`.
 
     `attention_mask` (batch, tokens) is 1 for a real token and 0 for padding; None means that all are real.
     """
@@ -232,9 +232,9 @@ def run_natively(
 ) -> BaseModelOutput:
     """What the backbone's own forward takes, by name (the first is a tensor) -> hidden states (batch, tokens, hidden).
 
-    `output_hidden_states`: whether to return those between the layers too, or the numbers of those to return, from 0
-    (what enters the first layer) or, negative, from the end; None stands for the others.
-    Half-precision frozen weights run under autocast, so that fp32 norms and inputs can meet them.
+    `output_hidden_states`: True to return all, or the numbers of those to return, from 0 (the first layer's input)
+    or, negative, from the end; the others are None. Raises ValueError for a number that there is not.
+    Half-precision weights run under autocast, so that they can be multiplied with fp32 norms and inputs.
     """
     kwargs: dict[str, Any] = {}
     if output_hidden_states:

@@ -1,1 +1,1 @@
-"""Rows from files, the Hub and arrays, also those that are read one after the other."""
+"""Rows from files and the Hub that are streamed: read one after another, and never all held."""

@@ -20,7 +20,7 @@ def find_column(
 ) -> str:
     """Find a column: the `given` one, else one of the `usual` names, else the only one whose feature `fits`.
 
-    Raises ValueError, listing the columns there are and the flag to write, where there is none or a choice.
+    Raises ValueError, with all columns and the flag to write, if none or several fit.
     """
     columns = source.data.column_names
     if given is not None:
@@ -40,7 +40,7 @@ def find_column(
 
 
 def is_class_label(feature: datasets.features.features.FeatureType) -> bool:
-    """Whether a column holds classes and their names."""
+    """Whether a column's feature is a `ClassLabel`, which knows the names of its classes."""
     return isinstance(feature, datasets.ClassLabel)
 
 

@@ -1,4 +1,4 @@
-"""Class labels of a column: their names, taken from the training rows, and their numbers in every split."""
+"""The class labels in a column: names, taken from the training rows, and numbers, in every split."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ BOOLS = ("False", "True")  # the names of two classes
 
 @dataclass(frozen=True)
 class LabelNames:
-    """The classes of a task: `names[i]` is class i. `origin` is how the training rows give a class."""
+    """The classes of a task: `names[i]` is class i. `origin`: how the training rows write a class."""
 
     names: tuple[str, ...]
     origin: Literal["feature", "number", "string"]
@@ -26,9 +26,9 @@ class LabelNames:
     def of_column(cls, data: datasets.Dataset, column: str, source: str, num_labels: int | None) -> "LabelNames":
         """Take the names from the training rows `data`, which messages call `source`.
 
-        A `ClassLabel` column brings its names along. Strings are sorted. Whole numbers are 0..num_labels-1, or, for
+        A `ClassLabel` column has its own names. Strings are sorted. Whole numbers are 0..num_labels-1 or, with
         num_labels=None, 0..the largest one; bools are the two classes False and True. Raises ValueError for any other
-        type, for a missing label, and for names that are not `num_labels` many (strings may be fewer).
+        type, for a missing label, and if there are not `num_labels` names (strings may be fewer).
         """
         feature = data.features[column]
         values = _values(data, column, source)
@@ -50,8 +50,8 @@ class LabelNames:
     ) -> "LabelNames":
         """Take the names without reading the rows of `source`: a `ClassLabel` column's own, else the `given` ones.
 
-        Whole numbers need no names where `num_labels` is known, nor do bools. Raises ValueError for names that are
-        given in vain, missing, double or not `num_labels` many, and for a column of another type.
+        Bools need no names, nor do whole numbers if `num_labels` is known. Raises ValueError for names that are not
+        needed, missing, repeated or not `num_labels` in number, and for a column of another type.
         """
         if isinstance(feature, datasets.ClassLabel):
             names, origin = tuple(feature.names), "feature"
@@ -71,7 +71,7 @@ class LabelNames:
         return cls(names, origin)
 
     def number(self, value: int | str | None, where: str) -> int:
-        """The number of a class that a row, named `where`, gives. Raises ValueError for one that is not here."""
+        """The class number of a label `value` in the row `where`. Raises ValueError for an unknown label."""
         if isinstance(value, int) and self.origin != "string":
             if 0 <= value < len(self.names):
                 return int(value)
@@ -87,10 +87,10 @@ class LabelNames:
         return {name: number for number, name in enumerate(self.names)}
 
     def read(self, data: datasets.Dataset, column: str, source: str) -> np.ndarray:
-        """Read a column as class numbers: int64, (rows,).
+        """Read a column as class numbers: int64 (rows,).
 
-        Classes that have names in both are matched by name, so two files may number them differently. Raises
-        ValueError, with the row (from 0), for a missing label, one of another type, and a class that is not here.
+        If both files have names for the classes, these are matched, so that two files may number them differently.
+        Raises ValueError, with the row (from 0), for a missing label, one of another type, and an unknown class.
         """
         feature = data.features[column]
         values = _values(data, column, source)
@@ -120,7 +120,7 @@ class LabelNames:
 
 
 def _values(data: datasets.Dataset, column: str, source: str) -> pa.Array:
-    """Take a column out, checked: whole numbers (bools as 0 and 1) or strings, none of them missing."""
+    """Read a column of labels and check it: whole numbers (bools as 0 and 1) or strings, none missing."""
     values = data.select_columns([column]).with_format("arrow")[:].column(0).combine_chunks()
     if values.null_count:
         row = int(np.flatnonzero(pc.is_null(values).to_numpy(zero_copy_only=False))[0])
@@ -142,7 +142,7 @@ def _values(data: datasets.Dataset, column: str, source: str) -> pa.Array:
 
 
 def _names_from_outside(given: Sequence[str] | None, numbered: int | None, column: str) -> tuple[str, ...]:
-    """The `given` names, else the numbers of so many classes. `column` is what messages call the labels."""
+    """The `given` names, else the numbers of `numbered` classes as names. `column`: the labels' name in messages."""
     if given is None and numbered is None:
         raise ValueError(
             f"a stream cannot be searched for its classes, and {column} does not name them: write --label_names_file, "

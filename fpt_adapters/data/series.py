@@ -6,6 +6,7 @@ from typing import Any
 
 import datasets
 import numpy as np
+import pandas
 
 from .columns import column_of
 from .sources import Source
@@ -31,7 +32,7 @@ def from_long_form(source: Source, id_column: str, step_column: str | None, cons
     if (again := first.duplicated()).any():
         row = int(starts[again.to_numpy().argmax()])
         raise ValueError(
-            f"the rows of a series stand together, but series {ids.iloc[row]!r} goes on in {source.where(row)}: sort "
+            f"the rows of a series stand together, but series {_shown(ids, row)} goes on in {source.where(row)}: sort "
             f"the rows by {id_column} (and by their time)."
         )
     inside = np.ones(len(table), dtype=bool)
@@ -42,8 +43,8 @@ def from_long_form(source: Source, id_column: str, step_column: str | None, cons
         if not late.all():
             row = int((~late).argmax())
             raise ValueError(
-                f"time goes forward within a series, but {source.where(row)} has {order.iloc[row]!r} in column "
-                f"{step_column!r} after {order.iloc[row - 1]!r} (series {ids.iloc[row]!r}): sort the rows."
+                f"time goes forward within a series, but {source.where(row)} has {_shown(order, row)} in column "
+                f"{step_column!r} after {_shown(order, row - 1)} (series {_shown(ids, row)}): sort the rows."
             )
     for column in constant:
         same = (table[column] == table[column].shift()).to_numpy() | (table[column].isna().to_numpy()) | ~inside
@@ -51,15 +52,16 @@ def from_long_form(source: Source, id_column: str, step_column: str | None, cons
             row = int((~same).argmax())
             raise ValueError(
                 f"a series has one value in column {column!r}, but {source.where(row)} has "
-                f"{table[column].iloc[row]!r} after {table[column].iloc[row - 1]!r} (series {ids.iloc[row]!r})."
+                f"{_shown(table[column], row)} after {_shown(table[column], row - 1)} (series {_shown(ids, row)})."
             )
     known = {id_column, step_column, *constant}
     channels = [name for name in table.columns if name not in known]
     for name in channels:
         if table[name].dtype.kind not in "iufb":
-            wrong = next((row for row, value in enumerate(table[name]) if isinstance(value, str)), 0)
+            numbers = pandas.to_numeric(table[name], errors="coerce")
+            wrong = int((numbers.isna() & table[name].notna()).to_numpy().argmax())
             raise ValueError(
-                f"the channels of a series are numbers, but {source.where(wrong)} has {table[name].iloc[wrong]!r} in "
+                f"the channels of a series are numbers, but {source.where(wrong)} has {_shown(table[name], wrong)} in "
                 f"column {name!r}: drop the column, or name it as --label_column, --group_column or --step_column."
             )
     if not channels:
@@ -71,6 +73,11 @@ def from_long_form(source: Source, id_column: str, step_column: str | None, cons
     series = [part.tolist() for part in np.split(steps, starts[1:])]
     data = datasets.Dataset.from_dict(kept | {VALUES: series}, features=datasets.Features(features))
     return Source(data, f"{source.name}, a row a series")
+
+
+def _shown(values: pandas.Series, row: int) -> str:
+    """A value as a message repeats it."""
+    return f"{values.iloc[[row]].tolist()[0]!r:.100}"
 
 
 def read_ts(path: str, split: str) -> Source:

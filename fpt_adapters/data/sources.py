@@ -1,9 +1,12 @@
 """Where rows come from: a file, or a split of a data set on the Hub."""
 
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
 from datasets.exceptions import DatasetsError
 
 READERS = {
@@ -16,18 +19,19 @@ READERS = {
 
 @dataclass(frozen=True)
 class Source:
-    """One file or Hub split: its rows, held or streamed, and what messages call it."""
+    """One file or Hub split: its rows, held or streamed, and its name in messages."""
 
     data: datasets.Dataset | datasets.IterableDataset
     name: str
+    folder: str = "."  # of the file, to which paths in it may be relative
 
     def where(self, row: int) -> str:
-        """Name a row (from 0) in a message."""
+        """The name of a row (from 0) in messages."""
         return f"row {row} of {self.name}"
 
 
 def read_file(path: str, split: str) -> Source:
-    """Read the rows of a split from a file. Raises ValueError for one that cannot be read, or has none."""
+    """Read the rows of a split from a file. Raises ValueError if it cannot be read or has no rows."""
     flag, ending = f"{split}_file", Path(path).suffix.lower()
     if not Path(path).is_file():
         raise ValueError(f"{flag} is a file, but {path!r} is not there: write --{flag} with its path.")
@@ -44,10 +48,62 @@ def read_file(path: str, split: str) -> Source:
         raise ValueError(f"{flag} {path!r} cannot be read as {READERS[ending]}: {first_line(cause)}") from error
     if builder.info.splits["rows"].num_examples == 0:  # which `as_dataset` cannot return
         raise ValueError(f"{source_name} has no rows: a split needs at least one.")
-    return Source(builder.as_dataset(split="rows"), source_name)
+    return Source(builder.as_dataset(split="rows"), source_name, str(Path(path).parent))
+
+
+def read_folder(path: str, split: str, column: str, endings: tuple[str, ...]) -> Source:
+    """Read a folder of class folders, or a zip of one: the paths of its files as `column`, and their class as "label".
+
+    Raises ValueError for a folder without such files, for a file outside the class folders, and for one class only.
+    """
+    name = f"the {split} split ({path})"
+    folder = Path(path)
+    if folder.suffix.lower() == ".zip":
+        try:
+            folder = Path(datasets.DownloadManager().extract(path))
+        except (OSError, zipfile.BadZipFile) as error:
+            raise ValueError(f"{split}_file {path!r} cannot be read as a zip file: {first_line(error)}") from error
+    files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in endings and file.is_file())
+    files = [file for file in files if not any(part.startswith((".", "__MACOSX")) for part in file.parts)]
+    if not files:
+        raise ValueError(f"{name} has no file that ends in {', '.join(endings)}.")
+    while len({file.relative_to(folder).parts[0] for file in files}) == 1 and files[0].parent != folder:
+        folder /= files[0].relative_to(folder).parts[0]  # a zip often holds one folder with all else
+    if loose := [file for file in files if file.parent == folder]:
+        raise ValueError(
+            f"each file lies in the folder of its class, but {loose[0].name!r} lies outside one in {name}: move it, "
+            f"or write a csv file with the columns {column} (paths) and label."
+        )
+    classes = [file.relative_to(folder).parts[0] for file in files]
+    if {"train", "test"} <= set(classes):
+        raise ValueError(
+            f"{name} holds the folders {', '.join(sorted(set(classes)))}: write --train_file {path}/train and "
+            f"--test_file {path}/test."
+        )
+    names = sorted(set(classes))
+    features = datasets.Features({column: datasets.Value("string"), "label": datasets.ClassLabel(names=names)})
+    rows = {column: [str(file) for file in files], "label": [names.index(one) for one in classes]}
+    return Source(datasets.Dataset.from_dict(rows, features=features), name)
+
+
+def open_rows(path: str) -> tuple[datasets.IterableDataset, int | None]:
+    """Open a file's rows without holding them; returns them, and how many there are where the file says so.
+
+    Raises ValueError for a file that is not there, is empty, or cannot be read.
+    """
+    ending = Path(path).suffix.lower()
+    if not Path(path).is_file() or ending not in READERS:
+        there = "is not there" if not Path(path).is_file() else f"ends in {ending!r}"
+        raise ValueError(f"rows come from a file that ends in one of {', '.join(READERS)}, but {path!r} {there}.")
+    try:
+        total = pq.read_metadata(path).num_rows if ending == ".parquet" else None
+        rows = datasets.load_dataset(READERS[ending], data_files={"rows": path}, split="rows", streaming=True)
+    except (OSError, ValueError, DatasetsError, pa.ArrowException) as error:
+        raise ValueError(f"{path!r} cannot be read as {READERS[ending]}: {first_line(error)}") from error
+    return rows, total
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's message, or its kind."""
+    """The first line of an error's message; without one, the name of its class."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__

@@ -14,7 +14,7 @@ FIXED_SEED = 0  # of what must be the same rows in every run
 
 @dataclass(frozen=True)
 class Part:
-    """The rows of a source that make one split of a task: `rows` and class numbers `labels`, int64 (examples,)."""
+    """One split of a task: the numbers of its `rows` in `source`, and class numbers `labels`, int64 (examples,)."""
 
     source: Source
     rows: np.ndarray
@@ -22,9 +22,9 @@ class Part:
 
 
 def draw_order(count: int, seed: int, purpose: int) -> np.ndarray:
-    """Put 0..count-1 in a random order that (seed, purpose) fixes for good: int64 (count,).
+    """Shuffle 0..count-1 in an order that depends only on (seed, purpose): int64 (count,).
 
-    Sorts raw words of NumPy's Philox, whose stream never changes. Raises ValueError for a seed outside 0..2**64-1.
+    It sorts raw words of NumPy's Philox, which NumPy never changes. Raises ValueError for a seed outside 0..2**64-1.
     """
     if not 0 <= seed < 2**64:
         raise ValueError(f"seed is a whole number in 0..2**64-1, got {seed}.")
@@ -33,14 +33,14 @@ def draw_order(count: int, seed: int, purpose: int) -> np.ndarray:
 
 
 def keep_some(rows: np.ndarray, size: int, seed: int, split: str) -> np.ndarray:
-    """Keep `size` of the `rows` of a split, drawn with `seed`, in their order."""
+    """Keep `size` of the `rows` of a split, chosen with `seed`, in their old order."""
     if size >= len(rows):
         return rows
     return np.sort(rows[draw_order(len(rows), seed, SAMPLES + SPLITS.index(split))[:size]])
 
 
 def split_sizes(sizes: dict[str, int], max_samples: dict[str, int] | None) -> dict[str, int]:
-    """Cut `sizes` (split -> examples) to `max_samples`, which may name some of the splits.
+    """Limit `sizes` (split -> examples) to `max_samples`, which may name only some splits.
 
     Raises ValueError for a name that is no split and for a number below 1.
     """

@@ -1,9 +1,9 @@
-"""Streams: examples that are read one after the other, never all held, shared out, shuffled, and found again.
+"""Streams: examples that are read one after another and never all held; divided, shuffled, and resumed exactly.
 
-A source of `datasets` is read shard by shard (a shard is a file, mostly). Every process and every worker of it reads
-a part: see `share_of_shards`. Rows are shuffled in blocks of a fixed number, so that the place where a block begins
-is all that is needed to go on behind any of its examples: `datasets` itself loses what its shuffle buffer holds
-(`IterableDataset.state_dict`), and accelerate has the first process read everything for all.
+A source of `datasets` is read shard by shard (a shard is usually a file). Each process and each of its workers reads
+a part: see `share_of_shards`. Rows are shuffled in blocks of a fixed size, so that reading can go on after any example
+from the place where its block begins. `datasets` itself loses what its shuffle buffer holds
+(`IterableDataset.state_dict`), and accelerate lets the first process read everything for all.
 """
 
 import itertools
@@ -16,13 +16,13 @@ import numpy as np
 from packaging.version import Version
 from torch.utils.data import IterableDataset, get_worker_info
 
-READ_AT_ONCE = 32  # rows that `datasets` hands over together
-RESHARDS = Version(datasets.__version__) >= Version("5.0")  # before, parquet files are not divided
-SHARDS, ROWS = 201, 202  # what is shuffled: a word of the random key, so that the two draws are unrelated
+READ_AT_ONCE = 32  # rows that `datasets` returns together
+RESHARDS = Version(datasets.__version__) >= Version("5.0")  # older versions do not divide parquet files
+SHARDS, ROWS = 201, 202  # what is shuffled: part of the random key, so that the two draws are unrelated
 
 
 class Place(NamedTuple):
-    """Where an example of a stream comes from: `row` (from 0) of `shard`, read in `epoch`."""
+    """Where an example of a stream comes from: `row` (from 0) of `shard`, in `epoch`."""
 
     epoch: int
     shard: int
@@ -30,7 +30,7 @@ class Place(NamedTuple):
 
     @property
     def number(self) -> int:
-        """A number in 0..2**32-1 for (shard, row): neighbours differ; across shards two rows may share one."""
+        """A number in 0..2**32-1 for (shard, row). Rows of one shard differ; two of different shards may not."""
         return (self.shard * 2654435761 + self.row) % 2**32  # Knuth's multiplicative hash
 
     def describe(self, source: str) -> str:
@@ -39,10 +39,10 @@ class Place(NamedTuple):
 
 
 class Cursor(NamedTuple):
-    """How far a part has been read in an epoch.
+    """How far a part of a stream has been read in an epoch.
 
-    `examples` have been given; the shuffle block of the last one begins at `row` of the part's shard number `shard`,
-    in the epoch's order.
+    `examples`: how many were returned. The shuffle block of the last one begins at `row` of the shard that is number
+    `shard` of this part, in the epoch's order.
     """
 
     examples: int = 0
@@ -55,13 +55,13 @@ START = Cursor()
 
 @dataclass(frozen=True)
 class HeldOut:
-    """The rows that a stream leaves out, for evaluation: the first `rows` of each of the first `shards`."""
+    """Rows that a stream leaves out for evaluation: the first `rows` of each of the first `shards`."""
 
     shards: int = 0
     rows: int = 0
 
     def first_row(self, shard: int) -> int:
-        """The first row of `shard` that the stream has."""
+        """The first row of `shard` that is not held out."""
         return self.rows if shard < self.shards else 0
 
 
@@ -69,19 +69,19 @@ NOTHING = HeldOut()
 
 
 class ExampleStream(IterableDataset):
-    """The examples of a source that is read, not held; any part of an epoch can be read, from any example on.
+    """The examples of a source that is streamed, not held. Any part of an epoch can be read, from any example on.
 
-    `source` is a `datasets.IterableDataset` or torch's. Give it whole: it is shared out here, among processes (by
-    FPTTrainer) and workers, so that together they see every row once an epoch. One of torch's cannot be divided
-    without reading it: each process then reads all of it, in at most one worker, and keeps its share.
+    `source` is an `IterableDataset` of `datasets` or torch. Pass the whole of it: it is divided here among processes
+    (by FPTTrainer) and workers, so that together they see every row once per epoch. torch's cannot be divided without
+    reading it: each process then reads all of it, in at most one worker, and keeps its share.
 
-    `transform(row, place)` makes an example of a row, a dictionary, and of its `Place`; what it draws at random it
-    should draw from the place, so that it is the same after a resume. Without it, rows are the examples.
+    `transform(row, place)` makes an example of a row (a dictionary) and its `Place`. Random numbers in it should
+    depend only on the place, so that they are the same after a resume. Without it, rows are the examples.
 
-    `buffer_size` rows are held and given in random order, and the order of shards is random; both follow `seed` and
-    the epoch. None keeps the source's order. Rows of different shards mix only where a buffer reaches over both: sort
-    nothing by class on disk. A shuffle of the source's own works too, but `datasets` then divides it badly. Beside the
-    buffer, a row group of a parquet file is held, or up to a file where `datasets` is older than 5.
+    `buffer_size` rows are held and returned in random order, and the order of shards is random; both follow `seed` and
+    the epoch. None keeps the source's order. Rows of different shards mix only where a buffer covers both, so do not
+    sort files by class. A source with its own shuffle works too, but `datasets` then divides it badly. Besides the
+    buffer, one row group of a parquet file is held, or up to a whole file if `datasets` is older than 5.
 
     Raises ValueError for a `buffer_size` below 1 and a `seed` outside 0..2**64-1.
     """
@@ -110,20 +110,20 @@ class ExampleStream(IterableDataset):
 
     @property
     def divisible(self) -> bool:
-        """Whether workers can share the reading."""
+        """Whether several workers can divide the source among them."""
         return isinstance(self.source, datasets.IterableDataset)
 
     @property
     def num_shards(self) -> int:
-        """Shards of the source."""
+        """How many shards the source has."""
         return self.source.num_shards if self.divisible else 1
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch that `iter` reads (from 0)."""
+        """Set the epoch (from 0) that `iter` reads."""
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[Any]:
-        """Read an epoch; in a worker of a DataLoader, its part. Raises ValueError where that cannot be."""
+        """Read an epoch; in a DataLoader's worker, its part. Raises ValueError if the source cannot be divided so."""
         worker = get_worker_info()
         part, num_parts = (0, 1) if worker is None else (worker.id, worker.num_workers)
         if num_parts > 1 and not self.divisible:
@@ -132,23 +132,23 @@ class ExampleStream(IterableDataset):
             yield example
 
     def read(self, part: int, num_parts: int, epoch: int, cursor: Cursor = START) -> Iterator[tuple[Any, Cursor]]:
-        """Read a part of an epoch (0 <= `part` < `num_parts`) behind `cursor`: examples, and the cursor of each."""
+        """Read a part of an epoch (0 <= `part` < `num_parts`) from `cursor` on: each example with its cursor."""
         size = self.buffer_size or 1
-        number = max(cursor.examples - 1, 0) // size  # of the block that the cursor is in
+        number = max(cursor.examples - 1, 0) // size  # number of the cursor's block
         examples = number * size
         rows = self._rows(part, num_parts, epoch, cursor)
         while block := list(itertools.islice(rows, size)):
             first_shard, first = block[0][:2]
             for index in self._order(ROWS, len(block), epoch, part, number):
                 examples += 1
-                (_, place, row), block[index] = block[index], None  # a row goes before the next block comes
+                (_, place, row), block[index] = block[index], None  # frees the row before the next block is read
                 if examples > cursor.examples:
                     example = row if self.transform is None else self.transform(row, place)
                     yield example, Cursor(examples, first_shard, first.row)
             number += 1
 
     def _rows(self, part: int, num_parts: int, epoch: int, cursor: Cursor) -> Iterator[tuple[int, Place, Any]]:
-        """Read a part's rows from the cursor's row on, each with the number of its shard in the part and its place."""
+        """Read a part's rows from the cursor's row on: (number of the shard in the part, place, row)."""
         order = self._order(SHARDS, self.num_shards, epoch)
         shares = share_of_shards(self.num_shards, part, num_parts)
         for number, (position, classes) in enumerate(shares[cursor.shard :], cursor.shard):
@@ -159,7 +159,7 @@ class ExampleStream(IterableDataset):
                     yield number, Place(epoch, shard, index), row
 
     def _order(self, what: int, count: int, epoch: int, part: int = 0, number: int = 0) -> list[int]:
-        """Put 0..count-1 in the order that the arguments and the seed fix for good (see `draws.random_stream`)."""
+        """Shuffle 0..count-1 in an order that depends only on the seed and the arguments (`draws.random_stream`)."""
         if self.buffer_size is None or count == 1:
             return list(range(count))
         key = np.array([self.seed, what], dtype=np.uint64)
@@ -168,11 +168,11 @@ class ExampleStream(IterableDataset):
 
 
 def share_of_shards(num_shards: int, part: int, num_parts: int) -> list[tuple[int, range]]:
-    """Find what a part reads: positions of shards, and in each the classes of its rows, which are row % num_parts.
+    """Choose what a part reads: positions of shards, and for each the classes (row % num_parts) of its rows.
 
-    The num_shards x num_parts classes stand in a line, shard after shard, and a part takes the next num_shards of
-    them. So a part has whole shards, but for the first and the last of them, or classes of one, where shards are
-    fewer than parts; each row belongs to one part; and parts are as even as the shards are.
+    The num_shards x num_parts classes stand in a line, shard after shard, and each part takes the next num_shards of
+    them. So a part has whole shards, except perhaps its first and last, or some classes of one shard if there are
+    fewer shards than parts. Each row belongs to one part, and parts are as even as the shards are.
     """
     first, last = part * num_shards, (part + 1) * num_shards
     positions = range(first // num_parts, -(-last // num_parts))
@@ -182,20 +182,17 @@ def share_of_shards(num_shards: int, part: int, num_parts: int) -> list[tuple[in
 
 
 def shard_rows(source: IterableDataset, shard: int, epoch: int) -> Iterator[Any]:
-    """Read the rows of a shard, those of a torch source being one shard.
-
-    Raises ValueError for a source that is formatted as tables.
-    """
+    """Read the rows of a shard; a torch source is one shard. Raises ValueError for a source formatted as tables."""
     if not isinstance(source, datasets.IterableDataset):
         if callable(getattr(source, "set_epoch", None)):
             source.set_epoch(epoch)
         yield from source
         return
     source = source.shard(source.num_shards, shard)
-    if RESHARDS:  # row group by row group: the reader of a whole parquet file runs ahead of a slow one, up to its end
+    if RESHARDS:  # by row groups: the reader of a whole parquet file would run ahead up to the file's end
         source = source.reshard()
     source.set_epoch(epoch)
-    for batch in source.iter(READ_AT_ONCE):  # unlike `iter(source)`, not divided once more in a worker
+    for batch in source.iter(READ_AT_ONCE):  # `iter(source)` would be divided once more in a worker
         if not isinstance(batch, dict):
             raise ValueError(f"rows of a stream are dictionaries, got a {type(batch).__name__}: drop its with_format.")
         for values in zip(*batch.values(), strict=True):

@@ -1,1 +1,1 @@
-"""The trained part as a file: exact names, digests, written whole or not at all."""
+"""Deltas, the trained part of a model, as files: exact names, digests, and writing that never leaves half a file."""

@@ -1,7 +1,7 @@
-"""Writing files: a new folder is made whole or not at all, and a full disk is one error that says what to do.
+"""Writing files: a new folder is made completely or not at all, and a full disk gives one error that says what to do.
 
-The libraries that write have their own errors for a full disk: safetensors' is no OSError, torch's a RuntimeError that
-does not speak of it.
+Libraries have their own errors for a full disk: safetensors' is no OSError, torch's is a RuntimeError that does not
+mention the disk.
 """
 
 import contextlib
@@ -17,20 +17,20 @@ from torch import Tensor
 from transformers.utils import CONFIG_NAME
 
 STAGING_PREFIX = ".saving-"
-BESIDE = 2**14  # bytes of a header and a configuration
+BESIDE = 2**14  # bytes of a header and a configuration, in addition to the tensors
 FULL = (errno.ENOSPC, errno.EDQUOT)
 RUST_FULL = tuple(f"(os error {number})" for number in FULL)  # how safetensors' errors end
 
 
 class NoSpaceError(OSError):
-    """A disk has no room for what was to be written. `errno` is ENOSPC, as in the file system's own error."""
+    """The disk has no room for what should be written. `errno` is ENOSPC, as in the file system's own error."""
 
 
 @contextlib.contextmanager
 def room_for(folder: str | os.PathLike, needed: int | None = None) -> Iterator[None]:
-    """Raise NoSpaceError where the block finds the disk of `folder` full; `needed`: about how many bytes it writes.
+    """Context manager: raise NoSpaceError if the block fails because the disk of `folder` is full.
 
-    A RuntimeError, which is torch's, counts as that where fewer bytes are free.
+    `needed`: about how many bytes it writes. A RuntimeError (torch's) counts if fewer bytes than that are free.
     """
     try:
         yield
@@ -43,7 +43,7 @@ def room_for(folder: str | os.PathLike, needed: int | None = None) -> Iterator[N
 
 
 def refuse_full_disk(folder: str | os.PathLike, needed: int) -> None:
-    """Raise NoSpaceError where the disk of `folder` has fewer free bytes than `needed`."""
+    """Raise NoSpaceError if the disk of `folder` has fewer free bytes than `needed`."""
     if _free(folder) < needed:
         raise _no_space(folder, needed)
 
@@ -61,7 +61,7 @@ def _no_space(folder: str | os.PathLike, needed: int | None) -> NoSpaceError:
     return NoSpaceError(
         errno.ENOSPC,
         f"No space left on the disk {_mount(folder)}: to write into {os.fspath(folder)!r}, {wanted}"
-        f"{_free(folder):,} are free. Make room, or name a folder on another disk; files that were whole are so still",
+        f"{_free(folder):,} are free. Make room, or name a folder on another disk; files written before are whole",
     )
 
 
@@ -70,7 +70,7 @@ def _free(folder: str | os.PathLike) -> int:
 
 
 def _existing(folder: str | os.PathLike) -> Path:
-    """The folder, or the nearest one above it that is there."""
+    """The folder, or its nearest parent that exists."""
     path = Path(folder).absolute()
     return next(place for place in (path, *path.parents) if place.is_dir())
 
@@ -82,10 +82,10 @@ def _mount(folder: str | os.PathLike) -> Path:
 
 @contextlib.contextmanager
 def new_folder(directory: str | os.PathLike, what: str, needed: int) -> Iterator[Path]:
-    """A folder to write about `needed` bytes into, which then becomes `directory`, made whole or not at all.
+    """Context manager: yield a temporary folder, which becomes `directory` if the block succeeds.
 
-    Raises ValueError, saying that `what` is saved there, where `directory` holds something or is a file, and
-    NoSpaceError.
+    `needed`: about how many bytes are written. Raises ValueError, naming `what` is saved, if `directory` is a file or
+    not empty, and NoSpaceError.
     """
     directory = Path(directory)
     if directory.is_file() or (directory.is_dir() and any(directory.iterdir())):
@@ -103,11 +103,11 @@ def new_folder(directory: str | os.PathLike, what: str, needed: int) -> Iterator
 
 
 def share_weights(folder: Path) -> None:
-    """Give the weights in `folder` the permissions of its config.json: safetensors makes its files private."""
+    """Give the weights in `folder` the permissions of its config.json, because safetensors makes its files private."""
     for file in folder.glob("*.safetensors"):
         file.chmod((folder / CONFIG_NAME).stat().st_mode)
 
 
 def size_of(tensors: Iterable[Tensor]) -> int:
-    """About the bytes of a file that holds `tensors`, and of the configuration beside it."""
+    """The approximate bytes of a file with `tensors`, and of the configuration beside it."""
     return sum(tensor.nbytes for tensor in tensors) + BESIDE

@@ -1,10 +1,10 @@
-"""The file of a delta: a `model.safetensors` that holds only the trained tensors, and `config.json` beside it.
+"""The files of a delta: `model.safetensors` with only the trained tensors, and `config.json` beside it.
 
-Nothing missing, unexpected, misshapen or altered passes. Each tensor's digest lies in the file's metadata, because
-safetensors checks none. There too lies the whole configuration, so that a save is one rename for whoever reads
-meanwhile: `config.json` is the copy that Auto classes find. (The first files have only the configuration's digest.)
+Missing, unexpected, misshapen or altered tensors are refused. The metadata has each tensor's digest, because
+safetensors checks nothing. It also has the whole configuration, so that readers see a save as one rename, and
+`config.json` is the copy for Auto classes. (The first files have only the configuration's digest.)
 
-Format 1 names tensors by their place in the model, which outlives transformers' names; format 0 by those names.
+Format 1 names tensors by their place in the model, which transformers cannot rename; format 0 by transformers' names.
 """
 
 import contextlib
@@ -33,18 +33,18 @@ logger = logging.get_logger(__name__)
 
 DIGESTS_KEY = "fpt_digests"  # metadata: hex digests of the tensors in the order of their sorted names
 CONFIG_KEY = "fpt_config"  # metadata: digest of the config.json that was saved with the tensors
-FORMAT_KEY, VERSION_KEY = "fpt_format", "fpt_version"  # metadata: the file's format, the version that wrote it
-FORMAT = 1  # the one that is written
-CONFIG_TEXT_KEY = "fpt_config_json"  # metadata: that configuration itself
-MOST_TEXT, MOST_TENSORS = 2**24, 2**16  # bytes of JSON, in a file or a header; far beyond any delta's
+FORMAT_KEY, VERSION_KEY = "fpt_format", "fpt_version"  # metadata: the file's format, and the version that wrote it
+FORMAT = 1  # the format that is written
+CONFIG_TEXT_KEY = "fpt_config_json"  # metadata: the configuration itself
+MOST_TEXT, MOST_TENSORS = 2**24, 2**16  # bytes of JSON in a file or header, and tensors: far beyond any delta's
 
 
 @dataclass(frozen=True)
 class Delta:
-    """What a training adds to a base, as a value: tensors, and the configuration that they were saved with.
+    """A delta as a value: the tensors that a training adds to a base, and the configuration saved with them.
 
-    `tensors`: on the CPU, by place (see `backbones/places.py`); in format 0 by the names that transformers had then.
-    `values`: of config.json.
+    `tensors`: on the CPU, by place (see `backbones/places.py`); in format 0 by transformers' names at that time.
+    `values`: the contents of config.json.
     """
 
     tensors: dict[str, Tensor]
@@ -71,7 +71,7 @@ class Delta:
 
 
 def says(config_file: Path, values: dict[str, Any]) -> bool:
-    """Whether a config.json can be read, and holds `values`."""
+    """Whether a config.json can be read and has exactly these `values`."""
     try:
         return read_json(config_file) == values
     except (OSError, DeltaError):
@@ -86,7 +86,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def parse_json(text: str, source: str | os.PathLike) -> dict[str, Any]:
-    """The values of a JSON text, which messages say is of `source`. Raises DeltaError for what holds none by name."""
+    """Parse JSON text, called `source` in messages, of values by name. Raises DeltaError for anything else."""
     try:
         values = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -97,7 +97,7 @@ def parse_json(text: str, source: str | os.PathLike) -> dict[str, Any]:
 
 
 def _config_beside(path: Path) -> dict[str, Any]:
-    """The configuration of a delta file that does not hold its own."""
+    """Read the configuration beside a delta file that does not contain its own. Raises DeltaError."""
     values = read_json(path)
     if "configuration_files" in values:
         raise DeltaError(f"{path} has configuration_files, so that another file would be read instead: remove it.")
@@ -132,7 +132,7 @@ def _metadata_of(header: dict[str, Any]) -> dict[str, str]:
 
 
 def saved_config(path: str | os.PathLike) -> dict[str, Any] | None:
-    """The configuration that a delta file itself holds; None for one of an earlier version. Raises DeltaError."""
+    """The configuration in a delta file; None if an earlier version wrote it. Raises DeltaError for a damaged file."""
     return _config_of(read_metadata(path), path)
 
 
@@ -153,11 +153,11 @@ def read_digests(path: str | os.PathLike) -> str:
 def read_delta(path: str | os.PathLike, config_path: str | os.PathLike) -> Delta:
     """Read a delta file, and check each tensor by its digest.
 
-    The file has its configuration itself; for one of an earlier version it is that of `config_path`, if the two were
-    saved together. Raises DeltaError, naming the tensor, or the release that reads the file.
+    The file contains its configuration; for a file of an earlier version it is read from `config_path`, if the two
+    were saved together. Raises DeltaError, naming the tensor, or the release that can read the file.
     """
     path = Path(path)
-    with whole_file(path):  # opened once, so that all is of one version: safe_open does it twice
+    with whole_file(path):  # read once, so that all is of one version: safe_open opens it twice
         data = path.read_bytes()
         header = _read_header(io.BytesIO(data))
         metadata, names = _metadata_of(header), sorted(header.keys() - {"__metadata__"})
@@ -195,9 +195,9 @@ def _format_of(metadata: dict[str, str], path: Path) -> int:
 
 
 def warn_of_edits(config_path: Path, path: Path, values: dict[str, Any]) -> None:
-    """Warn where config.json says otherwise than the delta file at `path`, whose configuration is `values`."""
+    """Warn if config.json differs from `values`, the configuration in the delta file at `path`."""
     if says(config_path, values) or saved_config(path) not in (None, values) or says(config_path, values):
-        return  # or another save came in between
+        return  # the same, or another save came in between
     there = read_json(config_path)
     names = sorted(name for name in {*there, *values} if there.get(name) != values.get(name))
     logger.warning(
@@ -208,7 +208,7 @@ def warn_of_edits(config_path: Path, path: Path, values: dict[str, Any]) -> None
 
 @contextlib.contextmanager
 def whole_file(path: Path) -> Iterator[None]:
-    """Raise DeltaError for a safetensors file that is damaged as it is read."""
+    """Context manager for reading a safetensors file: raise DeltaError if it is damaged."""
     try:
         yield
     except (SafetensorError, EOFError, KeyError) as error:  # KeyError: a dtype that torch does not know

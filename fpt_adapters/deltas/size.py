@@ -8,9 +8,9 @@ from torch import Tensor
 from ..configuration_fpt import FPTConfig
 from .writing import metadata_of
 
-BYTES = 4  # of a number, stored in float32
-DIGEST = "0" * 16  # as long as each is
-ALIGNMENT = 8  # of where the numbers begin; the header is filled up with spaces
+BYTES = 4  # per number, in float32
+DIGEST = "0" * 16  # has the length of a digest
+ALIGNMENT = 8  # of the position where the numbers begin; spaces pad the header
 
 
 def delta_bytes(config: FPTConfig, tensors: Mapping[str, Tensor]) -> int:

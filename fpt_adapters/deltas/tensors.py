@@ -1,4 +1,4 @@
-"""The tensors of a delta: how they are stored and told apart, checked against a model, and put into it."""
+"""The tensors of a delta: storing and hashing them, checking them against a model, and loading them into it."""
 
 import hashlib
 import os
@@ -14,19 +14,19 @@ from .errors import DeltaError
 
 logger = logging.get_logger(__name__)
 
-DTYPES = (torch.float32, torch.bfloat16, torch.float16)  # half precision: of a model that an earlier version saved
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)  # earlier versions saved some models in half precision
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 NAMES_SHOWN = 4
 
 
 def tensor_digest(tensor: Tensor) -> str:
-    """16 hex digits over a tensor's bytes."""
+    """16 hex digits: a hash of a tensor's bytes."""
     flat = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
     return hashlib.sha256(flat.numpy()).hexdigest()[:16]
 
 
 def persistent_buffers(model: nn.Module) -> dict[str, Tensor]:
-    """The floating-point buffers that a state dict holds (running statistics of a batch norm), by name."""
+    """The floating-point buffers in a model's state dict (a batch norm's running statistics), by name."""
     floating = {name for name, buffer in named_buffers(model).items() if buffer.is_floating_point()}
     if not floating:  # most backbones; a state dict is slow to make
         return {}
@@ -34,14 +34,14 @@ def persistent_buffers(model: nn.Module) -> dict[str, Tensor]:
 
 
 def running_statistics(model: nn.Module) -> dict[str, Tensor]:
-    """The buffers that training changes: a batch norm's. Others are frozen, as the bias that chooses experts."""
+    """The buffers that training changes: a batch norm's. Others, such as the bias that chooses experts, are frozen."""
     norms = {name: module for name, module in named_modules(model).items() if isinstance(module, BATCH_NORMS)}
     buffers = ((f"{path}.{name}", b) for path, norm in norms.items() for name, b in norm.named_buffers(recurse=False))
     return {name: buffer for name, buffer in buffers if buffer.is_floating_point()}
 
 
 def as_stored(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors as a delta holds them: sorted by name, on the CPU, in float32. A warning says where that rounds them."""
+    """Tensors as a delta stores them: sorted by name, on the CPU, in float32. Warns if that rounds any (float64)."""
     wide = [name for name, tensor in tensors.items() if tensor.dtype == torch.float64]
     if wide:
         logger.warning(f"{wide[0]} is of torch.float64 ({len(wide)} tensors in all): a delta keeps them in float32.")
@@ -56,7 +56,7 @@ def check_delta(
 ) -> None:
     """Check a delta against the tensors that the model trains. Raises DeltaError, naming what differs.
 
-    `optional`: tensors that may be there or not (running statistics, saved only where training changed them).
+    `optional`: tensors that may be missing (running statistics, saved only if training changed them).
     """
     missing = [name for name in expected if name not in tensors]
     unexpected = sorted(set(tensors) - set(expected) - set(optional))
@@ -72,14 +72,14 @@ def check_delta(
         if tensor.dtype not in DTYPES:
             raise DeltaError(f"{source}: {name} is of {tensor.dtype}, but a delta is of torch.float32.")
         if not torch.isfinite(tensor).all():
-            raise DeltaError(f"{source}: {name} is not finite, which no delta is that was saved here.")
+            raise DeltaError(f"{source}: {name} is not finite, but this library saves only finite values.")
 
 
 @torch.no_grad()
 def overlay(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Put checked tensors into the parameters and buffers of their names.
+    """Load checked tensors into the parameters and buffers of the same names.
 
-    A parameter that has values is filled in place, so that what shares it follows; one on the meta device is replaced.
+    A parameter with values is filled in place, so that tied parameters follow; one on the meta device is replaced.
     """
     for name, tensor in tensors.items():
         owner_name, _, leaf = name.rpartition(".")

@@ -35,8 +35,8 @@ from .tensors import as_stored, listed, tensor_digest
 
 logger = logging.get_logger(__name__)
 
-STALE = 600  # seconds after which a staging folder is one that a crash left
-SETTLING = 100  # times that a save looks whether another one came between its two renames
+STALE = 600  # a staging folder older than this many seconds was left by a crash
+SETTLING = 100  # how often a save checks whether another one came between its two renames
 
 
 def write_delta(
@@ -44,9 +44,9 @@ def write_delta(
 ) -> None:
     """Write `config.json` and `model.safetensors` into `directory` (made if missing).
 
-    `tensors`: by place (of `format` 0: by name). Both are first written beside their place and flushed, then renamed.
-    Raises DeltaError where `directory` holds another kind of model, whose weights would be lost, NoSpaceError for a
-    full disk, and OSError as the file system does.
+    `tensors`: by place (in `format` 0: by name). Both files are written under temporary names and flushed, then
+    renamed. Raises DeltaError if `directory` holds another kind of model, whose weights would be lost, NoSpaceError
+    for a full disk, and OSError as the file system does.
     """
     directory = Path(directory)
     refuse_foreign(directory)
@@ -76,7 +76,7 @@ def _write(directory: Path, config: FPTConfig, tensors: dict[str, Tensor], forma
 
 
 def metadata_of(values: dict[str, Any], digests: Iterable[str], format: int = FORMAT) -> dict[str, str]:
-    """The metadata of a delta's file: `values` are its configuration's, `digests` its tensors' in order."""
+    """The metadata of a delta's file; `values`: of its configuration, `digests`: of its tensors, sorted by name."""
     metadata = {
         "format": "pt",
         DIGESTS_KEY: ",".join(digests),
@@ -88,7 +88,7 @@ def metadata_of(values: dict[str, Any], digests: Iterable[str], format: int = FO
 
 
 def _remove_stale(directory: Path) -> None:
-    """Remove what a crash left; another process may be saving here too."""
+    """Remove staging folders left by a crash, but not those of other processes that are saving now."""
     for folder in directory.glob(STAGING_PREFIX + "*"):
         with contextlib.suppress(FileNotFoundError):
             if time.time() - folder.stat().st_mtime > STALE:
@@ -101,7 +101,7 @@ def _flush(path: Path) -> None:
 
 
 def _settle(staging: Path, directory: Path) -> None:
-    """Have config.json be the copy of what the weights file says, where several processes save into one folder."""
+    """Make config.json match the weights file, even if several processes save into the folder at once."""
     for _ in range(SETTLING):
         said = saved_config(directory / SAFE_WEIGHTS_NAME)
         if said is None or says(directory / CONFIG_NAME, said):
@@ -113,7 +113,7 @@ def _settle(staging: Path, directory: Path) -> None:
 
 
 def refuse_foreign(directory: Path) -> None:
-    """Raise DeltaError where `directory` holds a checkpoint that is no delta, or is a file."""
+    """Raise DeltaError if `directory` is a file or holds a checkpoint that is no delta."""
     if directory.is_file():
         raise DeltaError(f"A delta is saved into a folder, but {directory} is a file: name another place.")
     config_file = directory / CONFIG_NAME
@@ -158,7 +158,7 @@ def update_config(directory: str | os.PathLike, **fields: Any) -> None:
     wrong = sorted(fields.keys() - EDITABLE)
     if wrong:
         raise ValueError(
-            f"{wrong[0]} says what the weights compute: only {', '.join(EDITABLE)} can be changed in a saved delta."
+            f"{wrong[0]} changes what the weights compute: only {', '.join(EDITABLE)} can be changed in a saved delta."
         )
     directory = Path(directory)
     delta = read_delta(directory / SAFE_WEIGHTS_NAME, directory / CONFIG_NAME)

@@ -1,4 +1,4 @@
-"""What may enter a head in place of raw inputs: what was kept of an earlier pass, where nothing before it trains."""
+"""Checking `head_inputs`: kept from an earlier pass, they enter the head in place of raw inputs."""
 
 from torch import Tensor
 

@@ -1,4 +1,4 @@
-"""The problems that labels pose: classes, several labels at once, numbers. Each has its loss and its words."""
+"""The kinds of labels (`problem_type`): classes, several labels at once, or numbers. Each has its loss and words."""
 
 import torch
 from torch import Tensor
@@ -12,25 +12,25 @@ LABELS_SHOWN = 20
 
 
 class Problem:
-    """What labels are, whatever carries them: a sequence, or each of its tokens."""
+    """One kind of labels, whether a sequence or each of its tokens has them."""
 
     name: str  # transformers' `problem_type`
 
     def shape_of_labels(self, logits: torch.Size) -> torch.Size:
-        """The shape of the labels beside logits of such a shape."""
+        """The shape of the labels that belong to logits of shape `logits`."""
         return logits
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """The summed loss of logits (..., num_labels) in fp32, and labels of the shape that is theirs."""
+        """The summed loss of fp32 logits (..., num_labels) for labels of `shape_of_labels`."""
         raise NotImplementedError
 
     def describe(self, config: PreTrainedConfig, each: str = "") -> str:
-        """The answers in words; `each` says what has one where that is not the whole example."""
+        """The answers in words; `each`: a prefix that says what has an answer, if not the whole example."""
         raise NotImplementedError
 
 
 class Classes(Problem):
-    """One of `num_labels` classes, a whole number."""
+    """One of `num_labels` classes, given as a whole number."""
 
     name = "single_label_classification"
 
@@ -73,9 +73,9 @@ PROBLEMS: dict[str, Problem] = {problem.name: problem for problem in (Numbers(),
 
 
 def problem_type_of(problem_type: str | None, num_labels: int, labels: Tensor) -> str:
-    """The problem that `labels` pose: the `problem_type` that was given, else as every transformers model finds it.
+    """The problem type for `labels`: the given one, else the one that every transformers model would choose.
 
-    One number is regressed; whole numbers (or bools) are classes; floats, one for each label, are several labels at
+    With one label it is regression; whole numbers (or bools) are classes; floats, one per label, are several labels at
     once.
     """
     if problem_type is not None:
@@ -92,7 +92,7 @@ def classification_loss(
     num_items_in_batch: Tensor | int | None = None,
     scale: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
-    """Loss in fp32, averaged over what is labelled; over nothing it is 0. The label -100 is left out everywhere.
+    """The loss of `logits` (..., num_labels) in fp32, averaged over the labels that are not -100; 0 if all are.
 
     `problem_type` is transformers': "single_label_classification" (`labels` (...), whole numbers or bools),
     "multi_label_classification" (`labels` shaped as the logits, in 0..1), "regression" (`labels` shaped as the
@@ -115,14 +115,14 @@ def classification_loss(
 
 
 def _elementwise(loss, logits: Tensor, labels: Tensor) -> Tensor:
-    """The sum of a loss of single numbers over those that are labelled."""
+    """The sum of an elementwise loss over all labels that are not -100."""
     labels = labels.float()
     ignored = labels == IGNORED_LABEL
     return loss(logits, labels.masked_fill(ignored, 0), reduction="none").masked_fill(ignored, 0).sum()
 
 
 def _shaped(labels: Tensor, expected: torch.Size, logits: torch.Size, problem_type: str) -> Tensor:
-    """`labels` in the `expected` shape, where they differ by a last dimension of 1 alone."""
+    """Reshape `labels` to the `expected` shape, if they differ only by a last dimension of 1. Raises ValueError."""
     if labels.shape in (expected, (*expected, 1)) or (*labels.shape, 1) == tuple(expected):
         return labels.reshape(expected)
     raise ValueError(
@@ -134,7 +134,7 @@ def _shaped(labels: Tensor, expected: torch.Size, logits: torch.Size, problem_ty
 
 
 def _labels(config: PreTrainedConfig) -> str:
-    """How many labels, and those names that somebody gave."""
+    """The number of labels in words, with their names if they have any of their own."""
     text = counted(config.num_labels, "label")
     names = [str(config.id2label[index]) for index in range(config.num_labels)]
     if names == [f"LABEL_{index}" for index in range(config.num_labels)]:

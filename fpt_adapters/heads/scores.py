@@ -1,4 +1,4 @@
-"""What answers and labels give before anybody chose a metric: counts of a classifier's answers, and floors."""
+"""Scores that need no metric from the user: the confusion matrix of a classifier, and floors."""
 
 import math
 from collections.abc import Mapping
@@ -11,15 +11,15 @@ from .problems import IGNORED_LABEL, Classes
 
 
 def is_number(value: Any) -> bool:
-    """Whether a value of a log is a finite number."""
+    """Whether a logged value is a finite number."""
     return isinstance(value, (int, float, np.number)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def confusion_counts(predictions: np.ndarray, labels: np.ndarray, num_labels: int) -> np.ndarray:
-    """How often each label (row) was answered by each (column): int64 (num_labels, num_labels).
+    """The confusion matrix, with a row per true label and a column per answer: int64 (num_labels, num_labels).
 
-    `predictions` and `labels` are integers of one shape, any; positions labelled -100 are left out. Raises ValueError
-    where the shapes differ, and for numbers outside 0..num_labels-1.
+    `predictions` and `labels` are integers of the same shape; positions labelled -100 are left out. Raises ValueError
+    if the shapes differ, and for numbers outside 0..num_labels-1.
     """
     predictions, labels = np.asarray(predictions), np.asarray(labels)
     if predictions.shape != labels.shape:
@@ -35,9 +35,9 @@ def confusion_counts(predictions: np.ndarray, labels: np.ndarray, num_labels: in
 
 
 def confusion_of(predictions: Any, labels: Any, config: PreTrainedConfig) -> np.ndarray | None:
-    """Counts (labels, labels) of a classifier's answers, given as class ids or as finite logits; None for all else.
+    """The confusion matrix (labels, labels) of a classifier's class ids or finite logits; None for anything else.
 
-    Both may be lists of batches. Floats are class ids nowhere: they may be probabilities or margins.
+    Both arguments may be lists of batches. Floats are never class ids: they may be probabilities or margins.
     """
     if config.num_labels < 2 or config.problem_type not in (None, Classes.name):
         return None
@@ -59,9 +59,9 @@ def confusion_of(predictions: Any, labels: Any, config: PreTrainedConfig) -> np.
 
 
 def majority_floor_of(confusion: np.ndarray) -> float:
-    """The best accuracy that one constant answer reaches: the share of the largest row of `confusion`.
+    """The best accuracy of a constant answer: the share of the largest row of `confusion` (labels, labels).
 
-    Raises ValueError where nothing was counted.
+    Raises ValueError if it counts nothing.
     """
     by_label = np.asarray(confusion).sum(axis=1)  # (labels,)
     if not by_label.any():
@@ -70,11 +70,11 @@ def majority_floor_of(confusion: np.ndarray) -> float:
 
 
 def mean_floors(predictions: Any, labels: Any, metrics: Mapping[str, float]) -> dict[str, float]:
-    """What always answering the mean of `labels` scores, by the names of those `metrics` that are known here.
+    """The scores of always answering the mean of `labels`, for those of `metrics` that are known here.
 
-    `predictions` and `labels`: floats (examples,) or (examples, numbers), as an evaluation gives them; a metric is
-    known where its value is what this module computes of them, so that no floor is in other units than its metric.
-    Empty for all else.
+    `predictions` and `labels`: floats (examples,) or (examples, numbers) from an evaluation. A metric counts as known
+    only if this module computes the same value from them, so that a floor has the same units as its metric.
+    Returns {} for anything else.
     """
     if not (_are_numbers(predictions) and _are_numbers(labels)) or predictions.size != labels.size:
         return {}
@@ -83,7 +83,7 @@ def mean_floors(predictions: Any, labels: Any, metrics: Mapping[str, float]) -> 
     rows = len(labels)
     predictions, labels = (np.float64(array).reshape(rows, -1) for array in (predictions, labels))  # (rows, numbers)
     mean, floors = np.broadcast_to(labels.mean(axis=0), labels.shape), {}
-    with np.errstate(all="ignore"):  # what is not finite agrees with nothing
+    with np.errstate(all="ignore"):  # values that are not finite never agree
         for name, value in metrics.items():
             score = REGRESSION_SCORES.get(name)
             if score is not None and is_number(value) and _agree(score(predictions, labels), value):
@@ -108,7 +108,7 @@ def _rmse(predictions: np.ndarray, labels: np.ndarray) -> float:
 
 
 def _r2(predictions: np.ndarray, labels: np.ndarray) -> float:
-    """The mean over the numbers of an example, as scikit-learn's; NaN for labels that are all the same."""
+    """R2, averaged over the numbers of an example as in scikit-learn; NaN if all labels are the same."""
     spread = ((labels - labels.mean(axis=0)) ** 2).sum(axis=0)  # (numbers,)
     rest = ((predictions - labels) ** 2).sum(axis=0)
     return float((1 - rest / spread).mean()) if spread.all() else math.nan

@@ -23,7 +23,7 @@ class SequenceHead(Head):
     fields = ("label_mean", "label_std")
     output_class = SequenceClassifierOutput
     auto_class = "AutoModelForSequenceClassification"
-    modality = "text"  # that pipelines of this Auto class read
+    modality = "text"  # what the pipelines of this Auto class read
 
     def check(self, config: PreTrainedConfig) -> None:
         super().check(config)
@@ -64,7 +64,7 @@ class SequenceHead(Head):
 
 
 class ImageHead(SequenceHead):
-    """The same for images, as pipelines of images load it."""
+    """The same head for images, under the Auto class that image pipelines load."""
 
     output_class = ImageClassifierOutput
     auto_class = "AutoModelForImageClassification"
@@ -78,6 +78,20 @@ class ImageHead(SequenceHead):
             )
 
 
+class AudioHead(SequenceHead):
+    """The same for sound, as pipelines of audio load it."""
+
+    auto_class = "AutoModelForAudioClassification"
+    modality = "audio"
+
+    def check_input(self, config: PreTrainedConfig) -> None:
+        if config.input.modality != self.modality:
+            raise ValueError(
+                "FPTForAudioClassification needs input_type='audio', or 'native' on a backbone of sound; got "
+                f"{config.input_type!r}."
+            )
+
+
 def _scale(outputs: Tensor, config: PreTrainedConfig) -> tuple[Tensor, Tensor] | None:
     """Mean and standard deviation of the labels: (num_labels,) each; None where they are as they come."""
     if config.label_mean is None:
@@ -86,9 +100,9 @@ def _scale(outputs: Tensor, config: PreTrainedConfig) -> tuple[Tensor, Tensor] |
 
 
 def pool(hidden: Tensor, mask: Tensor | None, pooling: str) -> Tensor:
-    """Hidden states (batch, tokens, hidden) and mask (batch, tokens) or None -> (batch, hidden).
+    """Pool hidden states (batch, tokens, hidden) with a mask (batch, tokens) or None -> (batch, hidden).
 
-    "last" and "first" read the last and the first real token, wherever the padding is; "mean" averages real tokens.
+    "last" and "first" take the last and the first real token, wherever the padding is; "mean" averages real tokens.
     """
     if mask is None:
         return hidden.mean(dim=1) if pooling == "mean" else hidden[:, -1 if pooling == "last" else 0]

@@ -60,7 +60,7 @@ class TokensHead(Head):
         return (TOKENS, config.labels_per_token) if config.labels_per_token > 1 else (TOKENS,)
 
     def pipeline_tag(self, config: PreTrainedConfig) -> str | None:
-        """None for several labels per token, which no pipeline reads."""
+        """As for every head; None for several labels per token, because no pipeline reads them."""
         return "token-classification" if config.input.modality == "text" and config.labels_per_token == 1 else None
 
     def describe(self, config: PreTrainedConfig) -> str:

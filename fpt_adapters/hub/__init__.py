@@ -1,1 +1,1 @@
-"""The Hub: downloads that are checked, what a repo holds, its card, code that travels, deltas found."""
+"""The Hub: checked downloads, the files of a repo, its card, exported code, and finding deltas."""

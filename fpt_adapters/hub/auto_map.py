@@ -1,13 +1,16 @@
-"""Where transformers' Auto classes find the classes of this library, in the code that travels with a model."""
+"""Where transformers' Auto classes find this library's classes in the code that is saved with a model."""
 
 AUTO_MAP = {
     "AutoConfig": "configuration_fpt.FPTConfig",
     "AutoModel": "modeling_fpt.FPTModel",
+    "AutoModelForAudioClassification": "modeling_fpt.FPTForAudioClassification",
     "AutoModelForImageClassification": "modeling_fpt.FPTForImageClassification",
     "AutoModelForSequenceClassification": "modeling_fpt.FPTForSequenceClassification",
     "AutoModelForTokenClassification": "modeling_fpt.FPTForTokenClassification",
 }
-PROCESSORS = {  # by the class that a preprocessor_config.json names
+PROCESSORS = {  # class named in preprocessor_config.json -> its auto_map
     "FPTImageProcessor": {"AutoImageProcessor": "image_processing_fpt.FPTImageProcessor"},
+    "FPTAudioFeatureExtractor": {"AutoFeatureExtractor": "audio_feature_extraction_fpt.FPTAudioFeatureExtractor"},
+    "FPTTableProcessor": {"AutoFeatureExtractor": "table_processing_fpt.FPTTableProcessor"},
     "FPTFeatureExtractor": {"AutoFeatureExtractor": "feature_extraction_fpt.FPTFeatureExtractor"},
 }

@@ -1,6 +1,6 @@
 """The model card: what was trained on which base, on what data, how well, and how to load it.
 
-Facts come in as numbers and plain text; card_template.py words them where the text is made, and nowhere before.
+Facts are numbers and plain text here; only card_template.py, which makes the text, puts them into words.
 """
 
 import math
@@ -41,23 +41,23 @@ logger = logging.get_logger(__name__)
 
 MARKER = "<!-- made by fpt_adapters: delete this line to keep your own text on the next push -->"
 CARD_NAME = "README.md"
-REPO_KEY, TASK_KEY, BYTES_KEY = "fpt_repo_id", "fpt_task", "fpt_delta_bytes"  # our own keys of the metadata
+REPO_KEY, TASK_KEY, BYTES_KEY = "fpt_repo_id", "fpt_task", "fpt_delta_bytes"  # our own keys in the metadata
 PROCESSOR_NAMES = ("preprocessor_config.json", "tokenizer_config.json")
 PICTURE_TITLES = {"learning_curve.png": "Learning curve", "confusion_matrix.png": "Confusion matrix"}
 
 
 @dataclass(eq=False)
 class SplitResult:
-    """How well a model did on one split."""
+    """A model's scores on one split."""
 
     split: str  # "validation" or "test"
     examples: int
     metrics: dict[str, float]  # shares as fractions in 0..1: {"accuracy": 0.97}; see card_metrics.py
     floor: float | Mapping[str, float] | None = None  # the accuracy that needs no learning, or such scores by metric
-    confusion: np.ndarray | None = None  # (labels, labels): counts, a row for each true label
+    confusion: np.ndarray | None = None  # (labels, labels): counts, one row per true label
 
     def floors(self) -> dict[str, float]:
-        """`floor` by metric; where there is none, the share of the most frequent label in `confusion`."""
+        """`floor` by metric; without one, the share of the most frequent label in `confusion`."""
         if isinstance(self.floor, Mapping):
             return {name: float(value) for name, value in self.floor.items() if math.isfinite(value)}
         if self.floor is not None:
@@ -67,22 +67,22 @@ class SplitResult:
 
 @dataclass(eq=False)
 class FPTCard:
-    """The facts of a model card. What is left out is not spoken of; all text is plain, never Markdown.
+    """The facts of a model card. The card does not mention facts that are None; text is plain, never Markdown.
 
     Raises ValueError for what the Hub would refuse.
     """
 
     # Filled by the user, or by the script that trains
     task_name: str | None = None
-    dataset_name: str | None = None  # as people call it
-    dataset_id: str | None = None  # on the Hub
+    dataset_name: str | None = None  # the name that people use
+    dataset_id: str | None = None  # its id on the Hub
     dataset_license: str | None = None
     license: str | None = None  # of the delta, as the Hub writes it: "apache-2.0"
     language: str | None = None  # of texts, as the Hub writes it: "en"
-    limits: list[str] = field(default_factory=list)  # what the model is not good for
-    example_text: str | None = None  # that the loading code classifies; None: one that the tokenizer takes
-    command: str | None = None  # that trained it; absolute paths are cut to their last part
-    tags: list[str] = field(default_factory=list)  # beyond those that every card has
+    limits: list[str] = field(default_factory=list)  # sentences: what the model is not good for
+    example_text: str | None = None  # the text in the example code; None: one that the tokenizer accepts
+    command: str | None = None  # the command that trained it; absolute paths are cut to their last part
+    tags: list[str] = field(default_factory=list)  # in addition to those that every card has
 
     # Filled by FPTTrainer
     recipe: dict[str, Any] = field(default_factory=dict)  # the training arguments that matter
@@ -95,7 +95,7 @@ class FPTCard:
     hardware: str | None = None
     versions: dict[str, str] = field(default_factory=dict)
 
-    # Drawn by whoever trains: file name -> PNG
+    # Drawn by FPTTrainer, or by your own script: file name -> PNG
     pictures: dict[str, bytes] = field(default_factory=dict)
 
     def __post_init__(self):
@@ -125,10 +125,10 @@ class FPTCard:
         with_code: bool = False,
         with_processor: bool = True,
     ) -> str:
-        """The README: metadata and Markdown. What the Hub does not take in `repo_id` becomes "-".
+        """The text of README.md: metadata and Markdown. Characters in `repo_id` that the Hub refuses become "-".
 
-        `with_code`, `with_processor`: whether the library's code and a processor lie in the repo. Raises ValueError
-        for facts that the Hub would refuse.
+        `with_code`, `with_processor`: whether the repo has the library's code and a processor. Raises ValueError for
+        facts that the Hub would refuse.
         """
         self.check()
         repo_id = hub_id(repo_id)
@@ -159,15 +159,15 @@ class FPTCard:
     ) -> bool:
         """Write README.md and the pictures into `folder`, beside a saved model. Returns whether README.md was written.
 
-        A README.md without our mark is somebody's own text: it is kept, and a warning names it. Without `repo_id` the
-        card calls the model "your-name/<folder>"; without `delta_bytes` the delta in the folder, if any, is measured.
+        A README.md without our mark is the user's own text: it is kept, and a warning names it. Without `repo_id` the
+        card calls the model "your-name/<folder>"; without `delta_bytes` it shows the size of the delta in the folder.
         """
         folder = Path(folder)
         for name, png in self.pictures.items():
             (folder / name).write_bytes(png)
         file = folder / CARD_NAME
         if file.exists() and MARKER not in file.read_text(encoding="utf-8", errors="replace"):
-            logger.warning(f"{file} is not of fpt_adapters' making and is kept: no model card was written.")
+            logger.warning(f"{file} was not made by fpt_adapters and is kept: no model card was written.")
             return False
         repo_id = f"your-name/{folder.resolve().name}" if repo_id is None else repo_id
         size = delta_size(folder) if delta_bytes is None else delta_bytes
@@ -179,7 +179,7 @@ class FPTCard:
 
     def _metadata(self, model: SharedModel, repo_id: str, delta_bytes: int | None) -> ModelCardData:
         config, tag, task = model.config, pipeline_tag(model), one_line(self.task_name)
-        base = config.base_model if config.backbone_init != "random" else None  # random: nothing of it is used
+        base = config.base_model if config.backbone_init != "random" else None  # random: only its shape is used
         results = self._eval_results(tag)
         metrics = dict.fromkeys(result.metric_type for result in results if not result.metric_type.endswith(FLOOR))
         tags = [*TAGS, re.sub(r"\W+", "-", task or "").strip("-").lower(), *(one_line(tag) for tag in self.tags)]
@@ -214,7 +214,7 @@ class FPTCard:
                 if math.isfinite(value):
                     named = {"metric_type": one_line(name), "metric_name": one_line(name.replace("_", " "))}
                     rows.append(EvalResult(**shared, **named, metric_value=float(value), metric_args=arguments))
-            for name, value in result.floors().items():  # beside the metric, so that nobody takes it for one
+            for name, value in result.floors().items():  # under another name, so that nobody takes it for the metric
                 title = one_line(f"{name.replace('_', ' ')} that needs no learning")
                 named = {"metric_type": one_line(name + FLOOR), "metric_name": title}
                 rows.append(EvalResult(**shared, **named, metric_value=value))
@@ -282,7 +282,7 @@ class FPTCard:
     def _limits(self, config: FPTConfig) -> list[str]:
         lines = [plain(line) for line in self.limits]
         if self.results and "test" not in {result.split for result in self.results.values()}:
-            lines.append("No test split was scored: the figures are of data on which choices may have been made.")
+            lines.append("No test split was scored: the figures are from data that may have been used for choices.")
         if self.seed is not None:
             lines.append(f"One training run, with seed {self.seed}: another seed gives other figures.")
         return [*lines, *base_limits(config)]

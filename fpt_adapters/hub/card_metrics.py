@@ -1,8 +1,8 @@
-"""What the metrics of a card are: shares or plain numbers, better high or low, and which one speaks for a run.
+"""The metrics of a card: whether each is a share or a plain number, whether high is better, and which is the main one.
 
-A metric is known by the words of its name alone, whoever computed it: `masked_accuracy` and `f1_macro` are shares of
-1, and shown as percentages; `mse`, `r2`, `loss` and names that nobody knows are numbers, and shown as they are (0.353
-may be anything). Of a name that nobody knows it is also not known whether high or low is better.
+A metric is judged only by the words in its name: `masked_accuracy` and `f1_macro` are shares of 1 and shown as
+percentages; `mse`, `r2`, `loss` and unknown names are numbers and shown as they are (0.353 may be anything). For an
+unknown name it is also unknown whether high or low is better.
 """
 
 import re
@@ -16,10 +16,10 @@ HIGH = SHARES | {"auc", "auroc", "bleu", "corr", "correlation", "kappa", "matthe
 HIGH |= {"r2", "rouge", "rougel", "spearman", "spearmanr"}
 LOW = {"brier", "cer", "error", "loss", "mae", "mape", "mse", "msle", "nll", "perplexity", "ppl", "rmse", "wer"}
 NEGATED = "neg"  # scikit-learn's `neg_mean_squared_error`: minus an error
-FLOOR = "_floor"  # ends the name under which a metric's floor stands beside it in a model index
-FIRST = "accuracy"  # what speaks for a run that has it
-EVALUATION = "eval_"  # what Trainer's names of metrics begin with
-NO_METRICS = (  # ends of what Trainer reports of an evaluation besides metrics
+FLOOR = "_floor"  # suffix of the name under which a model index has a metric's floor
+FIRST = "accuracy"  # the main metric of a run that has it
+EVALUATION = "eval_"  # prefix of Trainer's metric names
+NO_METRICS = (  # suffixes of what Trainer reports from an evaluation besides metrics
     "jit_compilation_time",
     "model_preparation_time",
     "num_input_tokens_seen",
@@ -30,22 +30,22 @@ NO_METRICS = (  # ends of what Trainer reports of an evaluation besides metrics
 
 
 def is_share(name: str, values: Iterable[float] = ()) -> bool:
-    """Whether a metric is a share of 1; one with `values` outside 0..1 (an accuracy of 96.3) is a number."""
+    """Whether a metric is a share of 1; with any of `values` outside 0..1 (an accuracy of 96.3) it is a number."""
     words = _words(name)
     return bool(words & SHARES) and not words & LOW and all(0 <= value <= 1 for value in values)
 
 
 def better_high(name: str) -> bool | None:
-    """Whether a metric's higher values are the better ones; None where nobody knows."""
+    """Whether higher values of a metric are better; None if its name does not tell."""
     words = _words(name)
     low = bool(words & LOW)
     return low == (NEGATED in words) if low or words & HIGH else None
 
 
 def main_metric(history: Iterable[Mapping[str, Any]]) -> str | None:
-    """The metric that speaks for a run, by its name in Trainer's log ("eval_accuracy").
+    """The main metric of a run, by its name in Trainer's log ("eval_accuracy").
 
-    Accuracy where there is one, else the first that is no loss, else the first; None where nothing was evaluated.
+    Accuracy if there is one, else the first that is no loss, else the first; None if nothing was evaluated.
     """
     names = [name for row in history for name, value in row.items() if _is_metric(name) and is_number(value)]
     wanted = [name for name in names if name == EVALUATION + FIRST] or [n for n in names if not n.endswith("loss")]

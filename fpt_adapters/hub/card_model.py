@@ -1,4 +1,4 @@
-"""The model, as its card's template needs it: what it is, and the code that loads it."""
+"""What a card says about the model itself: a description, the parameter table, and the code that loads it."""
 
 import json
 from typing import Any, Protocol
@@ -12,7 +12,7 @@ from .card_template import byte_size, describe_base, share
 
 
 class SharedModel(Protocol):
-    """What a card asks of a model: its configuration, its head, and its parameters by group."""
+    """What a card needs from a model: its configuration, its head, and its parameters by group."""
 
     config: FPTConfig
     head_type: Head
@@ -22,17 +22,17 @@ class SharedModel(Protocol):
 
 
 def auto_class(model: SharedModel) -> str:
-    """The transformers class that loads a model of this kind."""
+    """The name of the transformers class that loads this model."""
     return model.head_type.auto_class
 
 
 def pipeline_tag(model: SharedModel) -> str | None:
-    """The Hub's name for what the model does, where a pipeline of transformers does it."""
+    """The Hub's name for what the model does, if there is a transformers pipeline for it."""
     return model.head_type.pipeline_tag(model.config)
 
 
 def model_facts(model: SharedModel, task_name: str | None, delta_bytes: int | None) -> dict[str, Any]:
-    """What the model is: the first line, a list, and the parameter table."""
+    """The card's description of the model: its first line, a list, and the parameter table."""
     rows = sorted(model.count_parameters(), key=lambda row: not row.trained)
     trained = trained_sum(rows)
     task = f"{plain(task_name)}: " if task_name else ""
@@ -53,9 +53,9 @@ def model_facts(model: SharedModel, task_name: str | None, delta_bytes: int | No
 
 
 def loading_facts(model: SharedModel, repo_id: str, text: str) -> dict[str, Any]:
-    """What the code that loads the model names: its class, an input that fits, and the shape of the output.
+    """The parts of the card's code that loads the model: its class, a matching input, the shape of the output.
 
-    `text`: what the code gives a tokenizer.
+    `text`: the text that the code passes to a tokenizer.
     """
     config, head, base_argument, pipeline_arguments = model.config, model.head_type, "", ""
     if config.base_model is None and config.backbone_init != "random":
@@ -83,31 +83,31 @@ def loading_facts(model: SharedModel, repo_id: str, text: str) -> dict[str, Any]
 
 
 def example_text(tokenizer: Any | None) -> str:
-    """A text that the tokenizer takes: any words or, where it knows no others, the first of its own."""
+    """A text that the tokenizer accepts: "your text" or, if it knows no such words, its own first tokens."""
     text = "your text"
     if not hasattr(tokenizer, "decode"):
         return text
     try:
         tokenizer(text)
         return text
-    except Exception:  # a tokenizer for which a word is unknown raises no narrower one
+    except Exception:  # what a tokenizer raises for an unknown word has no narrower class
         special = set(tokenizer.all_special_ids)
         return tokenizer.decode([token for token in range(len(tokenizer)) if token not in special][:3])
 
 
 def base_limits(config: FPTConfig) -> list[str]:
-    """What a delta cannot do without its base, and how far that is checked."""
+    """The card's limits that concern the base: the delta needs it, and how far it is checked."""
     if config.backbone_init == "random":
         return [
-            "The delta alone is no model: loading draws the random base again. Another version of torch or "
+            "The delta is no model without its base: loading draws the random base again. Another version of torch or "
             "transformers may draw other weights; that is noticed, and refused."
         ]
     named = "`base_model_name_or_path=`"
-    how = f"loading fetches the base too, or reads a copy that {named} names."
+    how = f"loading fetches the base too, or reads a copy given by {named}."
     if not config.base_model:
-        how = f"who loads it must have the base, and say where it is with {named}."
+        how = f"whoever loads it must have the base, and say where it is with {named}."
     return [
-        f"The delta alone is no model: {how}",
-        "That it is the base trained on is checked by a fingerprint, which samples every tensor: it tells another or "
-        "a fine-tuned base, not one altered outside the samples.",
+        f"The delta is no model without its base: {how}",
+        "A fingerprint checks that the base is the one trained on. It samples every tensor: it notices another or a "
+        "fine-tuned base, but not one altered outside the samples.",
     ]

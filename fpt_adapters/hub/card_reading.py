@@ -1,4 +1,4 @@
-"""Reading model cards that are there already: giving ours another repo's name, and what anybody's metadata says."""
+"""Reading existing model cards: giving one of ours another repo's name, and summarising anybody's metadata."""
 
 import json
 import re
@@ -13,13 +13,13 @@ from .card_metrics import FIRST, FLOOR
 from .card_template import hub_id
 
 BLOCK_END = "\n```\n\n"
-SPLITS_BY_WORTH = ("test", "validation")  # the first that was scored speaks for the model
+SPLITS_BY_WORTH = ("test", "validation")  # a summary shows the first that was scored
 
 
 def retitle(text: str, repo_id: str, with_code: bool = True) -> str:
-    """A README of ours, for another repo: metadata, title and code name `repo_id`, and all else stays as it is.
+    """Rename a README of ours: metadata, title and code then name `repo_id`, and nothing else changes.
 
-    `with_code=False` takes out how to load the model by the code in its repo. A README that is not ours, or names no
+    `with_code=False` removes the part about loading with the repo's own code. A README that is not ours, or names no
     repo, is returned unchanged.
     """
     head, mark, body = text.partition(MARKER)
@@ -41,7 +41,7 @@ def retitle(text: str, repo_id: str, with_code: bool = True) -> str:
 
 
 def _with_python_blocks(text: str, change: Callable[[str], str]) -> str:
-    """Text with `change` made to each block of Python code, in one pass, whatever fences it has."""
+    """Apply `change` to each fenced block of Python code in `text`."""
     done, block = [], []
     for line in text.splitlines(keepends=True):
         if block or line.rstrip("\n") == "```python":
@@ -55,11 +55,11 @@ def _with_python_blocks(text: str, change: Callable[[str], str]) -> str:
 
 
 def read_summary(card_data: Mapping[str, Any]) -> dict[str, Any]:
-    """What a card's metadata says of a model: `task`, `split`, `examples`, `metric`, `score`, `floor`, `delta_bytes`.
+    """Summarise a card's metadata: `task`, `split`, `examples`, `metric`, `score`, `floor`, `delta_bytes`.
 
-    The figures are the test split's, else the validation split's; the metric is accuracy where there is one, else the
-    card's first. `card_data` is the metadata as a dictionary (`ModelCardData.to_dict()`) and may be anybody's: what is
-    missing, or not what it should be, is None.
+    The figures are those of the test split, else of validation; the metric is accuracy if there is one, else the
+    card's first. `card_data` is the metadata as a dictionary (`ModelCardData.to_dict()`) and may be anybody's: values
+    that are missing or malformed become None.
     """
     data = card_data if isinstance(card_data, Mapping) else {}
     scored = {}
@@ -96,7 +96,7 @@ def _mappings(value: Any) -> list[Mapping]:
 
 
 def _score(name: str, value: Any) -> float | None:
-    """A figure: of accuracy, which is compared, a share of 1; of others any finite number."""
+    """A finite number, for accuracy (which is compared) in 0..1; None for anything else."""
     compared = name.removesuffix(FLOOR) == FIRST
     return float(value) if is_number(value) and (0 <= value <= 1 or not compared) else None
 

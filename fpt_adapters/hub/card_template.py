@@ -1,6 +1,6 @@
-"""The model card's text: a Jinja template, and how numbers, plain text and a configuration are worded in it.
+"""The model card's text: a Jinja template, and functions that put numbers, text and a configuration into words.
 
-The template is a Python string, because only .py files travel with a model's code.
+The template is a Python string, so that the package has only .py files.
 """
 
 import re
@@ -13,7 +13,7 @@ from ..rules.wording import counted, one_line, plain
 from .card_metrics import FIRST, is_share
 from .local_paths import is_path, last_part, without_paths
 
-MANY_EXAMPLES = 10_000  # from so many on, a second decimal of a percentage says something
+MANY_EXAMPLES = 10_000  # from this many on, percentages have a second decimal
 
 TEMPLATE = """\
 ---
@@ -139,7 +139,7 @@ def percent(fraction: float, examples: int = 0) -> str:
 
 
 def score(name: str, value: float | None, examples: int = 0) -> str:
-    """The metric `name` in a text: a share as a percentage, other numbers as they are, nothing where there is none."""
+    """The value of the metric `name` as text: a percentage for shares, else the number; "" for None."""
     if value is None:
         return ""
     return percent(value, examples) if is_share(name, [value]) else f"{value:.4g}"
@@ -183,20 +183,20 @@ def readable(name: str) -> str:
 
 
 def code(text: str) -> str:
-    """Text as code in a line of Markdown."""
+    """Text as inline code in Markdown."""
     line = (one_line(text) or "").replace("`", "'")
     return f"`{line}`"
 
 
 def fenced(text: str) -> str:
-    """Lines as a block of code that nothing in them can close."""
+    """Text as a fenced code block, with a fence that the text cannot close."""
     lines = ["".join(c for c in line if c.isprintable()).rstrip() for line in text.strip().splitlines()]
     fence = "`" * max([3, *(len(run) + 1 for run in re.findall("`+", text))])
     return "\n".join([fence, *lines, fence])
 
 
 def setting(value: Any) -> str:
-    """A training argument in a table; of an absolute path only its last part."""
+    """The value of a training argument for a table; absolute paths are cut to their last part."""
     value = value.value if isinstance(value, Enum) else value
     if isinstance(value, float):
         return f"{value:g}"
@@ -207,7 +207,7 @@ def setting(value: Any) -> str:
 
 
 def describe_floors(metrics: Sequence[str]) -> str:
-    """What the floors in a table are, where there are some: those of `metrics`."""
+    """A sentence that explains the floors of `metrics` in a table; "" without any."""
     if not metrics:
         return ""
     if list(metrics) == [FIRST]:
@@ -217,11 +217,11 @@ def describe_floors(metrics: Sequence[str]) -> str:
 
 # A configuration in words
 
-INNER_GROUPS = ("attention", "last_attention", "feedforward", "recurrent")  # which the paper freezes
+INNER_GROUPS = ("attention", "last_attention", "feedforward", "recurrent")  # the paper freezes them
 
 
 def describe_base(config: FPTConfig) -> str:
-    """Which frozen weights: whose, at which commit, and whether they are pretrained at all."""
+    """The base in words: which model, at which commit, and whether its weights are pretrained."""
     kind = plain(config.base_model_config.model_type)
     name = f"a {kind} without a Hub id"
     if config.base_model is not None:
@@ -229,7 +229,7 @@ def describe_base(config: FPTConfig) -> str:
     facts = {"commit": config.base_model_revision, "fingerprint": config.base_model_fingerprint}
     name = ", ".join([name, *(f"{fact} {code(value)}" for fact, value in facts.items() if value)])
     if config.backbone_layers is not None:
-        name += f", the first {config.backbone_layers} layers alone"
+        name += f", the first {config.backbone_layers} layers only"
     if config.base_quantization is not None:
         name += f", quantised to {'8' if 'load_in_8bit' in config.base_quantization else '4'} bits by bitsandbytes"
     if config.peft_config is not None:
@@ -246,6 +246,6 @@ def describe_base(config: FPTConfig) -> str:
 
 
 def hub_id(name: str) -> str:
-    """`name` with "-" for whatever a Hub id may not have."""
+    """`name` with "-" in place of all that a Hub id may not contain."""
     parts = [re.sub(r"[^\w.-]+|--+|\.\.+", "-", part, flags=re.ASCII).strip("-.") for part in name.split("/")]
     return "/".join(part or "model" for part in parts)

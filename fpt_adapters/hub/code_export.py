@@ -1,9 +1,9 @@
-"""The library's code as it travels: the few flat files that transformers alone loads a model from.
+"""Exporting the library's code with a model: a few flat files from which transformers loads it without this library.
 
-transformers fetches flat files that name each other by plain relative imports (`transformers.dynamic_module_utils`).
-So the modules of a room become one file, `fpt_rules.py` for those of `rules/`, and entry points keep their names. What
-travels is what loads, runs and saves the model at hand: its entry points, and all that modules use at their top. What
-they import inside a function, such as the card's making, stays at home, but for what `TRAVELS_WITH` names.
+transformers fetches flat files that import each other by plain relative imports (`transformers.dynamic_module_utils`).
+So the modules of a room become one file (`rules/` becomes `fpt_rules.py`), and entry points keep their names. Exported
+is what loads, runs and saves this model: its entry points, and everything that modules import at their top. What they
+import inside a function, such as the making of cards, is left out, except for what `TRAVELS_WITH` names.
 """
 
 import functools
@@ -21,15 +21,15 @@ from .flattening import Flattener
 from .trimming import Route
 
 PACKAGE = Path(__file__).parents[1]
-TITLE = (
-    f"Made of fpt_adapters {__version__}, where its tests and comments are, and what each function takes and raises."
-)
+TITLE = f"Made from fpt_adapters {__version__}, which has the comments, the docstrings and the tests of this code."
 PROCESSOR_CONFIG = "preprocessor_config.json"
 ENTRIES = {
     "configuration_fpt": "configuration_fpt.py",
     "modeling_fpt": "modeling_fpt.py",
     "image_processing_fpt": "inputs/image_processing_fpt.py",
+    "audio_feature_extraction_fpt": "inputs/audio_feature_extraction_fpt.py",
     "feature_extraction_fpt": "inputs/feature_extraction_fpt.py",
+    "table_processing_fpt": "inputs/table_processing_fpt.py",
 }
 
 
@@ -37,9 +37,9 @@ def _has(model_type: str) -> Callable[[FPTConfig], bool]:
     return lambda config: config.base_model_config.model_type == model_type
 
 
-def _reads(input_type: str) -> Callable[[FPTConfig], bool]:
+def _reads(*input_types: str) -> Callable[[FPTConfig], bool]:
     """Transformers builds an `FPTConfig()` to learn its defaults, which reads the default input type."""
-    return lambda config: input_type in (config.input_type, FPTConfig.input_type)
+    return lambda config: not {config.input_type, FPTConfig.input_type}.isdisjoint(input_types)
 
 
 def _is_quantized(config: FPTConfig) -> bool:
@@ -50,9 +50,9 @@ def _has_adapter(config: FPTConfig) -> bool:
     return config.peft_config is not None
 
 
-IN_PIECES = ("Head", "InputType", "Problem")  # which also have words for the card, and the like
+IN_PIECES = ("Head", "InputType", "Problem")  # only used methods of these classes are exported (not those for cards)
 
-# Modules that are imported inside functions, or for what their import does, and the models that they travel with.
+# Modules that are imported inside functions, or for the import's effect -> whether a model's code needs them.
 TRAVELS_WITH: dict[str, Callable[[FPTConfig], bool]] = {
     "adapters/adding.py": _has_adapter,
     "adapters/peft_api.py": _has_adapter,
@@ -64,9 +64,10 @@ TRAVELS_WITH: dict[str, Callable[[FPTConfig], bool]] = {
     "backbones/baselines/modeling_lstm.py": _has("fpt_lstm"),
     "heads/table.py": lambda config: True,
     "inputs/table.py": lambda config: True,
-    **{f"inputs/{name}.py": _reads(name) for name in INPUTS},
+    **{f"inputs/{type(kind).__module__.rpartition('.')[2]}.py": _reads(name) for name, kind in INPUTS.items()},
+    "inputs/series.py": _reads("series", "audio"),
     "backbones/images.py": lambda config: config.base_model_config.model_type in IMAGE_FAMILIES,
-    "backbones/drawing.py": lambda config: config.backbone_init != "pretrained",
+    "backbones/random_weights.py": lambda config: config.backbone_init != "pretrained",
     "backbones/device_maps.py": _is_quantized,
     "backbones/quantized_layers.py": _is_quantized,
     "rules/quantization.py": _is_quantized,
@@ -75,9 +76,9 @@ TRAVELS_WITH: dict[str, Callable[[FPTConfig], bool]] = {
 
 
 def code_files(config: FPTConfig, processor: bytes = b"{}") -> dict[str, str]:
-    """The code that a model of `config` travels with: the text of each file, by its name.
+    """The code to export with a model of `config`: file name -> text.
 
-    `processor`: the preprocessor_config.json of its processor, whose code comes along.
+    `processor`: the preprocessor_config.json of its processor, whose code is exported too.
     """
     travelling = frozenset(module for module, needs in TRAVELS_WITH.items() if needs(config))
     return _flattened(travelling, (*AUTO_MAP.values(), *_auto_map(json.loads(processor)).values()))
@@ -85,7 +86,7 @@ def code_files(config: FPTConfig, processor: bytes = b"{}") -> dict[str, str]:
 
 @functools.cache
 def _flattened(travelling: frozenset[str], classes: tuple[str, ...]) -> dict[str, str]:
-    """`classes`, as "module.Class", and all that they need, with the modules that are in `travelling`."""
+    """Flatten `classes` ("module.Class") with everything they need, and of `TRAVELS_WITH` only `travelling`."""
 
     def travels(path: Path) -> bool | None:
         module = path.relative_to(PACKAGE).as_posix()
@@ -104,7 +105,7 @@ def _flat_name(path: Path) -> str:
 
 
 def write_exported(folder: Path, config: FPTConfig) -> None:
-    """Write the code of a model of `config` into `folder`, and name it in the configuration of a processor there."""
+    """Write the code of a model of `config` into `folder`, and name it in the configuration of the processor there."""
     processor = folder / PROCESSOR_CONFIG
     described = processor.read_bytes() if processor.is_file() else b"{}"
     for name, text in code_files(config, described).items():
@@ -114,7 +115,7 @@ def write_exported(folder: Path, config: FPTConfig) -> None:
 
 
 def name_code(processor: bytes, named: bool) -> bytes:
-    """A preprocessor_config.json that names the code of our processors (`named`), or no code."""
+    """Make a preprocessor_config.json name the code of our processors, or (`named=False`) no code."""
     values = json.loads(processor)
     wanted = {name: value for name, value in values.items() if name != "auto_map"}
     if named and (auto_map := _auto_map(values)):

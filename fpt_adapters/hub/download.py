@@ -1,8 +1,8 @@
-"""Fetching from the Hub: files checked against the hash that the cache knows them by, errors that say whose they are.
+"""Downloading from the Hub: files are checked against the hash in the cache, and errors say what was being read.
 
-A download is checked by its size alone by the Hub's client. What does not have its hash is taken out of the cache, so
-that the next attempt fetches it again. A file that had it is not read again, on this machine, as long as its size and
-time stay what they were: a record beside the blobs says so.
+The Hub's client checks only the size of a download. A file with a wrong hash is removed from the cache, so that the
+next attempt downloads it again. A file with the right hash is not read again on this machine while its size and time
+stay the same: a record beside the blobs keeps both.
 """
 
 import contextlib
@@ -28,25 +28,25 @@ from ..deltas.file import read_json
 
 ATTEMPTS = 2
 HUB_KEYS = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token")  # of `fetch`
-RECORDS = ".fpt_checked"  # folder beside a repo's blobs: of each that had its hash, a file with its size and time
-HTTPError = HfHubHTTPError.__bases__[0]  # of the HTTP library under the Hub's client: a broken connection's
+RECORDS = ".fpt_checked"  # folder beside a repo's blobs: size and time of each blob that had its hash
+HTTPError = HfHubHTTPError.__bases__[0]  # the HTTP library's own error, such as for a broken connection
 CHUNK = 1 << 20
 
 
 @contextlib.contextmanager
 def saying_whose(source: str, whose: str, advice: str) -> Iterator[None]:
-    """Raise what cannot be read at `source` as the Hub's own error, or OSError, with what it was about added.
+    """Context manager: add to errors in reading `source` what it was (`whose`) and what to write instead (`advice`).
 
-    `whose`: that in words, as "the base 'owner/base'"; `advice`: sentences, what to write instead. A `source` that is
-    no folder and can be no Hub id is refused before anything is looked for.
+    `whose`: such as "the base 'owner/base'"; `advice`: sentences. Raises the Hub client's own error or OSError. A
+    `source` that is no folder and cannot be a Hub id is refused before the block runs.
     """
     whose = f"This is about {whose}."
     if not os.path.isdir(source):
         try:
             validate_repo_id(source)
         except HFValidationError as error:
-            raise OSError(f"{_unfound(source)}, and that can be no Hub id.\n{whose} {advice}") from error
-        whose += f" {_unfound(source)}, so it was looked for on the Hub."
+            raise OSError(f"{_why_no_folder(source)}, and that can be no Hub id.\n{whose} {advice}") from error
+        whose += f" {_why_no_folder(source)}, so it was looked for on the Hub."
     try:
         yield
     except (OSError, HTTPError) as error:
@@ -56,8 +56,8 @@ def saying_whose(source: str, whose: str, advice: str) -> Iterator[None]:
         raise own from (None if own is error else error)
 
 
-def _unfound(source: str) -> str:
-    """Why `source` is no folder."""
+def _why_no_folder(source: str) -> str:
+    """Why `source` cannot be read as a folder, in words."""
     if os.path.isfile(source):
         return f"{source!r} is a file, where a folder is wanted"
     home = " ('~' is not read as your home: os.path.expanduser does that)" if source.startswith("~") else ""
@@ -67,7 +67,7 @@ def _unfound(source: str) -> str:
 def _hub_error(error: Exception) -> OSError:
     """The first error of the Hub's client among the causes of `error`, else a copy of `error` without its number.
 
-    The HTTP library's own errors, of a connection that broke, are no OSErrors, and become ConnectionErrors.
+    The HTTP library's errors for a broken connection are no OSErrors, and become ConnectionErrors.
     """
     cause: BaseException | None = error
     while cause is not None:
@@ -80,16 +80,16 @@ def _hub_error(error: Exception) -> OSError:
 
 
 def fetch(repo_id: str | os.PathLike, name: str, **hub_kwargs) -> Path:
-    """A file of a local folder or, through the cache and checked, of the Hub.
+    """The path of a file in a local folder or, downloaded into the cache and checked, in a Hub repo.
 
-    Raises DeltaError for a file that twice did not have its hash, and for a link out of a local folder; OSError as the
+    Raises DeltaError for a file that had a wrong hash twice, and for a link out of a local folder; OSError as the
     Hub's client and transformers do.
     """
     if os.path.isdir(repo_id):
         file = Path(repo_id, hub_kwargs.get("subfolder", ""), name)
         if not file.is_file():
             raise OSError(f"{file.parent} has no {name}.")
-        return inside(file, Path(repo_id))
+        return refuse_outside_link(file, Path(repo_id))
 
     def find() -> Path:
         found = cached_file(str(repo_id), name, **hub_kwargs)
@@ -97,13 +97,13 @@ def fetch(repo_id: str | os.PathLike, name: str, **hub_kwargs) -> Path:
             raise OSError(f"{repo_id} has no {name}.")
         return Path(found)
 
-    return _whole(find, repo_id, name)
+    return _fetch_undamaged(find, repo_id, name)
 
 
 def fetch_base(source: str | os.PathLike, **hub_kwargs) -> Path:
-    """A folder with the configuration of a base and all files of its weights: a local one, or one of the Hub's cache.
+    """A folder with a base's configuration and all files of its weights: local, or in the Hub's cache and checked.
 
-    In the cache, all of them have their hash. Raises as `fetch`, and OSError for a base without safetensors.
+    Raises as `fetch` does, and OSError for a base without safetensors.
     """
     folder = fetch(source, CONFIG_NAME, **hub_kwargs).parent
     if os.path.isdir(source):
@@ -129,29 +129,29 @@ def has_file(source: str | os.PathLike, name: str, **hub_kwargs) -> bool:
 
 
 def _fetch_if_there(repo_id: str | os.PathLike, name: str, **hub_kwargs) -> Path | None:
-    """A checked file of a Hub repo at a commit; None only where the Hub has said that it has none."""
+    """The path of a checked file of a Hub repo at a commit; None only if the Hub has answered that there is none."""
     known = {name: hub_kwargs[name] for name in ("cache_dir", "revision") if hub_kwargs.get(name) is not None}
     if not isinstance(try_to_load_from_cache(str(repo_id), name, **known), (str, type(None))):
-        return None  # the cache remembers the Hub's answer
+        return None  # the cache has noted the Hub's answer
     try:
-        return _whole(lambda: Path(hf_hub_download(str(repo_id), name, **hub_kwargs)), repo_id, name)
+        return _fetch_undamaged(lambda: Path(hf_hub_download(str(repo_id), name, **hub_kwargs)), repo_id, name)
     except RemoteEntryNotFoundError:
         return None
 
 
-def _whole(find: Callable[[], Path], repo_id: str | os.PathLike, name: str) -> Path:
+def _fetch_undamaged(find: Callable[[], Path], repo_id: str | os.PathLike, name: str) -> Path:
     for _ in range(ATTEMPTS):
         found = find()
         if discard_damaged(found):
             return found
     raise DeltaError(
-        f"{name} of {repo_id} came damaged {ATTEMPTS} times, and was taken out of the cache: its hash is not the one "
+        f"{name} of {repo_id} came damaged {ATTEMPTS} times, and was removed from the cache: its hash is not the one "
         "that the Hub names. Try again, on another connection."
     )
 
 
 def commit_of(path: Path) -> str | None:
-    """The commit whose snapshot in the Hub's cache holds a file; None for a file elsewhere."""
+    """The commit that a file in the Hub's cache belongs to; None for a file elsewhere."""
     snapshot = _snapshot_of(path)
     return None if snapshot is None else snapshot.name
 
@@ -163,10 +163,10 @@ def _snapshot_of(path: Path) -> Path | None:
     return None
 
 
-def inside(path: Path, folder: Path) -> Path:
-    """`path`, if it is a file of `folder`, and no link to a place elsewhere on this machine.
+def refuse_outside_link(path: Path, folder: Path) -> Path:
+    """Return `path`, a file in `folder`. Raises DeltaError if it is a link to somewhere else on this machine.
 
-    (The Hub's cache has links to its blobs.) Raises DeltaError.
+    (Links in the Hub's cache lead to its blobs, and are allowed.)
     """
     snapshot, target = _snapshot_of(path), path.resolve()
     home = folder.resolve() if snapshot is None else snapshot.parent.parent.resolve()
@@ -178,11 +178,11 @@ def inside(path: Path, folder: Path) -> Path:
 
 
 def discard_damaged(path: Path) -> bool:
-    """Whether a file in the Hub's cache has its hash; one that has not is removed.
+    """Whether a file in the Hub's cache has the right hash; if not, it is removed.
 
-    The cache names its blobs by what the Hub answers: SHA-256 for large files, git's SHA-1 for others. A file that is
-    no link to a blob (a cache without links) has no hash to check, and passes. One that another process has just
-    removed has not.
+    The cache names its blobs by the hash that the Hub answers: SHA-256 for large files, git's SHA-1 for others. A file
+    that is no link to a blob (a cache without links) has no hash to check: True. False for one that another process
+    has just removed.
     """
     blob = path.resolve()
     if blob.parent.name != "blobs" or not _is_hash(blob.name):
@@ -218,7 +218,7 @@ def _hash_of(blob: Path) -> str:
 
 
 def _state_of(blob: Path) -> str:
-    """What changes where a file is written anew."""
+    """Inode, size and time of a file, which change when it is written again."""
     status = blob.stat()
     return f"{status.st_ino} {status.st_size} {status.st_mtime_ns}"
 
@@ -231,7 +231,7 @@ def _recorded(record: Path) -> str | None:
 
 
 def _write_record(record: Path, state: str) -> None:
-    with contextlib.suppress(OSError):  # of a cache that is read-only or full: its files are read again each time
+    with contextlib.suppress(OSError):  # a read-only or full cache: its files are hashed again each time
         record.parent.mkdir(exist_ok=True)
         with tempfile.NamedTemporaryFile("w", dir=record.parent, delete=False, encoding="ascii") as file:
             file.write(state)

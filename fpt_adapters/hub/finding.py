@@ -1,4 +1,4 @@
-"""Finding the deltas of a base on the Hub, by what their cards say."""
+"""Finding the deltas of a base on the Hub by their model cards."""
 
 import itertools
 from collections.abc import Iterable, Iterator
@@ -16,7 +16,7 @@ from .card_template import score
 
 @dataclass(frozen=True)
 class DeltaSummary:
-    """One delta on the Hub, as its card describes it; None where the card says nothing. Not checked in any way."""
+    """One delta on the Hub as its card describes it, unchecked; None for what the card does not say."""
 
     repo_id: str
     task: str | None
@@ -29,7 +29,7 @@ class DeltaSummary:
 
     @property
     def accuracy(self) -> float | None:
-        """The score, where it is an accuracy."""
+        """The score if it is an accuracy, else None."""
         return self.score if self.metric == FIRST else None
 
 
@@ -38,11 +38,11 @@ def find_deltas(
 ) -> list[DeltaSummary]:
     """List the deltas of the Hub model `base_model` (such as "openai-community/gpt2"), the most accurate first.
 
-    Those that state no accuracy, but perhaps another metric, come last.
+    Those whose card has no accuracy, but perhaps another metric, come last.
 
-    `task`: only those of this task, as "mnist"; `author`: only a user's or an organisation's; `limit`: how many cards
-    to read at most; `token`: as everywhere, for private ones. The figures are the cards' own: different tasks, splits
-    and data are not comparable, and nobody has checked them. Raises the Hub client's errors.
+    `task`: only those of this task, such as "mnist"; `author`: only those of a user or organisation; `limit`: the most
+    cards to read; `token`: for private repos, as in transformers. The figures are the cards' own and unchecked; those
+    of different tasks, splits and data cannot be compared. Raises the Hub client's errors.
     """
     wanted = {"filter": ["fpt", f"base_model:adapter:{base_model}"], "expand": ["cardData", "model-index"]}
     if author is not None:
@@ -54,7 +54,7 @@ def find_deltas(
 
 
 def _models(wanted: dict[str, Any], token: str | bool | None) -> Iterator[dict[str, Any]]:
-    """What the Hub lists, as it came: its client's `list_models` ends at the first card that is malformed."""
+    """The Hub's list of models as JSON: its client's `list_models` would stop at the first malformed card."""
     url, params = f"{HfApi().endpoint}/api/models", wanted
     while url is not None:
         answer = get_session().get(url, params=params, headers=build_hf_headers(token=token))
@@ -69,7 +69,7 @@ def _metadata(model: dict[str, Any]) -> dict[str, Any]:
 
 
 def format_deltas(deltas: Iterable[DeltaSummary]) -> str:
-    """A table of deltas as text, "-" where a card says nothing."""
+    """A table of deltas as text, with "-" for what a card does not say."""
     lines = [f"{'delta':<40} {'task':<16} {'metric':<10} {'score':>9} {'floor':>7} {'split':<11} {'bytes':>9}"]
     for delta in deltas:
         task, metric = (one_line(text) or "-" for text in (delta.task, delta.metric))

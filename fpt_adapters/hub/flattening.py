@@ -1,4 +1,4 @@
-"""Python modules made into fewer flat files, which hold the definitions asked for, and all that these need."""
+"""Flattening Python modules into fewer files that hold the wanted definitions and everything that they need."""
 
 import ast
 import functools
@@ -15,33 +15,33 @@ WIDTH = 119  # of a line
 
 @dataclass(eq=False)
 class Module:
-    """A module as it travels."""
+    """A module, read for export."""
 
     path: Path
-    own: dict[str, Name] = field(default_factory=dict)  # what it imports of the package, by the name that it has here
-    others: dict[str, str] = field(default_factory=dict)  # and of other packages: the line that does so
-    effects: list[str] = field(default_factory=list)  # those of `own` that it imports for what the import does
+    own: dict[str, Name] = field(default_factory=dict)  # imports from this package, by their names here
+    others: dict[str, str] = field(default_factory=dict)  # imports from other packages: name -> import line
+    effects: list[str] = field(default_factory=list)  # those of `own` that are imported only for the import's effect
     statements: list[Statement] = field(default_factory=list)
-    in_pieces: set[str] = field(default_factory=set)  # classes of which only some methods may travel
+    in_pieces: set[str] = field(default_factory=set)  # classes of which only the used methods are exported
 
     @functools.cached_property
     def defined(self) -> dict[str, Statement]:
-        """Statements by the names that they define."""
+        """Each statement under every name that it defines."""
         return {name: statement for statement in self.statements for name in statement.names}
 
 
 class Flattener:
-    """Collects what some definitions need, and writes it down. `title`: what each flat file begins with."""
+    """Collects what some definitions need, and writes it as flat files. `title`: the docstring of each file."""
 
     def __init__(self, route: Route, title: str):
         self._route, self._title = route, title
         self._modules: dict[Path, Module] = {}
         self._kept: set[Statement] = set()
-        self._pieces: list[tuple[Module, Statement]] = []  # methods of classes in pieces, with their modules
-        self._mentioned: set[str] = set()  # attributes, in what is kept
+        self._pieces: list[tuple[Module, Statement]] = []  # methods that are exported only if used, with their modules
+        self._mentioned: set[str] = set()  # names of attributes in the kept statements
 
     def add(self, path: Path, name: str) -> None:
-        """Have the definition `name` of a file come along, and all that it needs."""
+        """Export the definition `name` of a file, and everything that it needs."""
         waiting = [(path, name)]
         while waiting:
             path, name = waiting.pop()
@@ -52,7 +52,7 @@ class Flattener:
                 waiting += self._keep(module, module.defined[name])
 
     def _keep(self, module: Module, statement: Statement) -> Iterator[Name]:
-        """Keep a statement, and what its module does as it is imported; returns what these need."""
+        """Keep a statement and the module's statements that define nothing; yields the names that these need."""
         for one in (statement, *(other for other in module.statements if not other.names)):
             if one not in self._kept:
                 yield from self._note(module, one)
@@ -93,7 +93,7 @@ class Flattener:
         return module
 
     def _is_in_pieces(self, module: Module, node: ast.ClassDef) -> bool:
-        """Whether a class, or one that it derives from, is named as one that travels in pieces."""
+        """Whether only the used methods of a class are exported, by its own name or that of a base class."""
         for base in [base.id for base in node.bases if isinstance(base, ast.Name)]:
             path, name = self._origin(*module.own[base]) if base in module.own else (module.path, base)
             if name in (module if path == module.path else self._module(path)).in_pieces:
@@ -118,9 +118,9 @@ class Flattener:
     # Writing
 
     def files(self) -> dict[str, str]:
-        """The text of each flat module, by its file's name.
+        """The flat files: file name -> text.
 
-        Raises ValueError for a name that would have two meanings in one, or is imported there under another.
+        Raises ValueError for a name that would have two meanings in one file, or is imported there as another.
         """
         flats: dict[str, list[Module]] = {}
         for module in self._in_order():
@@ -128,7 +128,7 @@ class Flattener:
         return {f"{name}.py": self._written(name, modules) for name, modules in sorted(flats.items())}
 
     def _in_order(self) -> list[Module]:
-        """Modules of which something is kept, each after those that it imports at its top."""
+        """Modules with kept statements, each after those that it imports at its top."""
         done: dict[Path, Module] = {}
 
         def visit(module: Module) -> None:
@@ -159,7 +159,7 @@ class Flattener:
         return [method for method in statement.methods.values() if method in self._kept]
 
     def _meanings(self, module: Module, kept: list[Statement], flat: str) -> dict[str, str]:
-        """What each name stands for that `kept` define or use: their text, or the line that imports it."""
+        """What each name that `kept` define or use stands for: its definition's text, or its import line."""
         meanings = {name: one.text.strip() for one in kept for name in one.names}
         using = [*kept, *(method for one in kept for method in self._methods_of(one))]
         for name in {*module.effects, *(name for one in using for name in one.uses)}:
@@ -175,13 +175,13 @@ class Flattener:
         return meanings
 
     def _origin(self, path: Path, name: str) -> Name:
-        """Where a name is defined that `path` may itself import."""
+        """Where a name in `path` is defined, which may be in another file that `path` imports it from."""
         own = self._module(path).own
         return self._origin(*own[name]) if name in own else (path, name)
 
 
 def _grouped(imports: Iterable[str]) -> list[str]:
-    """Import lines in order, those of the standard library first and relative ones last, one for each module."""
+    """Sorted import lines, one per module: the standard library first, other packages, relative imports last."""
     taken: dict[str, list[str]] = {}
     for line in sorted(imports):
         head, _, name = line.partition(" import ")
@@ -197,7 +197,7 @@ def _grouped(imports: Iterable[str]) -> list[str]:
 
 
 def _is_for_readers(node: ast.stmt) -> bool:
-    """Whether a statement is for type checkers, or says what `import *` takes."""
+    """Whether a statement is only for type checkers or `import *` (`if TYPE_CHECKING`, `__all__`)."""
     if isinstance(node, ast.If):
         return ast.unparse(node.test) == "TYPE_CHECKING"
     return isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__"

@@ -1,4 +1,4 @@
-"""Text without the folders of the machine that it was written on: they are no fact about a model."""
+"""Cutting absolute paths out of text: the folders of somebody's machine are no fact about a model."""
 
 import re
 import shlex
@@ -7,37 +7,37 @@ PATH_START = r"(?:/|%\w+%[\\/]|~\w*/|\$\{?\w+\}?/|file:/+|[A-Za-z]:[\\/]|\\\\(?=
 QUOTED_PATH = re.compile(rf"""(?<=["']){PATH_START}[^"'\n]+(?=["'])""")
 BARE_PATH = re.compile(rf"""(?<![\w:/\\.~$}}-]){PATH_START}[^\s"'=,;]+""")
 SHELL_WORD = re.compile(r"""(?:[^\s"'\\]|\\.|"(?:[^"\\]|\\.)*"|'[^']*')+""", flags=re.DOTALL)
-# An argument that is a path, after its flag or key.
+# An argument that is a path, perhaps after its flag or key.
 OWN_PATH = re.compile(rf"((?:-*[\w.-]+=)*(?:-\w(?=/))?)({PATH_START}\S.*)", flags=re.DOTALL)
 BETWEEN_PATHS = re.compile(
     rf"((?<!\b[A-Za-z])[,;:](?!//)(?=(?:[\w.-]+=)?{PATH_START}))"
-)  # of several paths in one argument
+)  # separators between several paths in one argument
 WINDOWS_PATH = re.compile(r"[A-Za-z]:\\|\\\\\w|%\w+%\\")
 
 
 def is_path(text: str) -> bool:
-    """Whether a text begins as an absolute path does."""
+    """Whether a text begins like an absolute path."""
     return re.match(PATH_START, text) is not None
 
 
 def without_paths(text: str) -> str:
-    """Text whose absolute paths are cut to their last part: how a disk is laid out is no fact about a model."""
+    """Cut the absolute paths in a text to their last part."""
     text = QUOTED_PATH.sub(lambda match: last_part(match[0]), text)
     return BARE_PATH.sub(lambda match: last_part(match[0]), text)
 
 
 def command_without_paths(text: str) -> str:
-    """A command of a shell whose arguments name no folder: as `without_paths`, also of paths with spaces in them."""
+    """Cut the absolute paths in a shell command to their last part, including paths with spaces."""
     return SHELL_WORD.sub(lambda match: _short_word(match[0]), text)
 
 
 def _short_word(word: str) -> str:
-    """One word of a command, quoted or not; as it was where it has no path."""
+    """Shorten the paths in one word of a command, quoted or not; unchanged if it has none."""
     if WINDOWS_PATH.search(word):
         argument = word.replace('"', "").replace("'", "")  # backslashes are no quotes there
     else:
         argument = "".join(shlex.split(word))
-    pieces = BETWEEN_PATHS.split(argument)  # what lies between two separators, and each separator
+    pieces = BETWEEN_PATHS.split(argument)  # the separators too
     short = "".join(map(_short_piece, pieces))
     return word if short == argument else shlex.quote(short)
 
@@ -48,5 +48,5 @@ def _short_piece(piece: str) -> str:
 
 
 def last_part(path: str) -> str:
-    """The name of a file or folder, without the folders that it lies in."""
+    """The name of a file or folder without its parent folders."""
     return re.split(r"[\\/]", path.rstrip("\\/"))[-1]

@@ -1,4 +1,4 @@
-"""What a Hub repo of a delta holds, and its upload: configuration, delta, processor, card with pictures, perhaps code.
+"""The Hub repo of a delta and its upload: configuration, delta, processor, card with pictures, perhaps code.
 
 Nothing else is ever uploaded: no pickle, no backbone, no local path.
 """
@@ -19,7 +19,7 @@ from ..deltas.file import read_digests
 from .card import CARD_NAME, MARKER, PICTURE_TITLES, FPTCard
 from .card_reading import retitle
 from .code_export import PROCESSOR_CONFIG, code_files, name_code
-from .download import fetch, inside
+from .download import fetch, refuse_outside_link
 from .sharing import Origin
 
 logger = logging.get_logger(__name__)
@@ -45,17 +45,17 @@ REPOSITORY_FILES = (*SAVED_FILES, *CARD_FILES)
 
 
 def push(model, repo_id: str, tags: Iterable[str] | None = None, **commit: Any) -> CommitInfo:
-    """Upload all that the Hub repo `repo_id` of `model` holds. `commit`: as `upload` takes it."""
+    """Upload `model` to the Hub repo `repo_id`. `commit`: the keyword arguments of `upload`."""
     with tempfile.TemporaryDirectory() as folder:
         write_repository(model, folder, repo_id, tags)
         return upload(repository_files(folder, model), repo_id, **commit)
 
 
 def write_repository(model, folder: str | os.PathLike, repo_id: str, tags: Iterable[str] | None = None) -> None:
-    """Write into `folder` all that the Hub repo `repo_id` of `model` holds, but for its code.
+    """Write all files of the Hub repo `repo_id` of `model` into `folder`, except the code.
 
-    Processor and card are `model.processor` and `model.card`; a model that was loaded, and has none of its own, keeps
-    those that lay beside it (the card only if the delta is unchanged: its results would not be this model's).
+    Processor and card are `model.processor` and `model.card`. A loaded model without its own keeps those from where it
+    was loaded; the card only if the delta is unchanged, because else its results are not this model's.
     """
     folder = Path(folder)
     model.save_pretrained(folder)
@@ -63,7 +63,7 @@ def write_repository(model, folder: str | os.PathLike, repo_id: str, tags: Itera
         model.processor.save_pretrained(folder)
     elif model.origin is not None:
         _fetch_all(model.origin, PROCESSOR_FILES, folder)
-    if model.card is None and _keeps_card(model, folder):
+    if model.card is None and _copy_card_of_same_delta(model, folder):
         card_file = folder / CARD_NAME
         text = retitle(card_file.read_text(encoding="utf-8"), repo_id, model.with_code)
         card_file.write_text(text, encoding="utf-8")
@@ -73,8 +73,8 @@ def write_repository(model, folder: str | os.PathLike, repo_id: str, tags: Itera
         card.write(folder, model, repo_id, with_code=model.with_code)
 
 
-def _keeps_card(model, folder: Path) -> bool:
-    """Bring the card and pictures of the delta that `model` was loaded from, if it still is that delta."""
+def _copy_card_of_same_delta(model, folder: Path) -> bool:
+    """Copy the loaded delta's card and pictures, if `model` still is that delta. Returns whether there is a card."""
     if model.origin is None:
         return False
     loaded = fetch(model.origin.name_or_path, SAFE_WEIGHTS_NAME, **model.origin.hub_kwargs)
@@ -84,7 +84,7 @@ def _keeps_card(model, folder: Path) -> bool:
 
 
 def _fetch_all(origin: Origin, names: Iterable[str], folder: Path) -> list[str]:
-    """Copy those of the files `names` that lie at `origin` into `folder`; returns their names."""
+    """Copy those of the files `names` that exist at `origin` into `folder`; returns their names."""
     names = [name for name in names if name in _listed(origin)]
     for name in names:
         shutil.copyfile(fetch(origin.name_or_path, name, **origin.hub_kwargs), folder / name)
@@ -105,10 +105,10 @@ def _listed(origin: Origin) -> list[str]:
 def repository_files(
     folder: str | os.PathLike, model=None, card_folder: str | os.PathLike | None = None
 ) -> dict[str, bytes]:
-    """The files of the Hub repo of a model that is saved in `folder`; anything else there stays home.
+    """The files to upload for a model that is saved in `folder`: name -> bytes. Other files there are ignored.
 
-    `model`: that model, which says whether the library's code goes along (None: it does not). `card_folder`: where the
-    card and its pictures lie (None: in `folder` too). Raises DeltaError for a link to a place outside of them.
+    `model`: that model, which says whether the library's code is uploaded (None: it is not). `card_folder`: the folder
+    of the card and its pictures (None: `folder`). Raises DeltaError for a link to a place outside of these folders.
     """
     files = _read(Path(folder), SAVED_FILES) | _read(Path(card_folder or folder), CARD_FILES)
     if model is None:
@@ -122,7 +122,7 @@ def repository_files(
 
 def _read(folder: Path, names: Iterable[str]) -> dict[str, bytes]:
     files = [file for file in sorted(folder.iterdir()) if file.name in names]
-    return {file.name: inside(file, folder).read_bytes() for file in files}
+    return {file.name: refuse_outside_link(file, folder).read_bytes() for file in files}
 
 
 def upload(
@@ -136,16 +136,16 @@ def upload(
     commit_message: str = "Upload delta",
     commit_description: str | None = None,
 ) -> CommitInfo:
-    """Upload files, by their path in the repo, to a model repo (made if missing) in one commit: all arrive, or none.
+    """Upload files (path in the repo -> bytes) to a model repo, made if missing, in one commit: all arrive, or none.
 
-    A README.md on the Hub that somebody wrote (it lacks the mark of ours) is kept. Raises the Hub client's errors.
+    A README.md on the Hub without our mark is somebody's own and is kept. Raises the Hub client's errors.
     """
     api = HfApi(token=token)
     repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
     if revision is not None and not revision.startswith("refs/pr/"):
         try:
             api.create_branch(repo_id, branch=revision, exist_ok=True)
-        except HfHubHTTPError as error:  # who may only open a pull request cannot make branches
+        except HfHubHTTPError as error:  # users who may only open pull requests cannot create branches
             if not create_pr or error.response.status_code != 403:
                 raise
     files = dict(files)
@@ -165,6 +165,6 @@ def _foreign_card(repo_id: str, revision: str | None, token: str | bool | None) 
     with tempfile.TemporaryDirectory() as folder:
         try:
             card = hf_hub_download(repo_id, CARD_NAME, revision=revision, token=token, local_dir=folder)
-        except (RemoteEntryNotFoundError, RevisionNotFoundError):  # the Hub's own word, not that it did not answer
+        except (RemoteEntryNotFoundError, RevisionNotFoundError):  # the Hub's answer, not a failed connection
             return False
         return MARKER not in Path(card).read_text(encoding="utf-8")

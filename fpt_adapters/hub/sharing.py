@@ -1,7 +1,7 @@
-"""What a model that is shared says of itself, and the library's code beside it.
+"""Sharing a model: its origin, the check that others can find its base, and the library's code saved with it.
 
-transformers alone loads such a model with `trust_remote_code=True`: `auto_map` names its classes in flat files, which
-`code_export.py` makes of this package. A model that runs from such files carries them on.
+With that code, transformers loads the model without this library (`trust_remote_code=True`): `auto_map` names its
+classes in flat files, which `code_export.py` makes from this package. A model that runs from such files copies them.
 """
 
 import os
@@ -20,14 +20,14 @@ TAGS = ("fpt", "frozen-pretrained-transformer")  # every card has them
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a model was loaded from: a folder or a Hub id, with what finds it there."""
+    """Where a model was loaded from: a folder or a Hub id, and the keyword arguments that find it there."""
 
     name_or_path: str
     hub_kwargs: dict[str, Any] = field(default_factory=dict)
 
 
 def check_shareable(config: FPTConfig) -> None:
-    """Raise ValueError for a delta whose base others cannot find."""
+    """Raise ValueError for a delta whose base other people cannot find."""
     if config.base_model is None and config.backbone_init != "random":
         raise ValueError(
             "A delta on the Hub names the Hub id of its base, but this one's base was a local folder. If that is a "
@@ -38,7 +38,7 @@ def check_shareable(config: FPTConfig) -> None:
 def write_code(folder: str | os.PathLike, config: FPTConfig) -> None:
     """Write the library's code into `folder`, beside a saved model of `config`.
 
-    The model's configuration names it by `AUTO_MAP`; that of a processor there is changed to do so too.
+    The model's configuration refers to it by `AUTO_MAP`; that of a processor there is changed to do so too.
     """
     if TRAVELS:
         model_file = Path(__file__).with_name("modeling_fpt.py")

@@ -1,6 +1,6 @@
-"""One statement of a module, trimmed for the road: flat imports, no comments, and nothing of what stays at home.
+"""Trimming one statement of a module for export: flat imports, no comments, nothing that is not exported.
 
-It is done on the text, line by line: what is kept keeps its layout.
+The text is edited line by line, so that what is kept keeps its layout.
 """
 
 import ast
@@ -11,21 +11,21 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 
-Name = tuple[Path, str]  # of a definition: the module's file, and what it is called there
-Edit = tuple[int, int, list[str]]  # of lines, counted from 1: the first, the last, and what they become
-TRAVELS = "TRAVELS"  # the name of what is true in code that travels
-COMMENT = "#"  # a line without more
+Name = tuple[Path, str]  # a definition: its module's file, and its name there
+Edit = tuple[int, int, list[str]]  # first and last line, counted from 1, and the lines that replace them
+TRAVELS = "TRAVELS"  # the name of the constant that is true in exported code
+COMMENT = "#"  # stands for a line that has only a comment
 ANY_ARGUMENTS = ast.parse("lambda *args, **kwargs: None", mode="eval").body.args
 
 
 @dataclass(frozen=True)
 class Route:
-    """Which modules travel, and into which flat ones. Each is known by its file.
+    """Which modules are exported, and into which flat ones. Each module is known by its file.
 
-    `flat_name(path)`: what the flat module is called. `travels(path)`: True, False, or None where it goes by how a
-    module is imported: those that are used at another's top travel, and those imported inside a function do not.
-    `missing`: what the error says that stands for what does not travel. `in_pieces`: names of classes that say more
-    than is needed: of them, and of what derives from them, only those methods travel whose name somebody mentions.
+    `flat_name(path)`: the name of its flat module. `travels(path)`: True, False, or None: then a module is exported if
+    another one imports it at its top, and not if it is only imported inside a function. `missing`: the message of the
+    error in place of what is not exported. `in_pieces`: names of classes of which, and of whose subclasses, only the
+    methods are exported whose names are used somewhere.
     """
 
     flat_name: Callable[[Path], str]
@@ -36,18 +36,18 @@ class Route:
 
 @dataclass(eq=False)
 class Statement:
-    """One statement of a module's top, as it travels."""
+    """One top-level statement of a module, trimmed."""
 
     text: str = ""
-    names: set[str] = field(default_factory=set)  # that it defines
-    uses: set[str] = field(default_factory=set)
-    imports: list[Name] = field(default_factory=list)  # inside its functions
-    attributes: set[str] = field(default_factory=set)  # whatever they are of
-    methods: dict[str, "Statement"] = field(default_factory=dict)  # that are not in `text`, by name
+    names: set[str] = field(default_factory=set)  # names that it defines
+    uses: set[str] = field(default_factory=set)  # names that it uses
+    imports: list[Name] = field(default_factory=list)  # imports inside its functions
+    attributes: set[str] = field(default_factory=set)  # names of attributes of any object
+    methods: dict[str, "Statement"] = field(default_factory=dict)  # methods that are not in `text`, by name
 
 
 class _Left(ast.Pass):
-    """Stands in a tree for the rest of a block, which begins with an import of what stays at home."""
+    """Replaces, in a tree, the rest of a block from an import of something that is not exported on."""
 
 
 def trim(
@@ -59,10 +59,10 @@ def trim(
     route: Route,
     in_pieces: bool = False,
 ) -> Statement:
-    """Trim the statement `node` of the module at `path`, which has the `lines`; its tree is changed too.
+    """Trim the statement `node` of the module at `path`, whose text is `lines`; `node` is changed too.
 
-    `above`: how many lines end before the blank ones above it. `own`: what the module imports of its package at its
-    top. `in_pieces`: of a class, leave the methods out of its text, but for those that Python calls.
+    `above`: the number of the last line that is not blank before it. `own`: the module's top-level imports from its
+    package. `in_pieces`: leave a class's methods out of its text, except those that Python itself calls.
     """
     statement = Statement(names=set(_defined(node)))
     edits = []
@@ -83,7 +83,7 @@ def trim(
 
 
 def lines_without_comments(text: str) -> list[str]:
-    """The lines of a module, of which those that held nothing but a comment are `COMMENT`."""
+    """The lines of a module without comments; a line that had only a comment is `COMMENT`."""
     lines = text.splitlines()
     for token in tokenize.generate_tokens(io.StringIO(text).readline):
         if token.type == tokenize.COMMENT:
@@ -98,7 +98,7 @@ def imported_file(path: Path, node: ast.ImportFrom) -> Path:
 
 
 def _defined(node: ast.stmt) -> Iterator[str]:
-    """The names that a statement defines; none for one that is there for what it does."""
+    """The names that a statement defines; none if it only has an effect."""
     if isinstance(node, (ast.ClassDef, ast.FunctionDef)):
         yield node.name
     elif isinstance(node, (ast.Assign, ast.AnnAssign)):
@@ -113,7 +113,7 @@ def _is_piece(node: ast.stmt) -> bool:
 
 
 def _without_rows(node: ast.stmt, own: dict[str, Name], route: Route) -> Iterator[Edit]:
-    """Take the rows out of a dict at a module's top that name what stays at home."""
+    """Remove the rows of a top-level dict that refer to something that is not exported."""
     if not (isinstance(node, (ast.Assign, ast.AnnAssign)) and isinstance(node.value, ast.Dict)):
         return
     table, rows = node.value, list(zip(node.value.keys, node.value.values, strict=True))
@@ -128,9 +128,9 @@ def _without_rows(node: ast.stmt, own: dict[str, Name], route: Route) -> Iterato
 
 
 def _with_flat_imports(path: Path, node: ast.stmt, statement: Statement, route: Route) -> Iterator[Edit]:
-    """Have functions import from flat modules, and put an error in the place of what stays at home.
+    """Make functions import from flat modules, and raise ImportError where they import what is not exported.
 
-    What stands in `if not TRAVELS:` is taken out.
+    Blocks of `if not TRAVELS:` are removed.
     """
     for block in _blocks(node):
         for inner in [one for one in block if isinstance(one, ast.If) and ast.unparse(one.test) == f"not {TRAVELS}"]:
@@ -152,7 +152,7 @@ def _with_flat_imports(path: Path, node: ast.stmt, statement: Statement, route: 
 
 
 def _blocks(node: ast.AST) -> Iterator[list[ast.stmt]]:
-    """The lists of statements in `node`, outer ones first. What the caller takes out of one is not looked into."""
+    """The lists of statements in `node`, outer ones first. What the caller removes from one is not visited."""
     for _, value in ast.iter_fields(node):
         if isinstance(value, list):
             if value and isinstance(value[0], ast.stmt):
@@ -163,7 +163,7 @@ def _blocks(node: ast.AST) -> Iterator[list[ast.stmt]]:
 
 
 def _without_docstrings(node: ast.stmt, lines: list[str]) -> Iterator[Edit]:
-    """Take out docstrings; where nothing else is in a body, its first line stays.
+    """Remove docstrings; a body with nothing else keeps its first line.
 
     A function of which only an error is left takes any arguments.
     """

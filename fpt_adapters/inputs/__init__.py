@@ -1,1 +1,1 @@
-"""From raw data to embeddings: the processors, and the modules that project what they return."""
+"""From raw data to embeddings: processors, and the modules that project what they return."""

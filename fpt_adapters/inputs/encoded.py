@@ -1,4 +1,4 @@
-"""What an input makes of a batch, on its way through the backbone to the head."""
+"""`Encoded`: the tokens of a batch with their mask and the like, on their way from the input to the head."""
 
 from dataclasses import dataclass
 
@@ -8,24 +8,24 @@ from transformers.utils import ModelOutput
 
 @dataclass
 class Encoded(ModelOutput):
-    """Tokens, and beside them what the input learned of its data, of which the backbone knows nothing.
+    """The tokens of a batch, and what the input learned about its data, which the backbone does not see.
 
-    An input fills in what it knows, `FPTModel.encode` puts the backbone's `states` in the place of the embeddings, and
-    a head reads what it needs: a forecast is scaled back by `mean` and `scale`. None: all real, or not normalised.
+    An input fills in what it knows, `FPTModel.encode` replaces the embeddings in `states` by the backbone's output,
+    and a head reads what it needs: a forecast is scaled back by `mean` and `scale`.
     """
 
-    states: Tensor | None = None  # (batch, tokens, width): embeddings; behind the backbone, its last hidden states;
-    # natively, before it, the raw inputs as they came
-    mask: Tensor | None = None  # (batch, tokens): 1 for a real token, 0 for padding
-    mean: Tensor | None = None  # (batch, channels): what was taken from each example's numbers
-    scale: Tensor | None = None  # (batch, channels): what they were divided by then
-    hidden_states: tuple[Tensor, ...] | None = None  # of the backbone's layers, where they were asked for
-    attentions: tuple[Tensor, ...] | None = None
+    states: Tensor | None = None  # (batch, tokens, width): embeddings; after the backbone, its last hidden states;
+    # before a backbone that embeds raw inputs itself, the raw inputs
+    mask: Tensor | None = None  # (batch, tokens): 1 for a real token, 0 for padding; None: all are real
+    mean: Tensor | None = None  # (batch, channels): subtracted from each example's numbers; None: not normalised
+    scale: Tensor | None = None  # (batch, channels): then they were divided by this
+    hidden_states: tuple[Tensor, ...] | None = None  # of the backbone's layers, if they were asked for
+    attentions: tuple[Tensor, ...] | None = None  # (batch, heads, tokens, tokens) of each layer, likewise
     arguments: dict[str, Tensor] | None = None  # of the backbone's own forward, where it embeds raw inputs itself
 
     @property
     def lengths(self) -> Tensor:
-        """Real tokens of each example: (batch,)."""
+        """The number of real tokens of each example: (batch,)."""
         if self.mask is None:
             return self.states.new_full((self.states.shape[0],), self.states.shape[1]).long()
         return self.mask.sum(dim=1).long()

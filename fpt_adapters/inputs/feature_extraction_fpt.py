@@ -1,6 +1,6 @@
-"""`FPTFeatureExtractor`: sequences of numbers as they come -> the `input_values` that a model was trained on.
+"""`FPTFeatureExtractor`: raw sequences of numbers -> the `input_values` that a model was trained on.
 
-This file imports no other of this library: it can be copied into a Hub repository and loaded from there.
+This file imports nothing from this library, so that it can be copied into a Hub repository and loaded from there.
 """
 
 from collections.abc import Sequence
@@ -11,14 +11,14 @@ import numpy as np
 import torch
 from transformers import BatchFeature, SequenceFeatureExtractor
 
-# What the base class and transformers add to preprocessor_config.json.
+# Keys that the base class and transformers add to preprocessor_config.json.
 HUB_KEYS = {"auto_map", "feature_extractor_type", "processor_class"}
 NO_FIELDS = "preprocessor_config.json of {} holds no fields by name, or is nested too deeply: fetch or save it again."
 FIXED = {"padding_side": "right", "return_attention_mask": True}  # what the models need
 
 
 class FPTFeatureExtractor(SequenceFeatureExtractor):
-    """Sequences -> `input_values`: checked, normalised, padded on the right, with their `attention_mask`.
+    """Sequences -> `input_values`: checked, normalised and padded on the right, with their `attention_mask`.
 
     For a model's `input_type="values"`: `feature_size` is its `input_size`, `max_length` its `sequence_length`. For
     `"series"`: `feature_size` is its `num_channels`, `max_length` its `series_length`, and `patch_length` and
@@ -56,11 +56,11 @@ class FPTFeatureExtractor(SequenceFeatureExtractor):
                 )
         kwargs.pop("feature_extractor_type", None)
         if sampling_rate is not None:
-            sampling_rate = _whole("sampling_rate", sampling_rate)
+            sampling_rate = _positive_int("sampling_rate", sampling_rate)
         padding_value = _per_feature("padding_value", padding_value, 1)[0]
         super().__init__(feature_size, sampling_rate, padding_value, **kwargs)
-        self.feature_size = _whole("feature_size", feature_size)
-        self.max_length = _whole("max_length", max_length)
+        self.feature_size = _positive_int("feature_size", feature_size)
+        self.max_length = _positive_int("max_length", max_length)
         if not isinstance(missing_indicator, bool):
             raise ValueError(f"missing_indicator is true or false, got {missing_indicator!r:.200}.")
         self.missing_indicator = missing_indicator
@@ -69,8 +69,8 @@ class FPTFeatureExtractor(SequenceFeatureExtractor):
                 f"mean and std come together, and so do patch_length and patch_stride; got mean={mean!s:.200}, "
                 f"std={std!s:.200}, patch_length={patch_length!s:.200}, patch_stride={patch_stride!s:.200}."
             )
-        self.patch_length = None if patch_length is None else _whole("patch_length", patch_length)
-        self.patch_stride = None if patch_stride is None else _whole("patch_stride", patch_stride)
+        self.patch_length = None if patch_length is None else _positive_int("patch_length", patch_length)
+        self.patch_stride = None if patch_stride is None else _positive_int("patch_stride", patch_stride)
         if patch_length is not None and patch_stride > patch_length:
             raise ValueError(
                 f"patch_stride is at most patch_length, or steps would be lost; got {patch_stride} and {patch_length}."
@@ -123,10 +123,10 @@ class FPTFeatureExtractor(SequenceFeatureExtractor):
 
     @classmethod
     def get_feature_extractor_dict(cls, pretrained_model_name_or_path: Any, **kwargs) -> tuple[dict, dict]:
-        """As for every extractor. Raises ValueError for a file that holds no fields by name, or too deep ones."""
+        """Read the file as every extractor does. Raises ValueError for one without named fields, or too deep."""
         try:
             fields, unused = super().get_feature_extractor_dict(pretrained_model_name_or_path, **kwargs)
-        except (AttributeError, RecursionError, TypeError) as error:  # transformers' own, of what it read
+        except (AttributeError, RecursionError, TypeError) as error:  # raised by transformers for what it read
             raise ValueError(NO_FIELDS.format(pretrained_model_name_or_path)) from error
         if not isinstance(fields, dict):
             raise ValueError(NO_FIELDS.format(pretrained_model_name_or_path))
@@ -139,16 +139,15 @@ class FPTFeatureExtractor(SequenceFeatureExtractor):
         return_tensors: str | None = None,
         sampling_rate: int | None = None,
     ) -> BatchFeature:
-        """One sequence, or several -> `input_values` and `attention_mask`, padded to the longest.
+        """One or several sequences -> `input_values` and `attention_mask`, padded to the longest.
 
-        A sequence is (steps, feature_size), or (steps,) where feature_size is 1: an array, a tensor, a DataFrame or
-        nested lists; several are a list, a column of a table, or an array of one axis more. `truncation`: cut
-        sequences to their first `max_length` steps. `sampling_rate`: that of the values, which must be this
-        extractor's own.
+        A sequence is (steps, feature_size), or (steps,) if feature_size is 1: an array, a tensor, a DataFrame or
+        nested lists; several are a list, a column of a table, or an array with one more axis. `truncation`: cut
+        sequences to their first `max_length` steps. `sampling_rate`: that of the values; it must be this extractor's.
 
         Returns `input_values`, float32 (batch, longest, feature_size), and `attention_mask`, int64 (batch, longest),
-        1 for real steps; `return_tensors`: "pt" or "np" (also None: numpy). Raises ValueError for an empty or too
-        long sequence, for another shape or sampling rate, and for NaN or infinity.
+        1 for real steps. `return_tensors`: "pt", or "np" or None for numpy. Raises ValueError for an empty or too long
+        sequence, for another shape or sampling rate, and for NaN or infinity.
         """
         if sampling_rate is not None and sampling_rate != self.sampling_rate:
             advice = f"resample them to {self.sampling_rate}" if self.sampling_rate else "give this extractor its own"
@@ -166,7 +165,7 @@ class FPTFeatureExtractor(SequenceFeatureExtractor):
         return BatchFeature({"input_values": padded, "attention_mask": mask}, tensor_type=return_tensors)
 
     def _sequences(self, values: Any) -> list:
-        """The sequences of a call's argument, told from one sequence by their axes."""
+        """The sequences in a call's argument; its number of axes tells several from one."""
         axes = _axes(values)
         if axes == 3 or (axes == 2 and self.feature_size == 1 and any(len(row) != 1 for row in values)):
             return list(values)
@@ -219,7 +218,7 @@ def _numbers(values: Any, name: str, has: str) -> np.ndarray:
     except (TypeError, ValueError):
         raise ValueError(
             f"a sequence {has}, but {name} has other things or steps of several lengths: of a table, give the column "
-            "of sequences, or the columns of numbers alone."
+            "of sequences, or only the columns of numbers."
         ) from None
 
 
@@ -233,13 +232,13 @@ def _steps(values: Any, name: str) -> np.ndarray:
 
 
 def _as_lists(values: Any) -> Any:
-    """The same in arrays of numbers and lists of them: for tensors, tables, and arrays that hold arrays."""
+    """Turn tensors, tables, and arrays that hold arrays into arrays of numbers or lists of these."""
     if values is None or isinstance(values, (Number, str)):
         return values
     if isinstance(values, torch.Tensor):
         return values.detach().cpu().double().numpy()
     if not isinstance(values, Sequence):
-        values = np.asarray(values)  # also what pandas and pyarrow have
+        values = np.asarray(values)  # also the types of pandas and pyarrow
         if values.dtype != object or values.ndim == 0:
             return values
     return [_as_lists(value) for value in values]
@@ -251,14 +250,14 @@ def _axes(values: Any) -> int:
     return np.ndim(values)
 
 
-def _whole(name: str, value: int) -> int:
+def _positive_int(name: str, value: int) -> int:
     if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
         raise ValueError(f"{name} is a whole number of at least 1, got {value!r:.200}.")
     return int(value)
 
 
 def _per_feature(name: str, values: float | Sequence[float], feature_size: int) -> list[float]:
-    """`values`, one number or one for each of a step's (also NumPy's and torch's), as plain numbers."""
+    """Turn `values`, one number or one for each number of a step (also NumPy's or torch's), into a list of floats."""
     several = isinstance(values, (list, tuple))
     try:
         numbers = np.asarray([_plain(value) for value in values] if several else _plain(values))
@@ -272,5 +271,5 @@ def _per_feature(name: str, values: float | Sequence[float], feature_size: int) 
 
 
 def _plain(value: Any) -> Any:
-    """A tensor's numbers as Python's: of any precision, on any device."""
+    """The values of a tensor as Python numbers; anything else unchanged."""
     return value.tolist() if isinstance(value, torch.Tensor) else value

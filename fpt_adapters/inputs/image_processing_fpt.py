@@ -1,6 +1,6 @@
-"""`FPTImageProcessor`: images as they come -> the `pixel_values` that a model was trained on.
+"""`FPTImageProcessor`: raw images -> the `pixel_values` that a model was trained on.
 
-This file imports no other of this library: it can be copied into a Hub repository and loaded from there.
+This file imports nothing from this library, so that it can be copied into a Hub repository and loaded from there.
 """
 
 from collections.abc import Iterable, Sequence
@@ -12,12 +12,12 @@ import torch
 from PIL import Image, ImageOps
 from transformers import BaseImageProcessor, BatchFeature
 
-MODES = {1: "L", 3: "RGB"}  # Pillow's mode for the channels of a model
-ARRAY_CHANNELS = (1, 3, 4)  # what an axis of channels may have: grey, RGB, RGB and transparency
+MODES = {1: "L", 3: "RGB"}  # number of channels -> Pillow's mode
+ARRAY_CHANNELS = (1, 3, 4)  # sizes of an array's channel axis: grey, RGB, RGB with transparency
 SIXTEEN_BITS = ("I;16", "I;16B", "I;16L", "I;16N")
 WIDE_MODES = ("F", "I", *SIXTEEN_BITS)  # more than 8 bits a pixel
-MOST_PIXELS = 2**13  # of a side: a stranger may have written it, and each image takes that memory
-HUB_KEYS = {"auto_map", "image_processor_type", "processor_class"}  # what transformers adds to the file of fields
+MOST_PIXELS = 2**13  # of a side: a stranger may have written the file, and each image takes that memory
+HUB_KEYS = {"auto_map", "image_processor_type", "processor_class"}  # keys that transformers adds to the file
 NO_FIELDS = "preprocessor_config.json of {} holds no fields by name, or is nested too deeply: fetch or save it again."
 
 
@@ -36,14 +36,13 @@ class ImageFields(TypedDict, total=False):
 
 
 class FPTImageProcessor(BaseImageProcessor):
-    """Images -> `pixel_values`: colours as the model has channels, resized, scaled and normalised.
+    """Images -> `pixel_values`: converted to grey or RGB, resized, scaled and normalised.
 
     `size`: pixels of one side, (height, width), or {"height": ..., "width": ...}; images of other sizes are resized to
     it, without keeping their proportions, or refused (`do_resize=False`). Photographs are turned upright by their EXIF
-    orientation, as transformers' pipelines open them. `num_channels`: 1 (grey: Pillow's mode L, ITU-R 601-2) or 3
-    (RGB); transparency is dropped. `resample`: Pillow's number of the filter (2: bilinear). Pixels
-    0..255 are multiplied by `rescale_factor`, then normalised with `image_mean` and `image_std`, one number or one for
-    each channel.
+    orientation, as in transformers' pipelines. `num_channels`: 1 (grey: Pillow's mode L, ITU-R 601-2) or 3 (RGB);
+    transparency is dropped. `resample`: Pillow's number of the filter (2: bilinear). Pixels 0..255 are multiplied by
+    `rescale_factor`, then normalised with `image_mean` and `image_std`, one number or one for each channel.
 
     Raises ValueError for values out of range, TypeError for a name that is no field.
     """
@@ -95,10 +94,10 @@ class FPTImageProcessor(BaseImageProcessor):
 
     @classmethod
     def get_image_processor_dict(cls, pretrained_model_name_or_path: Any, **kwargs) -> tuple[dict, dict]:
-        """As for every processor. Raises ValueError for a file that holds no fields by name, or too deep ones."""
+        """Read the file as every processor does. Raises ValueError for one without named fields, or too deep."""
         try:
             fields, unused = super().get_image_processor_dict(pretrained_model_name_or_path, **kwargs)
-        except (AttributeError, RecursionError, TypeError) as error:  # transformers' own, of what it read
+        except (AttributeError, RecursionError, TypeError) as error:  # raised by transformers for what it read
             raise ValueError(NO_FIELDS.format(pretrained_model_name_or_path)) from error
         if not isinstance(fields, dict):
             raise ValueError(NO_FIELDS.format(pretrained_model_name_or_path))
@@ -111,14 +110,14 @@ class FPTImageProcessor(BaseImageProcessor):
         input_data_format: str | None = None,
         **fields,
     ) -> BatchFeature:
-        """One image, or a list of them -> `pixel_values`, float32 (batch, channels, height, width).
+        """One image or a list of images -> `pixel_values`, float32 (batch, channels, height, width).
 
         An image is a PIL image of any mode, or a numpy array or torch tensor of whole numbers 0..255: (height, width),
-        (channels, height, width) or (height, width, channels), and one axis more for a batch. `input_data_format`
-        ("channels_first" or "channels_last") decides where a shape could be either. With `do_rescale=False`, an array
-        may also hold floats of any range; these must have the model's own size and channels.
+        (channels, height, width) or (height, width, channels), with one more axis for a batch. `input_data_format`
+        ("channels_first" or "channels_last") is needed if a shape could be either. With `do_rescale=False`, an array
+        may also hold floats of any range, of the model's own size and channels.
 
-        `return_tensors`: "pt" or "np" (also None: numpy). `fields` replace this processor's own for one call.
+        `return_tensors`: "pt", or "np" or None for numpy. `fields` replace this processor's own for one call.
         Raises ValueError for anything that is no such image.
         """
         if fields:
@@ -129,7 +128,7 @@ class FPTImageProcessor(BaseImageProcessor):
         return BatchFeature({"pixel_values": pixels * scale + shift}, tensor_type=return_tensors)
 
     def scale_and_shift(self) -> tuple[np.ndarray, np.ndarray]:
-        """What pixels are multiplied by, and what is then added: float32 (channels, 1, 1) each."""
+        """The factor for pixels and the number added afterwards: float32 (channels, 1, 1) each."""
         mean, std = np.array(self.image_mean), np.array(self.image_std)
         if not self.do_normalize:
             mean, std = np.zeros_like(mean), np.ones_like(std)
@@ -137,7 +136,7 @@ class FPTImageProcessor(BaseImageProcessor):
         return scale.astype(np.float32)[:, None, None], (-mean / std).astype(np.float32)[:, None, None]
 
     def _read(self, image: Any, layout: str | None) -> np.ndarray:
-        """One image: float32 (channels, height, width), not scaled yet."""
+        """Read one image: float32 (channels, height, width), not yet scaled."""
         if isinstance(image, Image.Image):
             image = ImageOps.exif_transpose(image)
             if image.mode in SIXTEEN_BITS:
@@ -172,12 +171,12 @@ class FPTImageProcessor(BaseImageProcessor):
         return array.astype(np.float32).transpose(2, 0, 1)
 
     def _fitting(self, image: Image.Image) -> Image.Image:
-        """An image of 8 bits a pixel in the model's mode and size."""
+        """Convert an image of 8 bits a pixel to the model's mode and size."""
         mode = MODES[self.num_channels]
         if image.mode != mode:
-            if "transparency" in image.info:  # of a palette: Pillow warns where it is dropped in one step
+            if "transparency" in image.info:  # in a palette: Pillow warns if one step drops it
                 image = image.convert("RGBA")
-            image = image.convert("RGB").convert(mode)  # by RGB, as pipelines open files
+            image = image.convert("RGB").convert(mode)  # through RGB, as pipelines open files
         height, width = self.size.values()
         if image.size != (width, height):
             if not self.do_resize or 0 in image.size:
@@ -199,7 +198,7 @@ def _as_list(images: Any) -> list:
 
 
 def _channels_last(array: np.ndarray, layout: str | None) -> np.ndarray:
-    """(height, width, channels) of an array in any layout."""
+    """Transpose an array of any layout to (height, width, channels)."""
     if layout not in (None, "channels_first", "channels_last"):
         raise ValueError(f"input_data_format is 'channels_first' or 'channels_last', got {layout!r}.")
     if array.ndim == 2:
@@ -221,7 +220,7 @@ def _channels_last(array: np.ndarray, layout: str | None) -> np.ndarray:
 
 
 def too_many_bits(image: Image.Image) -> str:
-    """Why an image of one of `WIDE_MODES` is refused, and how it fits in 8 bits; Pillow's `convert` saturates it."""
+    """The message for an image in one of `WIDE_MODES`: how to make it 8 bits, because Pillow's `convert` saturates."""
     return (
         f"images have 8 bits a pixel, but one has mode {image.mode}: convert it by the range of your values, as in "
         "Image.fromarray((np.asarray(image) / 65535 * 255).round().astype('uint8')), with your largest value in place "
@@ -230,12 +229,12 @@ def too_many_bits(image: Image.Image) -> str:
 
 
 def is_scaled(array: np.ndarray) -> bool:
-    """Whether an array of floats lies in 0..1, and not all of it at 0 (which is black in 0..255 too)."""
+    """Whether an array holds floats in 0..1 that are not all 0 (0 is black in 0..255 too)."""
     return np.issubdtype(array.dtype, np.floating) and array.size > 0 and array.min() >= 0 and 0 < array.max() <= 1
 
 
 def _eight_bits(array: np.ndarray) -> np.ndarray:
-    """uint8 (height, width[, channels]) of whole numbers 0..255."""
+    """Convert whole numbers 0..255 to uint8 (height, width[, channels]). Raises ValueError for other numbers."""
     if not (np.issubdtype(array.dtype, np.integer) or np.issubdtype(array.dtype, np.floating)):
         raise ValueError(f"an image's array holds whole numbers in 0..255, got {array.dtype}: convert it.")
     if is_scaled(array):
@@ -269,7 +268,7 @@ def _height_width(size: int | Sequence[int] | dict[str, int]) -> dict[str, int]:
 
 
 def _per_channel(name: str, values: float | Sequence[float], channels: int) -> list[float]:
-    """`values`, one number or one for each channel (also NumPy's and torch's), as plain numbers."""
+    """Turn `values`, one number or one per channel (also NumPy's or torch's), into a list of floats."""
     several = isinstance(values, (list, tuple))
     try:
         numbers = np.asarray([_plain(value) for value in values] if several else _plain(values))
@@ -288,5 +287,5 @@ def _above_zero(name: str, numbers: list[float]) -> list[float]:
 
 
 def _plain(value: Any) -> Any:
-    """A tensor's numbers as Python's: of any precision, on any device."""
+    """The values of a tensor as Python numbers; anything else unchanged."""
     return value.tolist() if isinstance(value, torch.Tensor) else value

@@ -1,4 +1,4 @@
-"""Images, each square patch a token. A patch holds its pixels row by row with the channels innermost."""
+"""Images: each square patch is a token. A patch holds its pixels row by row, with the channels innermost."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def height_width(config: PreTrainedConfig) -> tuple[int, int]:
-    """Pixels of an image's sides; a square's are one number in the configuration."""
+    """Height and width of an image in pixels; the configuration has one number for a square."""
     if isinstance(config.image_size, int):
         return config.image_size, config.image_size
     height, width = config.image_size
@@ -24,7 +24,7 @@ def height_width(config: PreTrainedConfig) -> tuple[int, int]:
 
 
 class ImagesProjection(Projection):
-    """`pixel_values` (batch, channels, height, width), cut into square patches read row by row."""
+    """Cuts `pixel_values` (batch, channels, height, width) into square patches, row by row."""
 
     input_name = "pixel_values"
 
@@ -52,6 +52,7 @@ class ImagesInput(InputType):
     needs = ("image_size", "num_channels", "patch_size")
     module = ImagesProjection
     modality = "image"
+    columns = ("image", "img", "pixels", "file", "path")
 
     def check(self, config: PreTrainedConfig) -> None:
         if isinstance(config.image_size, list) and len(config.image_size) != 2:
@@ -71,9 +72,14 @@ class ImagesInput(InputType):
         return config.num_channels * config.patch_size**2
 
     def processor(self, config: PreTrainedConfig, **settings: Any) -> "FPTImageProcessor":
-        from .image_processing_fpt import FPTImageProcessor  # which a loaded model does not need
+        from .image_processing_fpt import FPTImageProcessor  # a loaded model does not need it
 
         return FPTImageProcessor(config.image_size, config.num_channels, **settings)
+
+    def prepare(self, processor: Any, rows: Any) -> Any:
+        from .image_fitting import open_image
+
+        return processor([open_image(row, f"image {number}") for number, row in enumerate(rows)], return_tensors="pt")
 
     def describe(self, config: PreTrainedConfig) -> str:
         height, width = height_width(config)
@@ -87,7 +93,7 @@ class ImagesInput(InputType):
         return f"torch.zeros(1, {config.num_channels}, {height}, {width})"
 
     def usage(self, config: PreTrainedConfig, loading: Loading) -> str | None:
-        """None, too, for channels that Pillow has no pictures of."""
+        """As for every input; also None for a number of channels that Pillow has no mode for."""
         from .image_processing_fpt import MODES
 
         if loading.pipeline_tag is None or config.num_channels not in MODES:

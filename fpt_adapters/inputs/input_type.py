@@ -1,10 +1,10 @@
-"""What an input type is. Each has a file: its fields, its module, its processor, and its words in a model card."""
+"""The base class of input types. Each has a file: its fields, module, processor, and words for the model card."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedConfig
 
 from ..rules.policy_rules import PAPER_GROUPS
@@ -12,23 +12,23 @@ from ..rules.policy_rules import PAPER_GROUPS
 
 @dataclass(frozen=True)
 class Loading:
-    """What the code in a card that loads a model names."""
+    """The parts of the loading code in a card."""
 
     repo_id: str
     auto_class: str
-    pipeline_tag: str | None  # of the Hub; None: no pipeline of transformers does what the model does
-    base_argument: str  # ", base_model_name_or_path=..." where a loader must be told, else ""
+    pipeline_tag: str | None  # the Hub's name; None: there is no transformers pipeline for the model
+    base_argument: str  # ", base_model_name_or_path=..." if the loader must be told, else ""
     pipeline_arguments: str  # the same for a pipeline
     output_name: str
-    text: str  # a text that the tokenizer takes, as Python writes it
+    text: str  # a text that the tokenizer accepts, as a Python literal
 
 
 class InputType:
-    """An input type: a subclass in a file of its own, and an object of it in `INPUTS` under its name.
+    """An input type: a subclass in its own file, with an object of it in `INPUTS` under its name.
 
-    `needs`, `optional`: the fields of the configuration that it must or may declare, and no others. Those that
-    `FPTConfig` does not know are added to it. A field that is needed holds a whole number of at least 1, or a list of
-    them; `check` looks at all else.
+    `needs`, `optional`: the configuration fields that must or may be set for it; no others may. Those that `FPTConfig`
+    does not know are added to it. A field in `needs` holds a whole number of at least 1, or a list of them; `check`
+    checks everything else.
     """
 
     needs: tuple[str, ...] = ()
@@ -36,6 +36,8 @@ class InputType:
     module: type[nn.Module]  # raw inputs and their mask -> `Encoded`; see `Projection`
     modality: str | None = None  # "text" or "image" where pipelines of transformers read it
     step_is_token = False  # whether a batch has as many tokens as its inputs have steps
+    columns: tuple[str, ...] = ()  # what the column of raw inputs is usually called
+    whole_rows = False  # whether its processor takes rows of a table, and no single column
     native = False  # whether the backbone's own embeddings read it
     positions = "new"  # which it has where a configuration leaves that open, and the backbone has none
 
@@ -49,50 +51,54 @@ class InputType:
 
     @property
     def fields(self) -> tuple[str, ...]:
-        """The fields that a configuration may declare for it."""
+        """All configuration fields that may be set for this input type."""
         return self.needs + self.optional
 
     @property
     def argument(self) -> str:
-        """What `forward` calls it: "input_ids", "pixel_values" or "input_values"."""
+        """The name of the argument of `forward`: "input_ids", "pixel_values" or "input_values"."""
         return self.module.input_name
 
     def build(self, config: PreTrainedConfig, width: int) -> nn.Module:
-        """The module that makes embeddings of `width`."""
+        """Make the module that turns raw inputs into embeddings (batch, tokens, `width`)."""
         return self.module(config, width)
 
     def check(self, config: PreTrainedConfig) -> None:
-        """Raise ValueError for fields that do not fit each other; what is needed is there, and above 0."""
+        """Raise ValueError for fields that do not fit together; those in `needs` are set, and above 0."""
 
     def num_tokens(self, config: PreTrainedConfig) -> int:
-        """The most tokens that an example makes."""
+        """The most tokens that an example can have."""
         raise NotImplementedError
 
     def token_size(self, config: PreTrainedConfig) -> int:
-        """The numbers that a token's projection reads; for tokens, the rows of the table; natively none."""
+        """How many numbers the projection reads per token: of ids, the rows of the embedding table; natively 0."""
         raise NotImplementedError
 
-    def num_ids(self, config: PreTrainedConfig) -> int:
-        """How many ids there are, of an input that has ids."""
-        raise NotImplementedError
+    def wrong_ids(self, config: PreTrainedConfig, inputs: Tensor) -> tuple[Tensor, str] | None:
+        """Where ids in a batch's inputs are out of range, a mask (batch, ...), and what is wrong; None: nowhere."""
+        return None
 
     def processor(self, config: PreTrainedConfig, **settings: Any) -> Any:
-        """A processor that makes inputs which fit; `settings`: what the configuration cannot know.
+        """Make a processor for raw data; `settings`: arguments that the configuration does not know.
 
-        Raises ValueError where nothing but the data knows the processor, as for tokens.
+        Raises ValueError if only the data can tell which processor fits, as for tokens.
         """
         raise NotImplementedError
+
+    def prepare(self, processor: Any, rows: Any) -> Any:
+        """Run a model's processor over a batch of raw inputs: what `forward` takes, by name."""
+        return processor(rows, return_tensors="pt")
 
     def describe(self, config: PreTrainedConfig) -> str:
         """The input in words, for the card."""
         raise NotImplementedError
 
     def example(self, config: PreTrainedConfig) -> str:
-        """Python's code for a batch of one example."""
+        """Python code that makes a batch of one example."""
         raise NotImplementedError
 
     def usage(self, config: PreTrainedConfig, loading: Loading) -> str | None:
-        """A paragraph and code that go from raw data to answers, with the model's processor; None where none can."""
+        """Markdown with code that goes from raw data to answers, with the model's processor; None if none can."""
         return None
 
 

@@ -13,6 +13,7 @@ A base without learned positions (Llama, ModernBERT) gets none.
 from collections.abc import Sequence
 from typing import Any
 
+from torch import Tensor
 from transformers import PreTrainedConfig
 
 from ..backbones.native import PICTURES, WAVES
@@ -80,7 +81,7 @@ class NativeText(NativeInput):
     """Ids of the base's own vocabulary."""
 
     needs, optional, module = ("sequence_length",), ("pad_token_id",), TextReader
-    modality, step_is_token = "text", True
+    modality, step_is_token, columns = "text", True, ("text", "sentence")
     auto_class, processor_file = "AutoTokenizer", "tokenizer_config.json"
 
     def check(self, config: PreTrainedConfig) -> None:
@@ -89,7 +90,18 @@ class NativeText(NativeInput):
             raise ValueError(f"pad_token_id is an id of the base's {self.num_ids(config)}; got {config.pad_token_id}.")
 
     def num_ids(self, config: PreTrainedConfig) -> int:
+        """The size of the base's own vocabulary."""
         return config.base_model_config.vocab_size
+
+    def wrong_ids(self, config: PreTrainedConfig, inputs: Tensor) -> tuple[Tensor, str] | None:
+        count = self.num_ids(config)
+        wrong = (inputs < 0) | (inputs >= count)
+        if not wrong.any():
+            return None
+        return wrong, f"input_ids must lie in 0..{count - 1} (vocab_size={count}), got {inputs[wrong][0].item()}"
+
+    def prepare(self, processor: Any, rows: Any) -> Any:
+        return processor(list(rows), padding=True, truncation=True, return_tensors="pt")
 
     def describe(self, config: PreTrainedConfig) -> str:
         ids = thousands(self.num_ids(config))
@@ -146,6 +158,10 @@ class NativeSound(NativeInput):
 
     modality = "audio"
     auto_class, processor_file = "AutoFeatureExtractor", "preprocessor_config.json"
+
+    def prepare(self, processor: Any, rows: Any) -> Any:
+        """Of waves (samples,) at the base's own rate."""
+        return processor(list(rows), sampling_rate=processor.sampling_rate, padding=True, return_tensors="pt")
 
     def usage(self, config: PreTrainedConfig, loading: Loading) -> str:
         return f"""\

@@ -1,4 +1,4 @@
-"""From raw inputs to embeddings for the backbone: what the modules of all input types share.
+"""The input projection: raw inputs -> embeddings for the backbone. Input types share this module.
 
 Initialisation follows the paper's code: linear layers orthogonal with gain 1.41 and zero bias, token embeddings from
 N(0, 1), then dropout 0.1.
@@ -14,7 +14,7 @@ ORTHOGONAL_GAIN = 1.41
 
 
 class Projection(nn.Module):
-    """Numbers per token -> (batch, tokens, embedding width), then dropout. A subclass cuts its inputs into tokens."""
+    """A linear layer from each token's numbers to an embedding, then dropout. Subclasses cut inputs into tokens."""
 
     input_name = "input_values"
     beside: tuple[str, ...] = ()  # what `forward` may take beside it, and the mask
@@ -29,11 +29,11 @@ class Projection(nn.Module):
         self.dropout = Dropout(config.input_dropout)
 
     def to_tokens(self, inputs: Tensor, mask: Tensor | None) -> Encoded:
-        """Raw inputs -> `states` (batch, tokens, numbers per token), and all else that `Encoded` has room for."""
+        """Raw inputs -> an `Encoded` with `states` (batch, tokens, numbers per token), the token mask and the like."""
         raise NotImplementedError
 
     def forward(self, inputs: Tensor, mask: Tensor | None = None) -> Encoded:
-        """Raw inputs and their mask (None: all real) -> embeddings (batch, tokens, width) and token mask."""
+        """Raw inputs and their mask (None: all real) -> embeddings (batch, tokens, width) and the token mask."""
         encoded = self.to_tokens(inputs, mask)
         check_length(encoded.states.shape[1], self.config)
         tokens = encoded.states.to(self.projection.weight.dtype)  # (batch, tokens, numbers)
@@ -42,7 +42,7 @@ class Projection(nn.Module):
 
 
 def check_sequences(inputs: Tensor, steps: str, size_name: str, size: int) -> None:
-    """Raise ValueError for `input_values` that are not (batch, steps, size); a message calls the axes by the names."""
+    """Raise ValueError for `input_values` that are not (batch, steps, size); messages name axes by the arguments."""
     if inputs.ndim == 3 and inputs.shape[2] == size:
         return
     advice = ""
@@ -54,7 +54,7 @@ def check_sequences(inputs: Tensor, steps: str, size_name: str, size: int) -> No
 
 
 def without_padding(inputs: Tensor, mask: Tensor | None) -> Tensor:
-    """Inputs (batch, steps, numbers) with zeros for whatever lies under the mask (batch, steps), also NaN."""
+    """Inputs (batch, steps, numbers) with zeros where the mask (batch, steps) is 0, even in place of NaN."""
     return inputs if mask is None else inputs.masked_fill(mask[..., None] == 0, 0)
 
 

@@ -1,4 +1,4 @@
-"""Series: time series of several channels, each patch of steps a token."""
+"""Series: time series of several channels; each patch of steps is a token."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 
 class SeriesProjection(Projection):
-    """`input_values` (batch, steps, channels), or (batch, steps) for one channel, cut into overlapping patches.
+    """Cuts `input_values` (batch, steps, channels), or (batch, steps) for one channel, into overlapping patches.
 
-    The end is filled with zeros to a whole patch, so that no step is lost. `mask` (batch, steps) marks real steps; a
-    patch is real if it adds a real step to those of the patches before, so that padding a series adds none.
+    The last patch is filled with zeros, so that no step is lost. `mask` (batch, steps) is 1 for real steps; a patch is
+    real if it has a real step that no earlier patch has, so that padding a series adds no real patch.
     """
 
     def to_tokens(self, inputs: Tensor, mask: Tensor | None) -> Encoded:
@@ -46,6 +46,7 @@ class SeriesInput(InputType):
 
     needs = ("series_length", "num_channels", "patch_length", "patch_stride")
     module = SeriesProjection
+    columns = ("values", "series")
 
     def check(self, config: PreTrainedConfig) -> None:
         if config.patch_stride > config.patch_length:
@@ -61,10 +62,13 @@ class SeriesInput(InputType):
         return config.num_channels * config.patch_length
 
     def processor(self, config: PreTrainedConfig, **settings: Any) -> "FPTFeatureExtractor":
-        from .feature_extraction_fpt import FPTFeatureExtractor  # which a loaded model does not need
+        from .feature_extraction_fpt import FPTFeatureExtractor  # a loaded model does not need it
 
         patches = {"patch_length": config.patch_length, "patch_stride": config.patch_stride}
         return FPTFeatureExtractor(config.num_channels, config.series_length, **patches, **settings)
+
+    def prepare(self, processor: Any, rows: Any) -> Any:
+        return processor(rows, truncation=True, return_tensors="pt")
 
     def describe(self, config: PreTrainedConfig) -> str:
         patches = counted(config.num_tokens, "patch", "patches")
@@ -81,5 +85,5 @@ class SeriesInput(InputType):
 
 
 def _patches(steps: int, length: int, stride: int) -> int:
-    """How many patches so many steps make, the last one filled up."""
+    """The number of patches in `steps` steps, counting a last one that is filled up."""
     return -(-max(steps - length, 0) // stride) + 1

@@ -1,5 +1,7 @@
-"""The input types by what a configuration calls them. A new one is a file, and a row here."""
+"""The input types by their names in a configuration. A new one is a file, and a row here."""
 
+from .audio import AudioInput
+from .columns import ColumnsInput
 from .images import ImagesInput
 from .input_type import InputType
 from .native import NativeInput
@@ -12,5 +14,7 @@ INPUTS: dict[str, InputType] = {
     "tokens": TokensInput(),
     "images": ImagesInput(),
     "series": SeriesInput(),
+    "audio": AudioInput(),
+    "table": ColumnsInput(),
     "native": NativeInput(),
 }

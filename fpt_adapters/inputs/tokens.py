@@ -1,4 +1,4 @@
-"""Tokens: ids of a vocabulary, of texts or of whatever else has one, such as proteins."""
+"""Tokens: ids of a vocabulary, for texts or anything else that has one, such as proteins."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ from .projection import check_length
 
 
 class TokenEmbedding(nn.Module):
-    """`input_ids` (batch, tokens) -> a new embedding table, drawn from N(0, 1)."""
+    """A new embedding table for `input_ids` (batch, tokens), drawn from N(0, 1), then dropout."""
 
     input_name = "input_ids"
     beside: tuple[str, ...] = ()
@@ -46,6 +46,7 @@ class TokensInput(InputType):
     optional = ("pad_token_id",)
     module = TokenEmbedding
     modality = "text"
+    columns = ("text", "sentence", "sequence", "seq")
     step_is_token = True
 
     def check(self, config: PreTrainedConfig) -> None:
@@ -60,17 +61,24 @@ class TokensInput(InputType):
     def token_size(self, config: PreTrainedConfig) -> int:
         return config.vocab_size
 
-    def num_ids(self, config: PreTrainedConfig) -> int:
-        return config.vocab_size
+    def wrong_ids(self, config: PreTrainedConfig, inputs: Tensor) -> tuple[Tensor, str] | None:
+        wrong = (inputs < 0) | (inputs >= config.vocab_size)
+        if not wrong.any():
+            return None
+        rule = f"0..{config.vocab_size - 1} (vocab_size={config.vocab_size})"
+        return wrong, f"input_ids must lie in {rule}, got {inputs[wrong][0].item()}"
 
     def processor(self, config: PreTrainedConfig, **settings: Any) -> None:
         raise ValueError("Which text has which ids is up to the data: give the model the tokenizer that made them.")
+
+    def prepare(self, processor: Any, rows: Any) -> Any:
+        return processor(list(rows), padding=True, truncation=True, return_tensors="pt")
 
     def describe(self, config: PreTrainedConfig) -> str:
         return f"up to {counted(config.num_tokens, 'token id')} out of {thousands(config.vocab_size)}."
 
     def example(self, config: PreTrainedConfig) -> str:
-        fill = "ones" if config.pad_token_id == 0 else "zeros"  # an id that is no padding
+        fill = "ones" if config.pad_token_id == 0 else "zeros"  # not the padding id
         return f"torch.{fill}(1, {config.sequence_length}, dtype=torch.long)"
 
     def usage(self, config: PreTrainedConfig, loading: Loading) -> str | None:

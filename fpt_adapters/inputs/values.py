@@ -1,4 +1,4 @@
-"""Values: sequences of numbers, each step a token, for example bits."""
+"""Values: sequences of numbers; each step is a token. For example bits."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class ValuesProjection(Projection):
-    """`input_values` (batch, tokens, input_size)."""
+    """Projects `input_values` (batch, tokens, input_size)."""
 
     def to_tokens(self, inputs: Tensor, mask: Tensor | None) -> Encoded:
         check_sequences(inputs, "tokens", "input_size", self.config.input_size)
@@ -23,10 +23,11 @@ class ValuesProjection(Projection):
 
 
 class ValuesInput(InputType):
-    """Sequences of `input_size` numbers a step."""
+    """Sequences with `input_size` numbers per step."""
 
     needs = ("sequence_length", "input_size")
     module = ValuesProjection
+    columns = ("values", "series")
     step_is_token = True
 
     def num_tokens(self, config: PreTrainedConfig) -> int:
@@ -36,7 +37,7 @@ class ValuesInput(InputType):
         return config.input_size
 
     def processor(self, config: PreTrainedConfig, **settings: Any) -> "FPTFeatureExtractor":
-        from .feature_extraction_fpt import FPTFeatureExtractor  # which a loaded model does not need
+        from .feature_extraction_fpt import FPTFeatureExtractor  # a loaded model does not need it
 
         return FPTFeatureExtractor(config.input_size, config.sequence_length, **settings)
 
@@ -51,7 +52,7 @@ class ValuesInput(InputType):
 
 
 def numbers_usage(loading: Loading, shape: str, axes: str) -> str:
-    """The usage of a model that an `FPTFeatureExtractor` reads numbers for: an array of `shape`, with named `axes`."""
+    """The card's usage code for inputs of an `FPTFeatureExtractor`: an array of `shape`, whose axes are `axes`."""
     return f"""\
 From numbers as they come to answers:
 

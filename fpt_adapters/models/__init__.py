@@ -1,1 +1,1 @@
-"""What all models share: building on a base, loading, saving and pushing."""
+"""The base class of all models: building on a base, loading, saving and pushing."""

@@ -30,9 +30,9 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 class Base:
     """A frozen backbone that a model is made on.
 
-    `config`: what was asked for, filled in with what was found, such as fingerprint, dtype, positions and adapter.
-    `fingerprints`: of its weights as stored, by kind. `shared`: whether other models have the same memory.
-    `processor`: what makes native inputs of raw data, where it lies beside the base.
+    `config`: the requested one, filled in with what was found: fingerprint, dtype, positions, adapter and the like.
+    `fingerprints`: of the stored weights, by kind. `shared`: whether other models share its memory.
+    `processor`: what makes native inputs of raw data, if it lies beside the base.
     """
 
     backbone: PreTrainedModel
@@ -51,12 +51,12 @@ def build_base(
     device_map: DeviceMap | None = None,
     peft_config: "PeftConfig | dict[str, Any] | str | None" = None,
 ) -> Base:
-    """Build the backbone that `config` describes, which stays as it is.
+    """Build the backbone that `config` describes; `config` itself is not changed.
 
-    `source`, `hub_kwargs`: where its weights are: a folder, a Hub id, a `FrozenBase`, or None: drawn from the seed.
-    Those of a `FrozenBase` are shared, and have its dtype and attention. `attn_implementation`: which attention runs
-    in it (None: the one that `config` names, as its caller may have it do, or else the fastest). `peft_config`: the
-    adapter to put on it, in any form that `from_backbone` takes (None: the config's, if any).
+    `source`, `hub_kwargs`: where the weights are: a folder, a Hub id, a `FrozenBase`, or None to draw them from the
+    seed. A `FrozenBase` shares its weights, dtype and attention. `attn_implementation`: which attention runs (None:
+    the one in `config`, if its caller set one, else the fastest). `peft_config`: the adapter to add, in any form that
+    `from_backbone` takes (None: the config's, if any).
     Raises ValueError for another dtype, a config without a backbone's, new modules larger than the memory, and what
     `build_backbone` and `add_adapter` refuse; OSError where the base is not found; RuntimeError on the meta device.
     """
@@ -68,7 +68,7 @@ def build_base(
         raise ValueError(f"dtype is one of {', '.join(DTYPES)}; got {dtype!r}.")
     if config.base_model_config is None:
         raise ValueError("FPTConfig needs base_model_config, the backbone's own configuration.")
-    named = config.base_model_config._attn_implementation  # which a copy forgets
+    named = config.base_model_config._attn_implementation  # a copy loses it
     config = copy.deepcopy(config)
     base_config = config.base_model_config
     config._attn_implementation = attn_implementation or {"": config._attn_implementation, "base_model_config": named}
@@ -111,7 +111,7 @@ def build_base(
     if config.pooling == "auto":
         from ..backbones.causality import is_causal
 
-        with DefaultDtype(torch.float32):  # in which frozen weights and new ones may meet
+        with DefaultDtype(torch.float32):  # the embeddings' dtype, whatever the process's default is
             config.pooling = "last" if is_causal(backbone) else "mean"
     return Base(backbone, config, found, shared)
 
@@ -123,7 +123,7 @@ def _check_new_modules(config: FPTConfig, width: int) -> None:
 
 
 def _fetch(name_or_path: str, hub_kwargs: dict[str, Any]) -> Path:
-    """As `fetch_base`. Raises ValueError for a source that holds a peft adapter too, which changes its weights."""
+    """Fetch a base as `fetch_base` does. Raises ValueError if a peft adapter is with it, which changes the weights."""
     adapter = find_adapter_config_file(name_or_path, **hub_kwargs)
     if adapter is not None:
         raise ValueError(

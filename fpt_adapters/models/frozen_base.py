@@ -25,17 +25,17 @@ if TYPE_CHECKING:
     from ..adapters.peft_api import PeftConfig
 
 BASE_PLACE = "Give from_backbone the base's folder, or its Hub id, such as 'openai-community/gpt2'."
-# What a configuration says of the frozen weights, which is the same for all models on one base.
+# The configuration fields about the frozen weights, which are the same for all models on one base.
 SETTLED = ("backbone_init", "backbone_init_seed", "backbone_init_scheme", "backbone_layers", "base_quantization")
-NEUTRAL = {"input_type": "values", "input_size": 1, "sequence_length": 1}  # of no model
-LONG = 2**16  # samples or tokens, of no model either
+NEUTRAL = {"input_type": "values", "input_size": 1, "sequence_length": 1}  # a placeholder input
+LONG = 2**16  # samples or tokens of a placeholder
 
 
 @dataclass(frozen=True)
 class FoundBase:
-    """Where a base is, and its own configuration."""
+    """A base that was found: where it is, and its own configuration."""
 
-    source: "str | FrozenBase | None"  # None: it is a configuration, which has no weights
+    source: "str | FrozenBase | None"  # None: only a configuration, without weights
     config: PreTrainedConfig
     base_model: str | None = None  # its Hub id
     commit: str | None = None
@@ -48,7 +48,7 @@ def find_base(
     revision: str | None,
     **hub_kwargs: Any,
 ) -> FoundBase:
-    """Look a base up, on the Hub at one commit. Raises OSError, and ValueError for a delta."""
+    """Find a base; on the Hub, at one fixed commit. Raises OSError, and ValueError for a delta."""
     if isinstance(name_or_path, FrozenBase):
         own = name_or_path.config
         return FoundBase(name_or_path, own.base_model_config, own.base_model, own.base_model_revision)
@@ -77,7 +77,7 @@ def build_on(
     """Build the backbone that `config` describes on a base that was found; the arguments are `build_base`'s."""
     config = copy.deepcopy(config)
     config.base_model, config.base_model_revision = found.base_model, found.commit
-    config.base_model_config.name_or_path = found.base_model or ""  # and never a local path
+    config.base_model_config.name_or_path = found.base_model or ""  # never a local path
     config.base_model_fingerprint = None
     config.check()
     source = found.source
@@ -96,20 +96,20 @@ def _native(base_config: PreTrainedConfig) -> dict[str, Any]:
 
 
 class FrozenBase:
-    """The frozen weights under any number of models, which are built and loaded on it in place of a folder or an id.
+    """Frozen weights that any number of models share; pass it wherever a base's folder or Hub id is expected.
 
         base = FrozenBase.from_pretrained("openai-community/gpt2")
         digits = AutoModelForImageClassification.from_pretrained("org/digits", base_model_name_or_path=base)
         letters = AutoModelForImageClassification.from_pretrained("org/letters", base_model_name_or_path=base)
 
-    Each model has modules of its own, and memory for what it trains; all else is this one copy, which a model that
-    trains the groups of its `trainable` leaves as it is. Models on one base may be used in several threads at once.
-    (What changes a frozen weight by hand changes it for all, as peft's `merge_adapter` does: the next load refuses.)
+    Each model has its own modules, and its own memory for what it trains; everything else is this one copy, which
+    training does not change. Models on one base may be used in several threads at once. (Code that changes a frozen
+    weight, such as peft's `merge_adapter`, changes it for all models: the next load then raises ValueError.)
     """
 
     def __init__(self, base: Base):
         self._base = base
-        self._kept = fingerprints(base.backbone)  # of the weights as they are kept, in the dtype that was chosen
+        self._kept = fingerprints(base.backbone)  # of the weights in memory, in the chosen dtype
 
     @classmethod
     def from_pretrained(
@@ -127,12 +127,12 @@ class FrozenBase:
         native: bool = False,
         **settings: Any,
     ) -> "FrozenBase":
-        """Read a base. The arguments are those of `from_backbone`; `settings`: its fields such as `backbone_init`.
+        """Read a base. Arguments as for `from_backbone`; `settings`: its fields for the base, such as `backbone_init`.
 
         `native`: for models of `input_type="native"`. A text base serves those and all others, whatever it says here;
         one of pictures or sound serves either these or those.
 
-        Raises as `from_backbone`, and TypeError for a field that says nothing of the frozen weights.
+        Raises as `from_backbone` does, and TypeError for a field that does not concern the frozen weights.
         """
         if wrong := sorted(settings.keys() - {*SETTLED}):
             raise TypeError(f"{wrong[0]} says nothing of the frozen weights: a FrozenBase takes {', '.join(SETTLED)}.")

@@ -35,8 +35,8 @@ def load_base(
 ) -> Base:
     """Load the base that `config` names, or the one at `override`, and check that it is the one trained on.
 
-    Raises DeltaError for another base, for one that nobody can find (a local folder), and for a download that came
-    damaged; for a base that is missing or private, the Hub's own error, which says that it is about the base.
+    Raises DeltaError for another base, for one without a Hub id if no `override` is given, and for a damaged download;
+    for a missing or private base the Hub client's own error, which says that it is about the base.
     """
     if not TRAVELS:
         from .frozen_base import FrozenBase

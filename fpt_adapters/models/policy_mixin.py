@@ -1,4 +1,4 @@
-"""The freezing policy of a model: which group each parameter is in, which groups train, where a delta has them."""
+"""The freezing policy of a model: each parameter's group, which groups train, and where a delta has them."""
 
 from typing import TYPE_CHECKING
 

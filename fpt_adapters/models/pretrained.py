@@ -1,6 +1,6 @@
-"""`FPTPreTrainedModel`: building on a backbone, and loading the delta; the policy and saving are mixins.
+"""`FPTPreTrainedModel`, the base class of all models: building on a backbone, and loading a delta.
 
-What the models share; the networks themselves are in modeling_fpt.py.
+The freezing policy and saving are mixins; the networks themselves are in modeling_fpt.py.
 """
 
 import copy
@@ -44,7 +44,7 @@ DELTA_PLACE = "Give from_pretrained the delta's folder, or its Hub id."
 
 
 class FPTPreTrainedModel(PolicyMixin, SavingMixin, PeftMixin, PreTrainedModel):
-    """What all models of this library share: building, the freezing policy, saving and loading the delta."""
+    """The base class of all models of this library: building, the freezing policy, saving and loading the delta."""
 
     config: FPTConfig
     config_class = FPTConfig
@@ -52,8 +52,8 @@ class FPTPreTrainedModel(PolicyMixin, SavingMixin, PeftMixin, PreTrainedModel):
     supports_gradient_checkpointing = True
     accepts_loss_kwargs = True  # the loss divides by Trainer's num_items_in_batch
     headless = False  # whether this is the model without a head
-    processor: Any = None  # what makes this model's inputs of raw data; travels with it
-    card: Any = None  # an `FPTCard`: what the model card says beyond what the model itself knows
+    processor: Any = None  # makes this model's inputs from raw data; pushed with it
+    card: Any = None  # an `FPTCard`: facts for the model card that the model itself does not know
     origin: Origin | None = None  # where the delta was loaded from
     _supports_sdpa = True
     _supports_flash_attn = True
@@ -66,21 +66,21 @@ class FPTPreTrainedModel(PolicyMixin, SavingMixin, PeftMixin, PreTrainedModel):
         keep_plain_states(self)
 
     def init_weights(self) -> None:
-        """Nothing: the backbone arrives with its weights, and new modules draw theirs as they are built."""
+        """Do nothing: the backbone has its weights already, and new modules draw theirs when they are built."""
 
     @property
     def fpt_model(self) -> PreTrainedModel:
-        """The headless model: `self`, or the one under the head."""
+        """The model without its head: `self`, or `self.fpt`."""
         return self if self.headless else self.fpt
 
     @property
     def _prefix(self) -> str:
-        """What the headless model's parameter names begin with here."""
+        """The prefix of the headless model's parameter names in this model."""
         return "" if self.headless else self.base_model_prefix + "."
 
     @property
     def backbone_prefix(self) -> str:
-        """What the names of the backbone's parameters begin with here."""
+        """The prefix of the backbone's parameter names in this model."""
         return self._prefix + "backbone."
 
     def get_input_embeddings(self) -> nn.Module:
@@ -90,7 +90,7 @@ class FPTPreTrainedModel(PolicyMixin, SavingMixin, PeftMixin, PreTrainedModel):
         return getattr(self.fpt_model.input_projection, self._embeddings_name)
 
     def set_input_embeddings(self, value: nn.Module) -> None:
-        """Put a module in that place, which `resize_token_embeddings` does; a table's rows are then the vocabulary."""
+        """Replace that module, as `resize_token_embeddings` does; a table's rows then become `vocab_size`."""
         if self.config.input.native:
             raise ValueError(
                 "Native input has the base's own embeddings: resize and save the base, and build on that."
@@ -106,22 +106,22 @@ class FPTPreTrainedModel(PolicyMixin, SavingMixin, PeftMixin, PreTrainedModel):
     # Activation checkpointing
 
     def _set_gradient_checkpointing(self, enable: bool = True, **kwargs: Any) -> None:
-        """What transformers calls to turn it on or off (no public hook is in all its versions): check it first."""
+        """Check that checkpointing is possible, then turn it on or off (transformers has no public hook for it)."""
         if enable:
             from ..backbones.activation_checkpointing import check_checkpointable, trains
 
             backbone, projection = self.fpt_model.backbone, self.fpt_model.input_projection
             check_checkpointable(backbone)
             if trains(backbone) and not trains(projection):
-                self.enable_input_require_grads()  # or a reentrant checkpoint gives no gradient to what is inside it
+                self.enable_input_require_grads()  # else a reentrant checkpoint gives no gradient to its inside
         super()._set_gradient_checkpointing(enable, **kwargs)
 
     # Attention
 
     def set_attn_implementation(self, attn_implementation: str | dict[str, str], **kwargs: Any) -> None:
-        """As of every transformers model: the backbone decides, and the configuration then says what runs in it.
+        """Set the backbone's attention; the configuration then names the one that runs.
 
-        `attn_implementation`: a name, or a dict that has it for "base_model_config" or, there being one, for "".
+        `attn_implementation`: a name, or a dict with a name for "base_model_config" or for "".
         """
         if isinstance(attn_implementation, dict):
             named = attn_implementation.get("", self.config._attn_implementation)
@@ -155,20 +155,20 @@ class FPTPreTrainedModel(PolicyMixin, SavingMixin, PeftMixin, PreTrainedModel):
         `name_or_path`: a Hub id, a local folder, a `FrozenBase` that models share, or (for `backbone_init="random"`) a
         transformers configuration.
         `config` or `fields`: an `FPTConfig` (copied), or its fields, such as `input_type="images"`.
-        `base_model`: the Hub id that a local folder is a copy of; a path itself is never written into the config, so
-        without it a loader must be told `base_model_name_or_path`.
+        `base_model`: the Hub id that a local folder is a copy of; paths are never written into the config, so without
+        it `base_model_name_or_path` is needed to load the delta.
         `revision`, `token`, `cache_dir`, `local_files_only`: for the Hub, as everywhere in transformers.
-        `dtype`: to keep the frozen weights in (None: as stored); what trains is fp32.
+        `dtype`: of the frozen weights (None: as stored); what trains is fp32.
         `quantization_config`: quantise the frozen linear layers to 8 or 4 bits as they are loaded; bitsandbytes only.
-        `device_map`: where the backbone goes as it is loaded, for one that a single device cannot hold: "auto", a
-        device, or a dict of module names; not to disk, and not to CPU and accelerators at once.
+        `device_map`: where the backbone is loaded, for one that a single device cannot hold: "auto", a device, or a
+        dict of module names; not on disk, and not on CPU and accelerators at once.
         `peft_config`: an adapter on frozen layers, trained and saved with the rest: a peft configuration, its settings
-        as a dict, or a method's name, such as "lora"; where it names no layers, peft's own for the family.
+        as a dict, or a method's name, such as "lora"; if it names no layers, peft's defaults for the family.
 
         For `input_type="native"` the tokenizer or processor that lies beside the base becomes the model's `processor`.
 
-        Raises ValueError for a backbone that cannot serve or an input that does not fit, TypeError for an unknown
-        field, OSError where the backbone cannot be found, ImportError to quantise without bitsandbytes, RuntimeError
+        Raises ValueError for a model that cannot be a backbone or an input that does not fit, TypeError for an unknown
+        field, OSError if the backbone cannot be found, ImportError to quantise without bitsandbytes, RuntimeError
         under `torch.device("meta")` or accelerate's `init_empty_weights`.
         """
         from .untrained import untrained_base
@@ -210,17 +210,16 @@ class FPTPreTrainedModel(PolicyMixin, SavingMixin, PeftMixin, PreTrainedModel):
         """Load base and delta, checked: the base's fingerprint, and every tensor of the delta.
 
         `pretrained_model_name_or_path`: the delta's folder or Hub id. `base_model_name_or_path`: where the base is,
-        instead of the Hub id and commit that the delta names, or a `FrozenBase` that several models share; its weights
-        must be the same. `dtype`: to keep the frozen weights in (None: as in training). `quantization_config`: how to
+        instead of the Hub id and commit that the delta names, or a `FrozenBase` that several models share; it must
+        have the same weights. `dtype`: of the frozen weights (None: as in training). `quantization_config`: how to
         quantise them (None: as in training; False: not at all). `device_map`: as for `from_backbone`. `kwargs`:
-        `revision`, `subfolder`, `token` and the like for the delta (of these, only `cache_dir` and `local_files_only`
-        also serve the base), and fields of `FPTConfig`; what else transformers' models take is ignored where it
-        changes nothing, or refused by name.
+        `revision`, `subfolder`, `token` and the like for the delta (only `cache_dir` and `local_files_only` are also
+        used for the base), and fields of `FPTConfig`. Other arguments of transformers' models are ignored if they
+        change nothing here, else refused by name.
 
-        Raises DeltaError (a ValueError) for a delta or a base that is not the one meant or came damaged; where either
-        cannot be found, an OSError that says which of the two (the Hub client's own where there is one); ImportError
-        for a quantised base without bitsandbytes; RuntimeError under `torch.device("meta")` or accelerate's
-        `init_empty_weights`.
+        Raises DeltaError (a ValueError) for a wrong or damaged delta or base; an OSError that says which of the two
+        cannot be found (the Hub client's own if there is one); ImportError for a quantised base without bitsandbytes;
+        RuntimeError under `torch.device("meta")` or accelerate's `init_empty_weights`.
         """
         kwargs = take_stock_arguments(kwargs, IGNORED_LOADING, REFUSED_LOADING)
         dtype = kwargs.pop("torch_dtype", None) if dtype is None else dtype
@@ -266,7 +265,7 @@ class FPTPreTrainedModel(PolicyMixin, SavingMixin, PeftMixin, PreTrainedModel):
         return model
 
     def _join_devices(self) -> None:
-        """Put the new modules beside the backbone's inputs and outputs, and tell Trainer of several devices."""
+        """Move the new modules to the backbone's device, and set `hf_device_map` for Trainer if there are several."""
         backbone, prefix = self.fpt_model.backbone, self.backbone_prefix
         parameters, device = named_parameters(self), device_of(backbone)
         for name, parameter in parameters.items():
@@ -288,7 +287,7 @@ class FPTPreTrainedModel(PolicyMixin, SavingMixin, PeftMixin, PreTrainedModel):
 
 
 def _name_places(model: FPTPreTrainedModel, state_dict: dict[str, Tensor], prefix: str, *_) -> None:
-    """Before `load_state_dict`: give the tensors of a delta's file, as Trainer reads one, their names in the model."""
+    """A pre-hook of `load_state_dict`: rename a delta file's tensors, which Trainer reads, to names in the model."""
     known = {*named_parameters(model, remove_duplicate=False), *named_buffers(model)}
     others = [
         key for key in state_dict if key.startswith(prefix) and plain_name(key.removeprefix(prefix)) not in known

@@ -18,7 +18,7 @@ from ..rules.depth import first_layers
 from ..torch_utils.plain_names import named_parameters, plain_state
 from ..torch_utils.sharding import refuse_sharded
 
-POSITION_SEED = 0  # draws the rows of positions that the training did without
+POSITION_SEED = 0  # draws the rows of positions that the training did not use
 
 
 def write_backbone(backbone: PreTrainedModel, config: FPTConfig, directory: str | os.PathLike) -> None:
@@ -57,7 +57,7 @@ def _own_config(config: FPTConfig) -> PreTrainedConfig:
     base_config = copy.deepcopy(config.base_model_config)
     if config.backbone_layers is not None:
         base_config = first_layers(base_config, config.backbone_layers)
-    base_config.name_or_path = ""  # the weights are others
+    base_config.name_or_path = ""  # the weights are no longer the base's
     return base_config
 
 

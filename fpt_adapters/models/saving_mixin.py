@@ -35,7 +35,7 @@ class SavingMixin:
         self._with_code = value
 
     def _ignore_on_save(self, saved: Collection[str]) -> None:
-        """Tell Trainer which keys a checkpoint lacks on purpose, so that its resume neither warns nor hides others."""
+        """Tell Trainer which keys a checkpoint lacks on purpose, so that it warns only of others when it resumes."""
         names = {*named_parameters(self, remove_duplicate=False), *persistent_buffers(self)}
         self._keys_to_ignore_on_save = names.difference(saved)
 
@@ -50,19 +50,19 @@ class SavingMixin:
         }
 
     def delta_tensors(self, state_dict: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
-        """What a checkpoint holds: all that the base cannot give back.
+        """The tensors of a checkpoint, by name: everything that cannot be taken from the base.
 
-        These are the trained parameters, the new modules' parameters (input, head, new positions) even where they do
-        not train, and buffers that training changed. Values come from `state_dict` where given (Trainer passes
-        gathered ones). Raises KeyError if one is missing there, ValueError where peft wraps the model or has merged an
-        adapter into its base.
+        These are the trained parameters, the new modules' parameters (input, head, new positions) even if they do not
+        train, and buffers that training changed. Values come from `state_dict` if given (Trainer passes gathered
+        ones). Raises KeyError if one is missing there, ValueError if peft wraps the model or has merged an adapter
+        into its base.
         """
         self._refuse_wrapped()
         tensors = self._delta_parameters(named_parameters(self))
         for name, buffer in running_statistics(self).items():
             if tensor_digest(buffer) != self._base_buffer_digests[name]:
                 tensors[name] = buffer
-        if state_dict is not None:  # gathered in half precision by some back ends, held so by others
+        if state_dict is not None:  # some back ends gather, and some hold, the values in half precision
             state_dict = plain_state(state_dict)
             dtypes = {name: torch.promote_types(t.dtype, state_dict[name].dtype) for name, t in tensors.items()}
             tensors = {name: state_dict[name].to(dtype) for name, dtype in dtypes.items()}
@@ -82,15 +82,15 @@ class SavingMixin:
     ) -> None:
         """Write `config.json` and `model.safetensors`, which holds exactly `delta_tensors`. No network is needed.
 
-        The tensors are saved in float32, whatever the model was cast to by hand (float64 is rounded, with a warning);
-        `config.dtype` becomes the dtype that the frozen weights have then, which a loader gives them again.
+        The tensors are saved in float32, whatever dtype the model was cast to (float64 is rounded, with a warning);
+        `config.dtype` becomes the present dtype of the frozen weights, which loading restores.
 
-        `with_code`: copy the library's code too, for machines without it (None: as the last time; a model that runs
-        from a repo's own code keeps carrying it). `push_to_hub`, `token` and `push_kwargs` (`repo_id` ...): also call
-        `push_to_hub`. What else callers pass to every model is accepted where it changes nothing, such as
+        `with_code`: save the library's code too, for machines without it (None: as the last time; a model that runs
+        from a repo's own code always saves it). `push_to_hub`, `token` and `push_kwargs` (`repo_id` ...): also call
+        `push_to_hub`. Other arguments that transformers' models take are accepted if they change nothing, such as
         `max_shard_size` (a delta is always one file), `save_function` and `safe_serialization=True`.
 
-        Raises DeltaError where `save_directory` holds another kind of model, ValueError for a tensor that is empty
+        Raises DeltaError if `save_directory` holds another kind of model, ValueError for a tensor that is empty
         (sharded, and not gathered) or not finite, and for `variant` and `safe_serialization=False`.
         """
         push_kwargs = take_stock_arguments(push_kwargs | {"variant": variant}, IGNORED_SAVING, REFUSED_SAVING)
@@ -122,7 +122,7 @@ class SavingMixin:
         if infinite:
             raise ValueError(f"{infinite[0]} is not finite: training diverged, and nothing was saved.")
         self._ignore_on_save(tensors)
-        if state_dict is None or len(state_dict) > len(tensors):  # back ends that cast as they train give no more
+        if state_dict is None or len(state_dict) > len(tensors):  # back ends that cast the base give no more
             self.note_dtype()
         self.config.architectures = [written_class(self).__name__]
         vars(self.config).pop("auto_map", None)
@@ -132,23 +132,23 @@ class SavingMixin:
         return {places[name]: tensor for name, tensor in tensors.items()}
 
     def note_dtype(self) -> None:
-        """Write into the configuration the dtype that the frozen weights have now: `half()` may have cast them."""
+        """Write the frozen weights' present dtype into the configuration, because `half()` may have cast them."""
         dtype = frozen_dtype(self.fpt_model.backbone)
         if self.config.base_quantization is None:
             self.config.dtype = dtype if dtype in DTYPES.values() else torch.float32
 
     def save_backbone(self, save_directory: str | os.PathLike, is_main_process: bool = True) -> None:
-        """Write the backbone as an ordinary transformers checkpoint, with its present weights: a base for new deltas.
+        """Save the backbone with its present weights as an ordinary transformers checkpoint: a base for new deltas.
 
         `save_directory`, a new or empty folder, gets `config.json`, the base's own configuration, and weights in
-        float32, which `from_backbone` and transformers' Auto classes load (for T5: AutoModelForTextEncoding). What the
-        backbone does not use here has no trained value: positions beyond this model's tokens are drawn from N(0,
-        initializer_range) with a fixed seed, a pooler is left out, token embeddings are as they came. An adapter is
-        merged into the layers it is on. Input projection, head and positions of `positions="new"` are not the
-        backbone's and are left to `save_pretrained`.
+        float32, which `from_backbone` and transformers' Auto classes load (for T5: AutoModelForTextEncoding). Parts
+        that the backbone does not use here have no trained values: positions beyond this model's tokens are drawn from
+        N(0, initializer_range) with a fixed seed, a pooler is left out, token embeddings are the base's. An adapter is
+        merged into its layers. Input projection, head and new positions (`positions="new"`) are not part of the
+        backbone; `save_pretrained` saves them.
 
-        Raises ValueError for a folder that holds something, weights that are empty (sharded, and not gathered) or not
-        finite, and a backbone that is a part of a model (an image model's layers, BART's encoder).
+        Raises ValueError for a folder that is not empty, weights that are empty (sharded, and not gathered) or not
+        finite, and a backbone that is only a part of a model (an image model's layers, BART's encoder).
         """
         from .saved_backbone import write_backbone
 
@@ -171,12 +171,12 @@ class SavingMixin:
     ) -> CommitInfo:
         """Upload configuration, delta, processor and card with its pictures to a Hub repo, in one commit.
 
-        The repo is made if missing. `with_code` and `max_shard_size`: as for `save_pretrained`; `tags`: for the card;
-        the others are those of every transformers model. Processor and card are `self.processor` and `self.card`
-        (FPTTrainer sets both), or those that lay beside the delta this model was loaded from. A model that runs from a
+        The repo is created if it is missing. `with_code` and `max_shard_size`: as for `save_pretrained`; `tags`: for
+        the card; the others as for every transformers model. Processor and card are `self.processor` and `self.card`
+        (FPTTrainer sets both), or those beside the delta that this model was loaded from. A model that runs from a
         repo's own code uploads configuration, delta and code, and transformers' own card.
 
-        Raises ValueError, before anything is sent, for a base that has no Hub id; the Hub client's errors.
+        Raises ValueError, before anything is sent, if the base has no Hub id, and the Hub client's errors.
         """
         check_shareable(self.config)
         if with_code is not None:

@@ -36,7 +36,7 @@ def untrained_base(
     device_map: DeviceMap | None,
     peft_config: "PeftConfig | dict[str, Any] | str | None",
 ) -> Base:
-    """Build the backbone of a new model, with its configuration: arguments and errors of `from_backbone`."""
+    """Build the backbone and the configuration of a new model. Arguments and errors as for `from_backbone`."""
     fields = take_stock_arguments(fields, IGNORED_LOADING, {})
     if config is not None and fields:
         raise TypeError(f"Give from_backbone either a config or fields; got a config and {sorted(fields)}.")

@@ -1,1 +1,1 @@
-"""What a configuration may say: it may come from a stranger, and chooses no code, no files, no absurd sizes."""
+"""Rules for configurations, which strangers may have written: they can choose no code, no files, no absurd sizes."""

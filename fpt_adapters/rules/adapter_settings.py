@@ -11,7 +11,7 @@ from typing import Any
 from .config_rules import MAX_LAYERS
 from .ranges import short
 
-NAME = "fpt_delta"  # of the one adapter that a delta has: peft's own calls name theirs "default"
+NAME = "fpt_delta"  # name of a delta's only adapter: peft's own calls name theirs "default"
 # peft's methods that wrap linear layers one by one, leave the base's weights as they are, and need nothing of the
 # training loop.
 METHODS = (
@@ -31,9 +31,9 @@ METHODS = (
     "waveft",
 )
 LAYER_FIELDS = ("feedforward_modules", "target_modules")
-PATTERN_FIELDS = ("alpha_pattern", "rank_pattern")  # a number for layers whose path ends like this
-# Settings that take weights, data or classes from elsewhere, or train what `trainable` should name; so do all that are
-# called ..._config.
+PATTERN_FIELDS = ("alpha_pattern", "rank_pattern")  # end of a layer's path -> a number
+# Settings that take weights, data or classes from elsewhere, or train what `trainable` should name. So do all whose
+# name ends in _config.
 ELSEWHERE = (
     "auto_mapping",
     "base_model_name_or_path",
@@ -51,9 +51,9 @@ ELSEWHERE = (
 )
 PATH = re.compile(r"\w+(\.\w+)*", re.ASCII)
 WORD = re.compile(r"[\w-]{1,40}", re.ASCII)
-MOST = 2**20  # of any number: ranks, blocks and frequencies are far smaller, seeds too
-MOST_OF = {"num_cayley_neumann_terms": 64}  # steps that each forward pass takes; peft's own default is 5
-MOST_LAYERS = 4 * MAX_LAYERS  # that an adapter goes on: a model of 405 billion weights has 882
+MOST = 2**20  # the largest number allowed: ranks, blocks, frequencies and seeds are far smaller
+MOST_OF = {"num_cayley_neumann_terms": 64}  # steps in each forward pass; peft's default is 5
+MOST_LAYERS = 4 * MAX_LAYERS  # the most layers with an adapter: a model of 405 billion weights has 882
 
 
 def checked_settings(values: dict[str, Any]) -> dict[str, Any]:

@@ -1,7 +1,7 @@
-"""Rules for a configuration that a stranger may have written: it chooses no code, no files, no absurd sizes.
+"""Rules for a configuration that a stranger may have written: it can choose no code, no files, no absurd sizes.
 
-The backbone's own configuration goes through them before transformers makes an object of it, whether it comes from a
-file or from the caller, so that what is saved comes back equal.
+The backbone's own configuration is checked before transformers makes an object from it, whether it comes from a file
+or from the caller, so that a saved one loads as it was.
 """
 
 import contextlib
@@ -18,8 +18,8 @@ from .travelling import TRAVELS
 
 DTYPES = ("float32", "bfloat16", "float16")
 MOST_MESSAGE = 1000  # characters of a message of huggingface_hub's
-MAX_LAYERS = 512  # of one kind: transformers makes lists of that length as it reads the number; deep models have 200
-# Which attention or experts run: a name with a slash is a repo on the Hub, whose code would be fetched and run.
+MAX_LAYERS = 512  # of one kind: reading the number, transformers makes lists of that length; deep models have 200
+# Fields that choose which attention or experts run. A name with a slash is a Hub repo, whose code would run.
 IMPLEMENTATIONS = ("attn_implementation", "experts_implementation")
 # Fields that make transformers load, import or replace more than a model's own weights.
 LOADS_MORE = (
@@ -140,7 +140,7 @@ def _is_setting(name: str, config_class: type[PreTrainedConfig]) -> bool:
         return False
     if name == "model_type" or name in {field.name for field in fields(config_class)}:
         return True
-    if hasattr(config_class, name):  # a method or the like; a property where it may be set
+    if hasattr(config_class, name):  # a method or the like is no setting; a property is one if it can be set
         return getattr(getattr_static(config_class, name), "fset", None) is not None
     return not name.startswith("_")
 
@@ -151,7 +151,7 @@ def is_implementation(name: str) -> bool:
 
 
 def check_implementation(name: str, value: Any, place: str) -> None:
-    """Raise ValueError where a configuration takes its attention or experts from the Hub."""
+    """Raise ValueError if a configuration takes its attention or experts from the Hub."""
     if is_implementation(name) and value is not None and (not isinstance(value, str) or "/" in value):
         raise ValueError(
             f"{place} has {name}={short(value)}, code that would be fetched and run: whoever loads a model chooses "
@@ -160,7 +160,7 @@ def check_implementation(name: str, value: Any, place: str) -> None:
 
 
 def check_dtype(name: str, value: Any) -> None:
-    """Raise ValueError for a dtype that no backbone is kept in; transformers looks a name up in torch."""
+    """Raise ValueError for a dtype that no backbone has; transformers would look any name up in torch."""
     written = value if isinstance(value, str) else str(value).removeprefix("torch.")
     if name in ("dtype", "torch_dtype") and value is not None and written not in DTYPES:
         raise ValueError(f"{name} is one of {', '.join(DTYPES)}; got {short(value)}.")

@@ -6,7 +6,7 @@ from transformers import PreTrainedConfig
 
 from .config_rules import build_config
 
-# Lists with one entry for each layer, where a configuration has them.
+# Fields that are lists with one entry per layer.
 PER_LAYER_FIELDS = (
     "attention_layers",
     "attention_window",
@@ -17,7 +17,7 @@ PER_LAYER_FIELDS = (
     "mlp_layer_types",
     "no_rope_layers",
 )
-# What a configuration computes from its number of layers; some also write it down.
+# Fields that a configuration computes from its number of layers; some families also save them.
 DERIVED_FIELDS = ("out_features", "out_indices", "stage_names")
 
 

@@ -1,7 +1,7 @@
-"""Limits: a configuration may ask for more than there is, and is refused while its model is still on the meta device.
+"""Limits on the size of a model: one that asks for too much is refused while it is still on the meta device.
 
-For a pretrained backbone the limit is the size of its files; for a random one this machine's memory, and what a model
-of its width can have: a small delta asks for no large draw.
+For a pretrained backbone the limit is the size of its files; for a random one it is this machine's memory, and the
+size of the largest models of its width, so that a small delta cannot ask for a huge random backbone.
 """
 
 import os
@@ -14,7 +14,7 @@ MEMORY = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os,
 # Numbers in a random backbone, by powers of its width: twice what the layers of the largest mixtures of experts have
 # (DeepSeek-V3: 13,000 times the square), and tables of so many rows.
 PER_SQUARE, PER_WIDTH = 2**15, 2**18
-MAX_TENSORS = 2**13  # twice what any model of transformers makes; each takes time, however small it is
+MAX_TENSORS = 2**13  # twice the number in any transformers model; each takes time, however small it is
 
 
 def most_of_random(width: int) -> "NoLargerThan":
@@ -26,9 +26,9 @@ def most_of_random(width: int) -> "NoLargerThan":
 
 
 class NoLargerThan(TorchDispatchMode):
-    """Raises ValueError as soon as this thread has made over `most` bytes on the meta device in the block.
+    """Context manager: raise ValueError as soon as this thread has made more than `most` bytes on the meta device.
 
-    `what`: the limit, as the message calls it. Other threads are not looked at.
+    `what`: the limit's name in the message. Other threads are not counted.
     """
 
     def __init__(self, most: int, what: str):

@@ -1,12 +1,12 @@
-"""Which groups of parameters there are, and which of them may train together."""
+"""The groups of parameters, and which of them may train together."""
 
 from collections.abc import Sequence
 from typing import Any
 
 from .ranges import short
 
-# `last_attention` is what of `attention` lies in the last layer; a model has the group where `trainable` names it.
-# `adapter` is what peft put beside frozen layers; it trains where there is one.
+# `last_attention` is the last layer's part of `attention`; it is a group of its own only if `trainable` names it.
+# `adapter` is what peft added to frozen layers; if there is one, it trains.
 PARAMETER_GROUPS = (
     "input",
     "output",

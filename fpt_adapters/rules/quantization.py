@@ -13,7 +13,7 @@ from transformers.utils import is_bitsandbytes_available
 from .config_rules import DTYPES
 from .ranges import short
 
-# What goes with 8 and with 4 bits, and its value where nothing is said: bitsandbytes' own.
+# The settings that go with 8 and with 4 bits, with bitsandbytes' defaults.
 SETTINGS = {
     "load_in_8bit": {"llm_int8_threshold": 6.0},
     "load_in_4bit": {
@@ -29,7 +29,7 @@ CHOICES = {
     "bnb_4bit_quant_type": ("fp4", "nf4"),
     "bnb_4bit_use_double_quant": (False, True),
 }
-MOST_THRESHOLD = 10**4  # of an activation that counts as an outlier, where 6 is usual
+MOST_THRESHOLD = 10**4  # the largest threshold for outlier activations; 6 is usual
 
 
 def checked_quantization(values: dict[str, Any]) -> dict[str, Any]:

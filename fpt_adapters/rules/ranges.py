@@ -4,13 +4,13 @@ from collections.abc import Iterator
 from dataclasses import fields
 from typing import Any, get_args
 
-MAX_SIZE = 2**24  # tokens, ids, pixels, numbers per token: far beyond any model's, and sizes of tensors stay countable
+MAX_SIZE = 2**24  # tokens, ids, pixels, numbers per token: far beyond any model's, without overflow in tensor sizes
 MAX_DEPTH = 8  # dicts and lists inside each other; the configurations of transformers' own models go to 4
-MAX_LABELS = 2**17  # transformers makes a dict of that many entries as it reads their number, and copies it often
-MAX_VALUES = 2**13  # in a configuration beside its labels; each is copied a dozen times while a model is built
-MOST_PLACE = 100  # characters of the path of a value
-# All integers added up, because code loops over some of them and nothing tells which. Vocabularies and context lengths
-# are the largest, 10**7 at most; one family has a hashed vocabulary of 2 * 10**7.
+MAX_LABELS = 2**17  # reading their number, transformers makes a dict of that size, and copies it often
+MAX_VALUES = 2**13  # values besides labels; each is copied a dozen times while a model is built
+MOST_PLACE = 100  # the most characters of a value's path in a message
+# The sum of all integers, because code loops over some of them and nothing tells which. Vocabularies and context
+# lengths are the largest, at most 10**7; one family has a hashed vocabulary of 2 * 10**7.
 MAX_INTEGERS = 2**25
 LABELS = ("id2label", "label2id")
 SHOWN = 200  # characters of a value that a message repeats
@@ -44,9 +44,9 @@ class FloatFields:
 
 
 def check_extent(values: dict, place: str, most_depth: int, uncounted: tuple[str, ...] = LABELS) -> None:
-    """Raise ValueError for more values, or deeper ones, than a configuration has.
+    """Raise ValueError for more values, or deeper nesting, than a configuration has.
 
-    Fields `uncounted` may have as many as there can be labels.
+    Fields in `uncounted` may have as many values as there can be labels.
     """
     count, most, inside = 0, (0, place), [(0, place, values, True)]
     while inside:
@@ -58,7 +58,7 @@ def check_extent(values: dict, place: str, most_depth: int, uncounted: tuple[str
         if count > MAX_VALUES:
             raise ValueError(
                 f"A configuration has at most {MAX_VALUES} values beside its labels, but this one has more, {most[0]} "
-                f"of them in {most[1]}: leave out what is none of its fields."
+                f"of them in {most[1]}: leave out all that are not its fields."
             )
         named = one.items() if isinstance(one, dict) else ((None, value) for value in one)
         for name, value in named:
@@ -68,7 +68,7 @@ def check_extent(values: dict, place: str, most_depth: int, uncounted: tuple[str
 
 
 def check_integers(values: dict) -> None:
-    """Raise ValueError for a backbone's configuration whose integers are those of no real model."""
+    """Raise ValueError for a backbone's configuration whose integers are larger than any real model's."""
     found = list(integers(values))
     if sum(abs(value) for _, value in found) > MAX_INTEGERS:
         name, value = max(found, key=lambda item: abs(item[1]))
@@ -79,10 +79,10 @@ def check_integers(values: dict) -> None:
 
 
 def integers(values: Any, place: str = "") -> Iterator[tuple[str, int]]:
-    """The integers in a configuration that count something, each with the name that it has there."""
+    """The integers in a configuration that count something, with their names."""
     if isinstance(values, dict):
         for name, value in values.items():
-            if "theta" not in str(name):  # a rotary base, which counts nothing: 10**8 and more
+            if "theta" not in str(name):  # a rotary base counts nothing, and may be 10**8 and more
                 yield from integers(value, str(name))
     elif isinstance(values, list):
         for value in values:
@@ -92,9 +92,9 @@ def integers(values: Any, place: str = "") -> Iterator[tuple[str, int]]:
 
 
 def differing_integers(one: Any, other: Any, place: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """Where two configurations, as dicts, hold different integers: the name and both values.
+    """Yield the name and both values wherever two configurations, as dicts, have different integers.
 
-    Names that only one of them has do not count: they are no fields of the class.
+    Names that only one of them has are ignored: they are no fields of the class.
     """
     if isinstance(one, dict) and isinstance(other, dict):
         for name in [name for name in one if name in other]:

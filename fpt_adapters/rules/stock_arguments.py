@@ -2,7 +2,7 @@
 
 from typing import Any
 
-# What changes nothing here: how transformers reads and writes its own files, and marks of its Auto classes.
+# Arguments that change nothing here: how transformers reads and writes its own files, and marks of its Auto classes.
 IGNORED_LOADING = (
     "_commit_hash",
     "_fast_init",
@@ -24,7 +24,7 @@ IGNORED_LOADING = (
 IGNORED_SAVING = ("save_function", "save_original_format", "save_peft_format")
 ONE_FILE = "a delta is one file, model.safetensors: name its folder, its subfolder or its revision"
 WHOLE = "each process loads a whole base: leave it out, and let FPTTrainer shard"
-# What only one value of has a meaning here, and what to do instead of others. None always serves.
+# Arguments with only one valid value here, and what to do instead of using others. None is always valid.
 REFUSED_LOADING = {
     "adapter_name": ("default", "a delta has one adapter, which comes with it: leave it out"),
     "allow_all_kernels": (False, "kernels are not fetched: leave it out"),

@@ -1,7 +1,7 @@
-"""Whether this is the library, or its code that travels with a model.
+"""Whether this is the library itself, or a copy of its code that was exported with a model.
 
-What stands in `if not TRAVELS:` is left out there: it limits what a stranger's configuration may ask for, and whoever
-wrote the configuration beside the code may have written the code too.
+Blocks of `if not TRAVELS:` are not exported: they limit what a stranger's configuration may ask for, but who wrote the
+configuration in a repo may have written the code beside it too.
 """
 
 TRAVELS = __name__.partition(".")[0] == "transformers_modules"  # where transformers imports a repo's own code

@@ -3,8 +3,8 @@
 import re
 from typing import Any
 
-MARKDOWN = re.compile(r"([\\`*\[\]<>|~&$]|(?<![^\W_])_|_(?![^\W_]))")  # what plain text must not be read as
-LINE_START = re.compile(r"^(\d*)([#+=.)-])(?=[#+=-]*(?:\s|$))")  # nor where it begins a line: headings and lists
+MARKDOWN = re.compile(r"([\\`*\[\]<>|~&$]|(?<![^\W_])_|_(?![^\W_]))")  # characters with a meaning in Markdown
+LINE_START = re.compile(r"^(\d*)([#+=.)-])(?=[#+=-]*(?:\s|$))")  # those that make headings and lists at a line's start
 
 
 def thousands(number: int) -> str:
@@ -18,7 +18,7 @@ def counted(number: int, thing: str, things: str | None = None) -> str:
 
 
 def one_line(text: Any) -> str | None:
-    """Text on one line, without control characters; None for nothing."""
+    """Text on one line, without control characters; None if that is empty."""
     text = "" if text is None else str(text)
     line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
     return line or None

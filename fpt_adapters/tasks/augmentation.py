@@ -1,7 +1,7 @@
 """Random crop, flip and rotation of image batches, as the paper's code augments CIFAR-10.
 
-What happens to an example depends on (seed, epoch, example) alone: not on its batch, process or worker, nor on what
-was drawn before, so a resumed run augments as an uninterrupted one does.
+What happens to an example depends only on (seed, epoch, example), not on its batch, process or worker, or on earlier
+draws, so a resumed run augments exactly like an uninterrupted one.
 """
 
 import math
@@ -17,11 +17,11 @@ from .draws import random_words
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Crop after padding with black, then flip left to right, then rotate about the centre; in this order.
+    """Pad with black and crop, then flip left to right, then rotate about the centre, in this order.
 
-    One look-up of the nearest pixels does all three, with the result of torchvision's `RandomCrop(padding)`,
-    `RandomHorizontalFlip` and `RandomRotation(degrees)` one after another: what a step moves out of the picture is
-    lost, and black comes in.
+    One look-up of the nearest pixels does all three. The result is that of torchvision's `RandomCrop(padding)`,
+    `RandomHorizontalFlip` and `RandomRotation(degrees)` in turn: pixels that a step moves out of the image are lost,
+    and black comes in.
     """
 
     padding: int  # pixels on each side; the crop starts anywhere in 0..2 x padding
@@ -29,7 +29,7 @@ class Augmentation:
     degrees: float  # the angle lies in -degrees..degrees
 
     def draw(self, seed: int, epoch: int, examples: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
-        """Draw crops, int64 (batch, 2) as down and right in -padding..padding, flips, bool, and angles, degrees."""
+        """Draw crops, int64 (batch, 2), down and right in -padding..padding; flips, bool (batch,); angles (batch,)."""
         addresses = [(epoch << 32) + example for example in examples]
         words = random_words(seed, "train", addresses, 4)
         choices = np.uint64(2 * self.padding + 1)
@@ -39,15 +39,15 @@ class Augmentation:
         return crops, flips, self.degrees * (2 * shares - 1)
 
     def __call__(self, pixels: Tensor, seed: int, epoch: int, examples: Sequence[int]) -> Tensor:
-        """Augment `pixels`, (batch, channels, height, width), which are those of `examples`; same shape and type."""
+        """Augment `pixels` (batch, channels, height, width) of the given `examples` -> the same shape and type."""
         return crop_flip_rotate(pixels, *self.draw(seed, epoch, examples))
 
 
 def crop_flip_rotate(pixels: Tensor, crops: Tensor, flips: Tensor, angles: Tensor) -> Tensor:
-    """Cut each image out of its black surroundings, mirror it, rotate it; the nearest pixel, black (0) outside.
+    """Crop, flip and rotate each image, taking the nearest pixel, or black (0) outside -> the same shape and type.
 
-    `pixels`: (batch, channels, height, width) of any type; `crops`: int64 (batch, 2), how far down and right of the
-    image the cut starts; `flips`: bool (batch,); `angles`: (batch,) in degrees, counter-clockwise.
+    `pixels`: (batch, channels, height, width) of any type; `crops`: int64 (batch, 2), how far down and right the crop
+    starts; `flips`: bool (batch,); `angles`: (batch,) in degrees, counter-clockwise.
     """
     batch, channels, height, width = pixels.shape
     radians = angles.double() * (math.pi / 180)
@@ -55,7 +55,7 @@ def crop_flip_rotate(pixels: Tensor, crops: Tensor, flips: Tensor, angles: Tenso
     down = torch.arange(height, dtype=torch.float64)[:, None] - (height - 1) / 2  # (height, 1)
     right = torch.arange(width, dtype=torch.float64)[None, :] - (width - 1) / 2  # (1, width)
 
-    # Walk back from the pixel that is written to the one that is read: (batch, height, width) each.
+    # For each pixel that is written, find the one that is read: (batch, height, width) each.
     rows = (cosine * down + sine * right + (height - 1) / 2).round().long()
     columns = (cosine * right - sine * down + (width - 1) / 2).round().long()
     inside = _inside(rows, height) & _inside(columns, width)

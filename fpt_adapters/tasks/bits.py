@@ -1,7 +1,7 @@
 """Bit memory and bit XOR: the paper's two tasks on strings of random bits (arXiv 2103.05247, section 2).
 
-Every string is made of -1 and +1. A token holds `bits_per_token` neighbouring bits of one string, and only the
-tokens of the last string are labelled: one label (0 or 1) for each of their bits.
+A string consists of -1 and +1. A token holds `bits_per_token` neighbouring bits of one string, and only the tokens of
+the last string have labels: one (0 or 1) for each of their bits.
 """
 
 from abc import abstractmethod
@@ -21,14 +21,14 @@ from .draws import random_stream, random_words
 from .metrics import accuracy, joined
 from .task import Task, TaskData
 
-EXAMPLES_PER_DRAW = 256  # of a pass over a whole split
+EXAMPLES_PER_DRAW = 256  # in a pass over a whole split
 
 
 class BitSplit(Dataset):
-    """One split of a bit task: example i is drawn when it is asked for, always the same (see `random_words`).
+    """One split of a bit task: example i is drawn on request and always the same (see `random_words`).
 
-    Each example is `{"input_values": float32 (tokens, bits), "labels": int64 (tokens, bits)}`, labels being
-    (tokens,) where a token is one bit. A whole batch of indices is drawn at once.
+    Each example is `{"input_values": float32 (tokens, bits), "labels": int64 (tokens, bits)}`; the labels are
+    (tokens,) if a token is one bit. A whole batch of indices is drawn at once.
     """
 
     def __init__(self, task: "BitTask", split: str, seed: int, size: int):
@@ -49,7 +49,7 @@ class BitSplit(Dataset):
         return [{"input_values": values, "labels": bits} for values, bits in zip(inputs, labels, strict=True)]
 
     def draw(self, indices: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-        """Draw the examples `indices` as two arrays, both with the examples as their first axis: inputs, labels.
+        """Draw the examples `indices` as two arrays, inputs and labels, with the examples as first axis.
 
         Raises IndexError outside 0..len-1.
         """
@@ -59,14 +59,14 @@ class BitSplit(Dataset):
         return self.task.draw(random_words(self.seed, self.split, indices, self.task.words_per_example))
 
     def batches(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Go over the split once in arrays of several examples (see `draw`)."""
+        """Iterate over the split once, several examples at a time (see `draw`)."""
         for start in range(0, self.size, EXAMPLES_PER_DRAW):
             yield self.draw(range(start, min(start + EXAMPLES_PER_DRAW, self.size)))
 
 
 @dataclass
 class BitTask(Task):
-    """What the bit tasks share. A subclass adds `num_strings`, `string_length`, `bits_per_token`, and draws."""
+    """The base class of the bit tasks. A subclass has `num_strings`, `string_length`, `bits_per_token` and `draw`."""
 
     model_class = FPTForTokenClassification
     draws_fresh_examples = True
@@ -89,26 +89,26 @@ class BitTask(Task):
     @property
     @abstractmethod
     def strings_shown(self) -> int:
-        """Strings that an example's input has."""
+        """The number of strings in an example's input."""
 
     @property
     @abstractmethod
     def words_per_example(self) -> int:
-        """Random 64-bit words that an example is drawn from."""
+        """The number of random 64-bit words that an example is drawn from."""
 
     @abstractmethod
     def draw(self, words: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Make examples of random words, (examples, words_per_example) uint64: inputs and labels as `tokens`."""
+        """Make examples from random words, (examples, words_per_example) uint64: inputs and labels as of `tokens`."""
 
     def load(self, seed: int = 0, max_samples: dict[str, int] | None = None) -> TaskData:
-        """Set the splits up; nothing is drawn yet. `seed` draws the training split alone, the others are fixed.
+        """Set up the splits; nothing is drawn yet. `seed` draws only the training split, the others are fixed.
 
         Examples are independent, so `max_samples` keeps the first ones. The splits' random streams are disjoint, but
-        a task with few different examples (XOR of 2 x 5 bits has 1,024) shows the same ones in all of them. Raises
+        a task with few different examples (XOR of 2 x 5 bits has 1,024) has the same ones in all splits. Raises
         ValueError for a seed outside 0..2**64-1 and for a `max_samples` that names no split or is below 1.
         """
         sizes = {"train": self.train_examples, "validation": self.eval_examples, "test": self.eval_examples}
-        random_stream(seed, "train")  # refuses a bad seed now rather than in a worker
+        random_stream(seed, "train")  # raises for a bad seed now, not later in a worker
         splits = {name: BitSplit(self, name, seed, size) for name, size in split_sizes(sizes, max_samples).items()}
         config = {
             "input_type": "values",
@@ -121,17 +121,17 @@ class BitTask(Task):
         return TaskData(**splits, config=config)
 
     def processor(self) -> FPTFeatureExtractor:
-        """Make an extractor that leaves the numbers (-1, 0, +1) as they are: (tokens, bits_per_token)."""
+        """Make an extractor for (tokens, bits_per_token) that does not change the numbers (-1, 0, +1)."""
         return FPTFeatureExtractor(feature_size=self.bits_per_token, max_length=self.sequence_length)
 
     @property
     def sequence_length(self) -> int:
-        """Tokens of an example."""
+        """The number of tokens of an example."""
         return self.strings_shown * self.tokens_per_string
 
     @property
     def tokens_per_string(self) -> int:
-        """Tokens that one string takes, which is also the number of labelled tokens."""
+        """The number of tokens of one string, which is also the number of labelled tokens."""
         return self.string_length // self.bits_per_token
 
     def tokens(self, strings: np.ndarray, answers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -139,7 +139,7 @@ class BitTask(Task):
 
         `strings`: (examples, strings, string_length) in -1, 0, +1; `answers`: (examples, string_length) in 0, 1.
         Returns inputs, float32 (examples, tokens, bits), and labels, int64 of the same shape, or (examples, tokens)
-        for tokens of one bit; labels are -100 on every token but the last string's.
+        for tokens of one bit; labels are -100 on all tokens except those of the last string.
         """
         inputs = strings.reshape(len(strings), -1, self.bits_per_token).astype(np.float32)
         labels = np.full(inputs.shape, IGNORED_LABEL, dtype=np.int64)
@@ -149,7 +149,7 @@ class BitTask(Task):
 
 @dataclass
 class BitMemory(BitTask):
-    """Recall a string: strings of random bits, then one of them, some of its bits replaced by 0, to be completed.
+    """Recall a string: after some strings of random bits, one of them comes again (the query), some bits masked (0).
 
     The paper's setting: 5 strings of 1000 bits, each bit of the query masked with probability 0.5, 50 bits a token.
     """
@@ -184,8 +184,8 @@ class BitMemory(BitTask):
     def draw(self, words: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Make examples (see `BitTask.tokens`): word 0 chooses the query, then come the bits, then the masks.
 
-        The choice is a 64-bit word modulo `num_strings`, the mask a 32-bit one below a threshold: what they miss of
-        the exact probabilities is below 2**-32.
+        The choice is a 64-bit word modulo `num_strings`, a mask a 32-bit one below a threshold, so that no probability
+        is off by more than 2**-32.
         """
         bit_words = _words_of_bits(self.num_strings * self.string_length)
         bits = _unpack(words[:, 1 : 1 + bit_words], self.num_strings, self.string_length)
@@ -198,7 +198,7 @@ class BitMemory(BitTask):
     def floor(self, split: BitSplit) -> float:
         """The accuracy of copying the query's visible bits and guessing the masked ones (about 0.75 for p=0.5).
 
-        Counted on `split` itself, which draws all of it: about 0.1 ms an example.
+        It is counted on `split` itself, which draws every example: about 0.1 ms each.
         """
         hidden = labelled = 0
         for inputs, labels in split.batches():
@@ -208,10 +208,10 @@ class BitMemory(BitTask):
         return 1 - 0.5 * hidden / labelled
 
     def compute_metrics(self, prediction: EvalPrediction) -> dict[str, float]:
-        """Return `accuracy`, over all bits of the query, and `masked_accuracy`, over its masked bits alone.
+        """Return `accuracy`, over all bits of the query, and `masked_accuracy`, only over its masked bits.
 
-        `prediction.inputs` holds the input values, (examples, tokens, bits). The paper's accuracy counts the visible
-        bits too, which only need copying. Raises ValueError where the inputs were not kept.
+        `prediction.inputs` are the input values, (examples, tokens, bits). The paper's accuracy also counts the
+        visible bits, which only need copying. Raises ValueError if the inputs were not kept.
         """
         if prediction.inputs is None:
             raise ValueError("bit-memory needs the inputs for its metrics: set include_for_metrics=['inputs'].")
@@ -227,9 +227,9 @@ class BitMemory(BitTask):
 
 @dataclass
 class BitXor(BitTask):
-    """XOR of strings of random bits, bit by bit: strings to read, the answer on the tokens of the last one.
+    """XOR of strings of random bits, bit by bit; the labels are on the tokens of the last string.
 
-    The paper's setting: 2 strings of 5 bits, one bit a token. Of more than two strings, the answer is their parity.
+    The paper's setting: 2 strings of 5 bits, one bit a token. For more than two strings, the answer is their parity.
     """
 
     name = "bit-xor"
@@ -261,7 +261,7 @@ class BitXor(BitTask):
         return self.tokens(2 * bits - 1, np.bitwise_xor.reduce(bits, axis=1))
 
     def floor(self, split: BitSplit) -> float:
-        """One half: without all of the strings, each bit of their XOR is a fair coin."""
+        """One half: to somebody who does not know all strings, each bit of their XOR is a fair coin."""
         return 0.5
 
 
@@ -270,7 +270,7 @@ def _words_of_bits(bits: int) -> int:
 
 
 def _unpack(words: np.ndarray, strings: int, length: int) -> np.ndarray:
-    """Take the first bits out of (examples, words) uint64: int8 (examples, strings, length) in 0, 1."""
+    """Unpack the first bits of (examples, words) uint64 -> int8 (examples, strings, length) in 0, 1."""
     packed = np.ascontiguousarray(words).view(np.uint8)
     bits = np.unpackbits(packed, axis=1, count=strings * length)
     return bits.reshape(len(words), strings, length).view(np.int8)

@@ -10,7 +10,7 @@ from ..data.splits import FIXED_SEED, SAMPLES, SPLITS, draw_order, split_sizes
 from .images import ImageTask
 from .task import TaskData
 
-DIGITS_SPLIT = 110  # what `draw_order` is asked for, see files.py
+DIGITS_SPLIT = 110  # the purpose of a draw with `draw_order`, see files.py
 
 
 @dataclass
@@ -18,7 +18,7 @@ class Digits(ImageTask):
     """scikit-learn's 1,797 handwritten digits, 8 x 8 grey pixels: the task that needs no file, not the paper's.
 
     scikit-learn's pixels 0..16 become 0..255, as in other grey images. The split is fixed: 1,197 / 300 / 300. The same
-    people wrote digits of all three, so accuracy is higher than on new writers.
+    people wrote the digits of all three, so accuracy is higher than on new writers.
     """
 
     name = "digits"
@@ -32,7 +32,7 @@ class Digits(ImageTask):
     patch_size: int = field(default=2, metadata={"help": "Side of a square patch in pixels; one patch is one token."})
 
     def load(self, seed: int = 0, max_samples: dict[str, int] | None = None) -> TaskData:
-        """Load the digits. `seed` only draws what `max_samples` keeps. Raises ImportError without scikit-learn."""
+        """Load the digits. `seed` only chooses what `max_samples` keeps. Raises ImportError without scikit-learn."""
         with extra("examples", "The digits come with scikit-learn"):
             from sklearn.datasets import load_digits
 

@@ -1,4 +1,4 @@
-"""Expressions of ListOps: drawn after their law, valued, and written as tokens; a whole block of trees at once."""
+"""Expressions of ListOps: drawn, evaluated, and written as tokens, a whole block of trees at a time."""
 
 from dataclasses import dataclass
 
@@ -8,16 +8,16 @@ from .draws import random_below
 
 PAD, FIRST_DIGIT, MIN, MAX, MED, SM, CLOSE = 0, 1, 11, 12, 13, 14, 15
 TOKENS = ("<pad>", *"0123456789", "[MIN", "[MAX", "[MED", "[SM", "]")  # a token's id is its place
-LEAVES_AND_OPERATORS = 4  # one node in so many is an operator
+LEAVES_AND_OPERATORS = 4  # one node in this many is an operator
 TREES_PER_BLOCK = 2048
 
 
 @dataclass
 class Level:
-    """The nodes of one depth, of all trees of a block: tree after tree, and in each from left to right.
+    """The nodes at one depth in all trees of a block: tree after tree, and in each tree from left to right.
 
-    `tree`: (nodes,) the tree that a node is of, ascending; `ids`: uint8 (nodes,) token ids, digits or operators;
-    `arity`: (operators,) children of each operator; all children of a level are the nodes of the next, in order.
+    `tree`: (nodes,), the number of each node's tree, ascending; `ids`: uint8 (nodes,), token ids of digits and
+    operators; `arity`: (operators,), the number of each operator's children, which are the nodes of the next level.
     """
 
     tree: np.ndarray
@@ -35,16 +35,16 @@ class Level:
         return np.cumsum(self.arity) - self.arity
 
     def of(self, kept: np.ndarray) -> "Level":
-        """Keep the nodes of some trees; `kept`: bool (trees,)."""
+        """Keep only the nodes of some trees; `kept`: bool (trees,)."""
         nodes = kept[self.tree]
         return Level(self.tree[nodes], self.ids[nodes], self.arity[nodes[self.operators]])
 
 
 def grow(generator: np.random.Philox, max_depth: int, max_args: int, min_length: int, max_length: int) -> list[Level]:
-    """Draw a block of trees level by level and keep those of a right length: their levels, without empty ones.
+    """Draw a block of trees level by level, and keep those whose length fits: returns the levels that are not empty.
 
-    Every node is a digit with probability 3/4, else an operator of 2 to `max_args` children; on level `max_depth` all
-    are digits. The roots are operators: a digit alone is too short for any `min_length`.
+    A node is a digit with probability 3/4, else an operator with 2 to `max_args` children; on level `max_depth` all
+    are digits. The roots are operators: a single digit is too short for any `min_length`.
     """
     levels = []
     lengths = np.ones(TREES_PER_BLOCK, dtype=np.int64)  # tokens of the nodes drawn so far, `]` included
@@ -70,7 +70,7 @@ def grow(generator: np.random.Philox, max_depth: int, max_args: int, min_length:
 
 
 def evaluate(levels: list[Level]) -> tuple[np.ndarray, list[np.ndarray]]:
-    """Evaluate trees from their leaves up: the roots' values, (trees,), and each level's sizes in tokens, (nodes,)."""
+    """Evaluate trees from the leaves up: values of the roots (trees,), and for each level sizes in tokens (nodes,)."""
     all_sizes = []
     values = sizes = np.zeros(0, dtype=np.int64)
     for level in reversed(levels):
@@ -95,14 +95,14 @@ def evaluate(levels: list[Level]) -> tuple[np.ndarray, list[np.ndarray]]:
 
 
 def _medians(values: np.ndarray, first: np.ndarray, arity: np.ndarray) -> np.ndarray:
-    """Take the median, cut to an integer, of each run of `arity` values (0-9) that starts at `first`."""
+    """The median, cut to an integer, of each run of `arity` values (0-9) that starts at `first`."""
     runs = np.repeat(np.arange(len(first)), arity)
     ordered = np.sort(runs * 10 + values) % 10
     return (ordered[first + (arity - 1) // 2] + ordered[first + arity // 2]) // 2
 
 
 def write(levels: list[Level], sizes: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Write trees down as expressions: the tokens of all, uint8, and where each starts and ends, (trees + 1,)."""
+    """Write trees as expressions: the tokens of all, uint8, and the offsets of each in them, (trees + 1,)."""
     offsets = np.concatenate([[0], np.cumsum(sizes[0] if sizes else [])]).astype(np.int64)
     tokens = np.empty(offsets[-1], dtype=np.uint8)
     place = offsets[:-1]

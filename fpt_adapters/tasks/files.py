@@ -1,6 +1,6 @@
-"""Rows of labelled data from files or the Hub, read with `datasets`, checked, and split into train/validation/test.
+"""Labelled rows from files or the Hub, read with `datasets`, checked, and split into train, validation and test.
 
-The parts that the data does not have are held out of its training rows, so that nothing is ever chosen on `test`.
+Missing parts are held out from the training rows, so that nothing is ever chosen on `test`.
 """
 
 import itertools
@@ -32,7 +32,7 @@ from ..data.targets import CLASSES, ClassTarget, Target, choose_target
 
 logger = logging.getLogger(__name__)
 
-SPLIT_NAMES = {  # how data sets on the Hub call a split
+SPLIT_NAMES = {  # split -> its names in data sets on the Hub
     "train": ("train",),
     "validation": ("validation", "valid", "val", "dev"),
     "test": ("test",),
@@ -42,7 +42,7 @@ LABEL_COLUMNS = ("label", "labels")
 
 @dataclass
 class FileArguments:
-    """Where labelled rows come from: files, else the Hub. A mix-in for tasks; its fields become flags."""
+    """Where labelled rows come from: files, else the Hub. A mix-in for tasks, whose fields become flags."""
 
     dataset_name: str | None = field(
         default=None, metadata={"help": "Data set on the Hub; read only where no train_file is given."}
@@ -80,27 +80,27 @@ class FileArguments:
 
     @property
     def hub_dataset(self) -> str | None:
-        """The data set on the Hub that the rows come from; None for files and folders of this machine."""
+        """The data set on the Hub that the rows come from; None for local files and folders."""
         local = self.train_file is not None or self.dataset_name is None or Path(self.dataset_name).exists()
         return None if local else self.dataset_name
 
     def reads(self, copy_of: str | None = None) -> bool:
-        """Whether the rows are those of the task's default data set; see `Task.reads`."""
+        """Whether the rows come from the task's default data set; see `Task.reads`."""
         return (self.hub_dataset or copy_of) == type(self).dataset_name
 
     def read_parts(
         self, seed: int, max_samples: dict[str, int] | None, num_labels: int | None
     ) -> tuple[dict[str, Part], tuple[str, ...]]:
-        """Read, check and split the rows: a part for each of train, validation and test, and the labels' names.
+        """Read, check and split the rows: returns a part each for train, validation and test, and the label names.
 
-        `num_labels` is the number of classes where the task fixes it, else None (see `LabelNames.of_column`).
+        `num_labels` is the number of classes if the task fixes it, else None (see `LabelNames.of_column`).
 
-        Where there is no validation data, `validation_share` of the training rows, drawn with `seed`, is held out.
-        Where there is no test data, as many rows are held out for it; these are the same for every seed, so that the
-        figures of several seeds belong together, and no choice can have seen them. `test` is never used as
-        `validation`, nor the reverse. `max_samples` then keeps some rows of a part, drawn with `seed`.
+        Without validation data, `validation_share` of the training rows, drawn with `seed`, is held out. Without test
+        data, as many rows are held out for it; these are the same for every seed, so that the figures of several seeds
+        can be compared, and no choice has seen them. `test` is never used as `validation`, nor the reverse. Then
+        `max_samples` keeps some rows of a part, drawn with `seed`.
 
-        Evaluation alone needs the training data too: it fixes the labels and the held-out parts.
+        The training data is needed even to evaluate only: it fixes the labels and the held-out parts.
         Raises ValueError for files, columns and labels that do not fit.
         """
         parts, target = self.read_targets(seed, max_samples, num_labels=num_labels)
@@ -169,7 +169,7 @@ class FileArguments:
         return left, labels, replace(target, names=names)
 
     def _sources(self) -> dict[str, Source]:
-        """Read what there is: always `train`, maybe `validation` and `test`."""
+        """Read the sources that are given: always `train`, perhaps `validation` and `test`."""
         files = {split: path for split, path in self._files().items() if path is not None}
         if not files:
             return self._hub_sources()
@@ -179,7 +179,11 @@ class FileArguments:
                 f"train_file fixes the labels and is needed for evaluation too, but only {given} came: "
                 "write --train_file with the rows that the model was trained on."
             )
-        return {split: read_file(path, split) for split, path in files.items()}
+        return {split: self.read_source(path, split) for split, path in files.items()}
+
+    def read_source(self, path: str, split: str) -> Source:
+        """Read the rows of a split from what a flag names."""
+        return read_file(path, split)
 
     def _files(self) -> dict[str, str | None]:
         return {"train": self.train_file, "validation": self.validation_file, "test": self.test_file}
@@ -241,12 +245,12 @@ class FileArguments:
 
 
 def split_labels(split: Dataset) -> np.ndarray:
-    """Class numbers of a split that has `labels` (or of a `Subset` of one): int64 (examples,)."""
+    """The class numbers of a split with an attribute `labels`, or of a `Subset` of one: int64 (examples,)."""
     if isinstance(split, Subset):
         return split_labels(split.dataset)[np.asarray(split.indices, dtype=np.int64)]
     return np.asarray(split.labels)
 
 
 def label_fields(names: Sequence[str]) -> dict[str, dict]:
-    """Return the config fields that name classes: `id2label` and `label2id`."""
+    """The config fields for the names of classes: `id2label` and `label2id`."""
     return {"id2label": dict(enumerate(names)), "label2id": {name: number for number, name in enumerate(names)}}

@@ -1,4 +1,4 @@
-"""Rows of a stream -> image examples: what `ImageSplit` does with images that are held."""
+"""Turning the rows of a stream into image examples, as `ImageSplit` does for images that are held."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -14,9 +14,9 @@ from .pixels import PixelFormat
 
 @dataclass(frozen=True)
 class ImageReader:
-    """Makes an example of a row: `{"pixel_values": float32 (channels, height, width), "labels": int}`.
+    """Makes an example from a row: `{"pixel_values": float32 (channels, height, width), "labels": int}`.
 
-    `source` is what messages call the stream. `scale_and_shift`, each (channels, 1, 1), make values of pixels 0..255.
+    `source`: the stream's name in messages. `scale_and_shift`, each (channels, 1, 1), are applied to pixels 0..255.
     """
 
     source: str
@@ -29,7 +29,7 @@ class ImageReader:
     seed: int
 
     def __call__(self, row: dict[str, Any], place: Place) -> dict[str, Any]:
-        """Read the image, augmented by its place. Raises ValueError, naming the row, for a wrong image or label."""
+        """Read and augment the image, by its place. Raises ValueError, naming the row, for a wrong image or label."""
         where = place.describe(self.source)
         try:
             image = self.pixel_format.read_one(row[self.column])

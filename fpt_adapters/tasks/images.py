@@ -1,8 +1,8 @@
 """Image classification: MNIST, CIFAR-10 and CIFAR-10-LRA of the paper (arXiv 2103.05247).
 
 Pixels are scaled to 0..1 and normalised with the constants of the paper's code, which are not always the statistics of
-the data: MNIST keeps its 0..1, grey CIFAR-10 goes to -1..1, and CIFAR-10's standard deviations are the means of those
-of single images. Unlike that code, which scores the test split as it trains, validation is a held-out part of train.
+the data: MNIST stays in 0..1, grey CIFAR-10 goes to -1..1, and CIFAR-10's standard deviations are averages over single
+images. That code scores the test split while it trains; here, validation is held out from train.
 """
 
 from abc import abstractmethod
@@ -35,9 +35,9 @@ CROP_FLIP_ROTATE = Augmentation(padding=4, flip=True, degrees=20)
 class ImageSplit(Dataset):
     """One split: example i is `{"pixel_values": float32 (channels, height, width), "labels": int}`.
 
-    `pixels`: uint8 (images, channels, height, width), which splits may share; `rows` and `labels`: (examples,), where
-    in `pixels` an example is and its class. A whole batch of indices is made at once. Each epoch augments anew: see
-    `set_epoch`.
+    `pixels`: uint8 (images, channels, height, width), which splits may share; `rows` and `labels`, both (examples,):
+    an example's place in `pixels` and its class. A whole batch of indices is made at once. Each epoch has new
+    augmentation: see `set_epoch`.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class ImageSplit(Dataset):
         self.labels = np.asarray(labels, dtype=np.int64)
         self.augmentation = augmentation
         self.seed = seed
-        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # workers that live on see it change
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # persistent workers see it change
         self._scale, self._shift = map(torch.from_numpy, task.processor().scale_and_shift())
 
     def __len__(self) -> int:
@@ -62,14 +62,14 @@ class ImageSplit(Dataset):
 
     @property
     def epoch(self) -> int:
-        """The epoch whose augmentation is drawn."""
+        """The number of the epoch, which decides the augmentation."""
         return int(self._epoch)
 
     def set_epoch(self, epoch: int) -> None:
-        """Draw the augmentation of another epoch (from 0), in all workers of this process.
+        """Use the augmentation of another epoch (from 0), in all workers of this process.
 
-        The stock Trainer's data loader calls this in most cases, but not with several processes, nor after a resume
-        within an epoch, nor through a `Subset`: there, FPTTrainer's `SetEpoch` does.
+        The stock Trainer's data loader calls this in most cases, but not with several processes, after a resume within
+        an epoch, or through a `Subset`; FPTTrainer's `SetEpoch` calls it in these cases too.
         """
         self._epoch.fill_(epoch)
 
@@ -93,7 +93,7 @@ class ImageSplit(Dataset):
 
 @dataclass
 class ImageTask(Task):
-    """What image tasks share: square images of one size, one class each, cut into patches by the model."""
+    """The base class of image tasks: square images of one size, each with one class, cut into patches by the model."""
 
     model_class = FPTForImageClassification
     image_size: ClassVar[int]  # pixels, width and height
@@ -106,7 +106,7 @@ class ImageTask(Task):
 
     @property
     def train_augmentation(self) -> Augmentation | None:
-        """How the training images are augmented; validation and test images never are."""
+        """The augmentation of the training images (None: none); validation and test images never have any."""
         return None
 
     @abstractmethod
@@ -114,7 +114,7 @@ class ImageTask(Task):
         """Load the splits as `ImageSplit`; see `Task.load`."""
 
     def processor(self) -> FPTImageProcessor:
-        """Make a processor that scales and normalises as the splits do; images of other sizes are resized."""
+        """Make a processor that scales and normalises like the splits, and resizes images of other sizes."""
         return FPTImageProcessor(self.image_size, self.num_channels, image_mean=self.mean, image_std=self.std)
 
     def floor(self, split: Dataset) -> float:
@@ -124,13 +124,13 @@ class ImageTask(Task):
     def task_data(
         self, images: dict[str, tuple[torch.Tensor, np.ndarray, np.ndarray]], names: Sequence[str], seed: int
     ) -> TaskData:
-        """Put the splits together; `images` has pixels, rows and labels for each (see `ImageSplit`)."""
+        """Make the splits from `images`, which has pixels, rows and labels of each (see `ImageSplit`)."""
         augmentations = {"train": self.train_augmentation}
         splits = {name: ImageSplit(*images[name], self, augmentations.get(name), seed) for name in SPLITS}
         return TaskData(**splits, config=self.model_fields(names))
 
     def model_fields(self, names: Sequence[str]) -> dict[str, Any]:
-        """The config fields of a model of these images, whose classes have `names`."""
+        """The config fields of a model for these images; `names`: of the classes."""
         return {
             "input_type": "images",
             "image_size": self.image_size,
@@ -153,8 +153,8 @@ class FileImageTask(FileArguments, ImageTask):
     def load(self, seed: int = 0, max_samples: dict[str, int] | None = None) -> TaskData:
         """Read and decode the images: see `FileArguments.read_parts` for the splits, `PixelFormat.read` for images.
 
-        Only the rows that `max_samples` leaves are decoded, and no row twice: splits held out of one file share its
-        pixels. Raises ValueError for files, columns, labels and images that do not fit.
+        Only rows that `max_samples` keeps are decoded, and no row twice: splits from one file share its pixels. Raises
+        ValueError for files, columns, labels and images that do not fit.
         """
         parts, names = self.read_parts(seed, max_samples, self.num_labels)
         column = find_column(parts["train"].source, self.image_column, IMAGE_COLUMNS, _is_image, "image_column")
@@ -190,7 +190,7 @@ class FileImageTask(FileArguments, ImageTask):
 
     @property
     def pixel_format(self) -> PixelFormat:
-        """What each image looks like."""
+        """The size and mode that every image must have."""
         return PixelFormat(self.image_size, self.image_size, self.num_channels, self.to_grey)
 
     def _read_images(

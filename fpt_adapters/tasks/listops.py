@@ -1,7 +1,7 @@
 """ListOps: the value, 0-9, of a nested expression such as `[MAX 4 [SM 8 5 ] 1 ]`.
 
-Task: Nangia and Bowman, "ListOps", arXiv 1804.06028; the long expressions of the Long Range Arena (Tay et al., arXiv
-2011.04006), drawn here after the same law. Whole blocks of trees are drawn at once, one level after the other.
+Task: Nangia and Bowman, "ListOps", arXiv 1804.06028. The long expressions of the Long Range Arena (Tay et al., arXiv
+2011.04006) are drawn here from the same distribution, whole blocks of trees at a time, level by level.
 """
 
 import hashlib
@@ -24,15 +24,15 @@ from .expressions import CLOSE, PAD, TOKENS, evaluate, grow, write
 from .task import Task, TaskData
 from .vocabulary import fixed_tokenizer
 
-PAPER_LENGTH = 512  # tokens that the paper keeps of an expression
-BLOCKS_WITHOUT_NEWS = 200  # after so many in a row, a range of lengths counts as exhausted
-PROGRESS_FROM = 5000  # examples from which a draw shows a progress bar
+PAPER_LENGTH = 512  # tokens of an expression that the paper keeps
+BLOCKS_WITHOUT_NEWS = 200  # after this many in a row, a range of lengths counts as exhausted
+PROGRESS_FROM = 5000  # a draw of this many examples shows a progress bar
 
 
 class ListOpsSplit(Dataset):
-    """One split, held as one array: `tokens` uint8 (all tokens), `offsets` int64 (examples + 1), `labels` uint8.
+    """One split: example i is `{"input_ids": int64 (length,), "labels": int}`.
 
-    Example i is `{"input_ids": int64 (length,), "labels": int}`.
+    `tokens`: uint8, all examples in one array; `offsets`: int64 (examples + 1,); `labels`: uint8 (examples,).
     """
 
     def __init__(self, tokens: np.ndarray, offsets: np.ndarray, labels: np.ndarray):
@@ -51,12 +51,12 @@ class ListOpsSplit(Dataset):
 
     @property
     def lengths(self) -> np.ndarray:
-        """Tokens of each example: (examples,)."""
+        """The number of tokens of each example: (examples,)."""
         return np.diff(self.offsets)
 
     @property
     def root_operators(self) -> np.ndarray:
-        """Ids of the operators that the examples begin with: (examples,)."""
+        """The id of the operator that each example begins with: (examples,)."""
         return self.tokens[self.offsets[:-1]]
 
     def first(self, count: int) -> "ListOpsSplit":
@@ -70,13 +70,13 @@ class ListOpsSplit(Dataset):
 class ListOps(Task):
     """Evaluate nested MIN, MAX, MED (median, cut to an integer) and SM (sum modulo 10) of digits.
 
-    `variant="paper"` is the input of arXiv 2103.05247: without `]`, cut at 512 tokens. Most expressions are longer
-    and lose their end, and without `]` nesting is ambiguous, so the task can only be guessed at. `"full"` keeps all.
+    `variant="paper"` is the input of arXiv 2103.05247: without `]`, and cut at 512 tokens. Most expressions are longer
+    and lose their end, and without `]` nesting is ambiguous, so the value can only be guessed. `"full"` keeps all.
     """
 
     name = "listops"
     example_text = "[MAX 4 [SM 8 5 ] 1 ]"
-    data_source = "expressions drawn by the task after the law of the Long Range Arena"
+    data_source = "expressions drawn by the task from the distribution of the Long Range Arena"
     limits = (
         "It answers expressions of the lengths and depths it was trained on; the paper's variant, cut at 512 tokens "
         "and without closing brackets, can only be guessed at.",
@@ -108,11 +108,12 @@ class ListOps(Task):
             )
 
     def load(self, seed: int = 0, max_samples: dict[str, int] | None = None) -> TaskData:
-        """Draw the splits: the training split with `seed`, validation and test always the same.
+        """Draw the splits: training with `seed`, validation and test always the same.
 
-        No two examples, in one split or in two, show the same tokens. `max_samples` keeps the first examples, which
-        are independent draws. Raises ValueError for a seed outside 0..2**64-1, for a `max_samples` that names no
-        split or is below 1, and where there are too few different expressions between `min_length` and `max_length`.
+        No two examples have the same tokens, in one split or in different ones. `max_samples` keeps the first
+        examples, which are independent draws. Raises ValueError for a seed outside 0..2**64-1, for a `max_samples`
+        that names no split or is below 1, and if too few different expressions are between `min_length` and
+        `max_length` tokens long.
         """
         full = {"train": self.train_examples, "validation": self.eval_examples, "test": self.eval_examples}
         sizes = split_sizes(full, max_samples)
@@ -132,10 +133,10 @@ class ListOps(Task):
         return TaskData(**splits, config=config)
 
     def processor(self) -> PreTrainedTokenizerFast:
-        """Make a tokenizer of expressions such as `[MAX 4 [SM 8 5 ] 1 ]`, as the variant shows them.
+        """Make a tokenizer for expressions such as `[MAX 4 [SM 8 5 ] 1 ]`; the paper's variant drops `]`.
 
-        The Long Range Arena's files write `( ( [MAX 4 ) 1 ) ]`: such parentheses are dropped. Tokens stand between
-        spaces; none is needed before and after `]`. Any other word is an error.
+        The Long Range Arena's files write `( ( [MAX 4 ) 1 ) ]`: such parentheses are dropped. Spaces separate tokens;
+        none is needed around `]`. Any other word is an error.
         """
         spelling = {"(": " ", ")": " ", "]": " " if self.variant == "paper" else " ] ", TOKENS[PAD]: "< pad >"}
         return fixed_tokenizer(
@@ -147,17 +148,17 @@ class ListOps(Task):
 
     @property
     def sequence_length(self) -> int:
-        """The most tokens that an example may show."""
+        """The most tokens that an example may have."""
         return min(PAPER_LENGTH, self.max_length) if self.variant == "paper" else self.max_length
 
     def floor(self, split: ListOpsSplit) -> float:
-        """The accuracy on `split` of each root operator's most frequent value (never below one value for all)."""
+        """The accuracy on `split` of answering the most frequent value of each root operator."""
         operators, inverse = np.unique(split.root_operators, return_inverse=True)
         counts = np.bincount(inverse * 10 + split.labels, minlength=10 * len(operators)).reshape(-1, 10)
         return float(counts.max(axis=1).sum() / len(split))
 
     def collate(self, features: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        """Pad to the longest: `input_ids` and `attention_mask` int64 (batch, longest), `labels` int64 (batch,)."""
+        """Pad to the longest: `input_ids` and `attention_mask`, int64 (batch, longest), and `labels`, (batch,)."""
         input_ids = torch.nn.utils.rnn.pad_sequence(
             [example["input_ids"] for example in features], batch_first=True, padding_value=PAD
         )
@@ -165,7 +166,7 @@ class ListOps(Task):
         return {"input_ids": input_ids, "attention_mask": (input_ids != PAD).long(), "labels": labels}
 
     def _draw_split(self, seed: int, split: str, size: int, shown: set[bytes]) -> ListOpsSplit:
-        """Draw `size` examples that are not in `shown` (digests of tokens), and add theirs to it."""
+        """Draw `size` examples whose digests are not in `shown`, and add their digests to it."""
         kept, labels = [], []
         last_news = 0
         with logging.tqdm(total=size, desc=f"listops: {split}", disable=size < PROGRESS_FROM) as progress:
@@ -191,7 +192,7 @@ class ListOps(Task):
         return ListOpsSplit(np.concatenate(kept), offsets, np.array(labels, dtype=np.uint8))
 
     def _blocks(self, seed: int, split: str) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        """Yield the expressions of one block of trees after the other, as the variant shows them, without end."""
+        """Yield (tokens, offsets, values) of one block of expressions after another, without end."""
         for block in itertools.count():
             levels = grow(
                 random_stream(seed, split, block), self.max_depth, self.max_args, self.min_length, self.max_length
@@ -200,7 +201,7 @@ class ListOps(Task):
             yield (*self._shown(*write(levels, sizes)), values)
 
     def _shown(self, tokens: np.ndarray, offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Leave of whole expressions what the variant shows of them."""
+        """Cut whole expressions to what the variant keeps: (tokens, offsets)."""
         if self.variant == "full":
             return tokens, offsets
         stays = tokens != CLOSE

@@ -1,4 +1,4 @@
-"""Metrics as `evaluate.Metric` classes that are built directly, so that no script is looked up on the Hub."""
+"""Metrics as `evaluate.Metric` classes, created directly so that no script is looked up on the Hub."""
 
 from typing import Any
 
@@ -10,11 +10,11 @@ from ..heads.problems import IGNORED_LABEL
 
 
 class Accuracy(evaluate.Metric):
-    """Share of the labelled positions that are predicted right.
+    """The share of labelled positions that are predicted right.
 
-    `compute(predictions=..., references=...)` takes integer arrays of one shape; positions whose reference is
-    -100 are left out. Returns `{"accuracy": float in 0..1}`. Raises ValueError where the shapes differ, or where no
-    position is labelled (a mean over nothing is not a result).
+    `compute(predictions=..., references=...)` takes integer arrays of the same shape; positions whose reference is
+    -100 are left out. Returns `{"accuracy": float in 0..1}`. Raises ValueError if the shapes differ or no position is
+    labelled.
     """
 
     def _info(self) -> evaluate.MetricInfo:
@@ -35,15 +35,14 @@ class Accuracy(evaluate.Metric):
 
 
 def joined(values: Any) -> np.ndarray:
-    """What Trainer gives a metric, as one array: it gives a list of batches where `eval_do_concat_batches=False`."""
+    """Join what Trainer passes to a metric: a list of batches if `eval_do_concat_batches=False`, else one array."""
     return np.concatenate(_batches(values))
 
 
 def accuracy(predictions: np.ndarray | list[np.ndarray], references: np.ndarray | list[np.ndarray]) -> float:
-    """Accuracy of `predictions` (any shape, integers) against `references` (the same shape, -100 left out).
+    """Accuracy of `predictions` (integers of any shape) for `references` (the same shape; -100 is left out).
 
-    Both may be lists of batches, of any lengths. Raises ValueError where the shapes differ, or where no position is
-    labelled.
+    Both may be lists of batches of any lengths. Raises ValueError if the shapes differ or no position is labelled.
     """
     predictions, references = _batches(predictions), _batches(references)
     shapes = [[batch.shape for batch in batches] for batches in (predictions, references)]
@@ -59,6 +58,6 @@ def _batches(values: np.ndarray | list[np.ndarray]) -> list[np.ndarray]:
 
 
 def majority_floor(labels: np.ndarray) -> float:
-    """The best accuracy that one constant answer reaches on `labels` (integers, (examples,)): their largest class."""
+    """The best accuracy of a constant answer on integer `labels` (examples,): the share of the largest class."""
     labels = np.asarray(labels)
     return float(np.unique(labels, return_counts=True)[1].max() / len(labels))

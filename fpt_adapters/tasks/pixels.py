@@ -1,4 +1,4 @@
-"""Pictures of a column -> uint8 pixels (channels, height, width), each checked, once for all runs."""
+"""Reading and checking a column of images: uint8 pixels (channels, height, width), cached for later runs."""
 
 import io
 import json
@@ -16,7 +16,7 @@ from ..inputs.image_processing_fpt import MODES, WIDE_MODES, is_scaled, too_many
 
 
 class _BadImage(Exception):
-    """Carries the place of an image that cannot be used, and why, out of `datasets.map`."""
+    """Carries the index of an unusable image and the reason out of `datasets.map`."""
 
     def __init__(self, index: int, problem: str):
         super().__init__(problem)
@@ -25,7 +25,7 @@ class _BadImage(Exception):
 
 @dataclass(frozen=True)
 class PixelFormat:
-    """What each image of a task looks like. `to_grey` turns RGB into grey, where `channels` is 1."""
+    """The size and mode of a task's images. `to_grey`: convert RGB to grey, for `channels` = 1."""
 
     height: int
     width: int
@@ -37,9 +37,9 @@ class PixelFormat:
 
         An image is an encoded file (the `datasets` feature `Image`, or a struct of `bytes` and `path`), turned upright
         by its EXIF orientation, or a nested list of pixel values 0..255, [height][width] or
-        [height][width][channels], which csv holds as JSON. `datasets` caches the pixels. Raises ValueError, naming the
-        row, for an image that is missing, broken, or of another size or mode, and for pixel values that are not whole
-        numbers in 0..255.
+        [height][width][channels]; in csv, such a list is JSON. `datasets` caches the pixels. Raises ValueError, naming
+        the row, for an image that is missing, broken, or of another size or mode, and for pixel values that are not
+        whole numbers in 0..255.
         """
         data = source.data.select_columns([column])
         if isinstance(data.features[column], datasets.Image):
@@ -64,7 +64,7 @@ class PixelFormat:
         return torch.from_numpy(flat).view(-1, self.channels, self.height, self.width)
 
     def read_one(self, value: Any) -> np.ndarray:
-        """Read one image: uint8 (channels, height, width). Raises ValueError with what is wrong about it."""
+        """Read one image: uint8 (channels, height, width). Raises ValueError that says what is wrong with it."""
         if value is None:
             raise ValueError("an image is missing: drop its row.")
         if isinstance(value, bytes):
@@ -93,7 +93,7 @@ class PixelFormat:
         return image.convert(mode)
 
 
-def _read_upright_batch(  # `datasets` finds cached pixels by this name: another one where they change
+def _read_upright_batch(  # `datasets` finds cached pixels by this name: rename it if the pixels change
     batch: dict[str, list], indices: list[int], *, column: str, pixel_format: PixelFormat
 ) -> dict[str, np.ndarray]:
     images = []
@@ -113,14 +113,14 @@ def _open(content: bytes | None, path: str | None) -> Image.Image:
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             image = Image.open(path if content is None else io.BytesIO(content))
             image.load()
-            image = ImageOps.exif_transpose(image)  # as the models' processor does
+            image = ImageOps.exif_transpose(image)  # like the processor
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ValueError(f"an image cannot be decoded ({error}): replace it or drop its row.") from error
     return image
 
 
 def _from_numbers(value: Any) -> Image.Image:
-    """Make a grey or RGB image of nested lists, or of the JSON text of such lists."""
+    """Make a grey or RGB image from nested lists, or from the JSON text of such lists."""
     if isinstance(value, str):
         try:
             value = json.loads(value)
@@ -142,7 +142,7 @@ def _from_numbers(value: Any) -> Image.Image:
     if scaled:
         raise ValueError(
             "pixel values are whole numbers in 0..255, but an image of floats ends at 1 or below, and would be read "
-            "as black: write (image * 255).round().astype('uint8') (astype alone, if its values are 0..255)."
+            "as black: write (image * 255).round().astype('uint8') (only astype, if its values are 0..255)."
         )
     wrong = ~((numbers >= 0) & (numbers <= 255) & (numbers == np.floor(numbers)))
     if wrong.any():

@@ -33,7 +33,7 @@ VOCAB_SIZE = 27  # pad, then A..Z as 1..26
 
 
 class ProteinSplit(Dataset):
-    """One split: example i is `{"input_ids": int64 (length,), "labels": int}`, its ids being 1..26 for A..Z."""
+    """One split: example i is `{"input_ids": int64 (length,), "labels": int}`, with the ids 1..26 for A..Z."""
 
     def __init__(self, ids: Sequence[np.ndarray], labels: np.ndarray):
         self.ids = ids
@@ -50,10 +50,10 @@ class ProteinSplit(Dataset):
 
 @dataclass
 class RemoteHomology(FileArguments, Task):
-    """Proteins by fold: one token per amino acid, in the fixed vocabulary of the letters A to Z.
+    """Classify proteins by fold: one token per amino acid, in a fixed vocabulary of the letters A to Z.
 
-    The default data set has TAPE's training and validation rows; its test split puts TAPE's three test sets together
-    (the fold, superfamily and family holdouts: 718 + 1,254 + 1,272 rows), so its accuracy is above that of the fold
+    The default data set has TAPE's training and validation rows; its test split combines TAPE's three test sets (the
+    fold, superfamily and family holdouts: 718 + 1,254 + 1,272 rows), so accuracy on it is higher than on the fold
     holdout, TAPE's usual figure. The paper's code scores the validation split.
     """
 
@@ -62,7 +62,7 @@ class RemoteHomology(FileArguments, Task):
     data_source = "proteins with the fold of their structure"
     limits = (
         "No use in biology: its accuracy is far below what protein language models and alignment methods reach.",
-        "It knows the folds of its training data alone, and gives one of them to any sequence of letters.",
+        "It knows only the folds of its training data, and gives one of them to any sequence of letters.",
     )
     model_class = FPTForSequenceClassification
 
@@ -82,9 +82,9 @@ class RemoteHomology(FileArguments, Task):
     def load(self, seed: int = 0, max_samples: dict[str, int] | None = None) -> TaskData:
         """Read the sequences as ids; see `FileArguments.read_parts` for the splits.
 
-        Lower-case letters are read as upper-case. Logs a warning with the number of sequences that were cut to
-        `max_length`. Raises ValueError for files, columns and labels that do not fit, for an empty sequence, and for
-        a character that is no letter A to Z.
+        Lower-case letters are read as upper-case. Warns of the number of sequences that were cut to `max_length`.
+        Raises ValueError for files, columns and labels that do not fit, for an empty sequence, and for a character
+        other than A to Z.
         """
         parts, names = self.read_parts(seed, max_samples, num_labels=None)
         column = find_column(
@@ -128,9 +128,9 @@ class RemoteHomology(FileArguments, Task):
         return majority_floor(split_labels(split))
 
     def processor(self) -> PreTrainedTokenizerFast:
-        """Make a tokenizer of sequences such as `MKVLA`: the ids of `ProteinSplit`, a to z read as A to Z.
+        """Make a tokenizer for sequences such as `MKVLA`, with the ids of `ProteinSplit`; a to z are read as A to Z.
 
-        Any other character, a space too, is an error.
+        Any other character, even a space, is an error.
         """
         letters = string.ascii_uppercase
         return fixed_tokenizer(
@@ -152,7 +152,7 @@ class RemoteHomology(FileArguments, Task):
         }
 
     def _ids(self, part: Part, column: str, split: str) -> list[np.ndarray]:
-        """Encode a part's sequences: a list of uint8 (length,)."""
+        """Encode the sequences of a part, cut to `max_length`: a list of uint8 (length,)."""
         source = part.source
         find_column(source, column, (), _is_text, "sequence_column")
         _check_text(source, column)
@@ -171,7 +171,7 @@ class RemoteHomology(FileArguments, Task):
 
 @dataclass(frozen=True)
 class SequenceReader:
-    """Makes examples of streamed rows, as `ProteinSplit` has them."""
+    """Makes examples from streamed rows, like those of `ProteinSplit`."""
 
     source: str
     column: str
@@ -203,7 +203,7 @@ def _encode(sequence: str | None, where: str, column: str) -> np.ndarray:
     wrong = np.flatnonzero((ids < 1) | (ids > 26))
     if len(wrong):
         raise ValueError(
-            f"sequences have the letters A to Z alone, but column {column!r}, {where}, has "
+            f"sequences have only the letters A to Z, but column {column!r}, {where}, has "
             f"{sequence[wrong[0]]!r} at position {wrong[0]}: write X for an unknown amino acid."
         )
     return ids

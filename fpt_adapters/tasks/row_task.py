@@ -10,6 +10,7 @@ import torch
 from torch.utils.data import Dataset, Subset
 from transformers import EvalPrediction
 
+from ..data.collating import PADDING, collate_padded
 from ..data.columns import column_of
 from ..data.sources import Source
 from ..data.splits import SPLITS, Part
@@ -50,7 +51,7 @@ class RowTask(FileArguments, Task):
 
     problem_types: ClassVar[tuple[str, ...]] = KINDS  # that the task serves; one of them needs not be said
     data_source = "rows of one's own"
-    padding: ClassVar[dict[str, float]] = {"input_values": 0.0, "attention_mask": 0}  # what fills up a short example
+    padding: ClassVar[dict[str, float]] = PADDING
 
     problem_type: str | None = field(
         default=None, metadata={"help": f"What the labels are: one of {', '.join(KINDS)} (default: as the column is)."}
@@ -127,8 +128,8 @@ class RowTask(FileArguments, Task):
                 shared = np.intersect1d(values["train"], values[split]) if split != "train" else ()
                 if len(shared):
                     raise ValueError(
-                        f"each group lies in one split, but {shared[0]!r} in column {column!r} is in the training "
-                        f"rows and in {sources[split].name}: take it out of one."
+                        f"each group lies in one split, but {shared.tolist()[0]!r} in column {column!r} is in the "
+                        f"training rows and in {sources[split].name}: take it out of one."
                     )
         return values["train"], self.time_column is not None
 
@@ -139,18 +140,8 @@ class RowTask(FileArguments, Task):
         return f", the latest by column {self.time_column!r}" if self.time_column else ""
 
     def collate(self, features: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        """Stack examples, filled up to the longest along their first axis; `attention_mask` marks what is real."""
-        batch = {}
-        for name in features[0]:
-            values = [torch.as_tensor(example[name]) for example in features]
-            if name in self.padding and len({len(value) for value in values}) > 1:
-                lengths = torch.tensor([len(value) for value in values])
-                batch[name] = torch.nn.utils.rnn.pad_sequence(values, True, self.padding[name])
-                if "attention_mask" not in features[0]:
-                    batch["attention_mask"] = (torch.arange(int(lengths.max())) < lengths[:, None]).long()
-            else:
-                batch[name] = torch.stack(values)
-        return batch
+        """See `collate_padded`."""
+        return collate_padded(features, self.padding)
 
     @staticmethod
     def preprocess_logits_for_metrics(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

@@ -1,7 +1,7 @@
-"""Labelled rows whose training split is streamed: from files (one, or a pattern of many) or the Hub, never held.
+"""Labelled rows whose training split is streamed, never held: from a file, a pattern of files, or the Hub.
 
-Validation and test are held as always. A part that the data does not have is the first rows of the training stream,
-which then begins behind them: the stream cannot be drawn from without reading all of it.
+Validation and test are held as always. A missing part is taken from the first rows of the training stream, which then
+begins after them: drawing rows from a stream at random would mean reading all of it.
 """
 
 import glob
@@ -25,14 +25,14 @@ from .files import LABEL_COLUMNS, SPLIT_NAMES, FileArguments
 logger = logging.getLogger(__name__)
 
 EVALUATED = ("validation", "test")
-HELD_OUT_EXAMPLES = 1000  # for each part that the data lacks, unless validation_examples says otherwise
-HELD_OUT_SHARDS = 10  # that they are taken from, at most
-LOOKED_AT = 100  # rows that tell the columns of files without a schema
+HELD_OUT_EXAMPLES = 1000  # for each missing part, unless validation_examples is set
+HELD_OUT_SHARDS = 10  # the most shards that they are taken from
+LOOKED_AT = 100  # rows read to find the columns of files without a schema
 
 
 @dataclass(frozen=True)
 class StreamedParts:
-    """The training stream and the parts that are held: what `FileArguments.read_parts` is for data that is read."""
+    """The training stream and the parts that are held; like the result of `FileArguments.read_parts`, for a stream."""
 
     train: Source
     held_out: HeldOut
@@ -51,7 +51,7 @@ def open_stream(
     """Open the training rows of `files` as a stream, and read validation and test.
 
     For the arguments see `FileArguments.read_parts` and `LabelNames.of_stream`. Raises ValueError for files, columns
-    and labels that do not fit, and for what would need all rows: `min_label_examples`, and a number of training ones.
+    and labels that do not fit, and for what would need all rows: `min_label_examples` and `max_samples["train"]`.
     """
     _refuse_counts(files, max_samples)
     train, evaluated = _open_hub(files, max_samples) if files.train_file is None else _open_files(files)
@@ -90,7 +90,7 @@ def _open_files(files: FileArguments) -> tuple[Source, dict[str, Source]]:
 
 
 def _open_pattern(pattern: str) -> Source:
-    """Open one file, or all that a pattern such as `rows-*.parquet` names, in the order of their names."""
+    """Open one file, or all files that match a pattern such as `rows-*.parquet`, sorted by name."""
     paths = [pattern] if Path(pattern).is_file() else sorted(glob.glob(pattern, recursive=True))
     if not paths:
         raise ValueError(f"train_file is a file or a pattern of files, but {pattern!r} is not there.")
@@ -110,7 +110,7 @@ def _open_pattern(pattern: str) -> Source:
 
 
 def _open_hub(files: FileArguments, max_samples: dict[str, int] | None) -> tuple[Source, dict[str, Source]]:
-    """Open the training split on the Hub, and read of the others the rows that are wanted."""
+    """Open the training split on the Hub as a stream, and read the wanted rows of the others."""
     name = files.dataset_name
     if name is None:
         raise ValueError("no data was named: write --train_file (parquet, csv, json) or --dataset_name (Hub id).")
@@ -133,7 +133,7 @@ def _open_hub(files: FileArguments, max_samples: dict[str, int] | None) -> tuple
 
 
 def _prepared(source: Source) -> Source:
-    """Find out the columns of files that have no schema, by their first rows, and leave images encoded."""
+    """Find the columns of files without a schema from their first rows, and leave images encoded."""
     data = source.data
     if data.features is None:
         first = list(data.take(LOOKED_AT))
@@ -146,7 +146,7 @@ def _prepared(source: Source) -> Source:
 
 
 def _hold_out(train: Source, missing: Sequence[str], count: int) -> tuple[dict[str, Source], HeldOut]:
-    """Take `count` rows for each of the `missing` parts off the start of the first shards."""
+    """Take `count` rows for each of the `missing` parts from the start of the first shards."""
     shards = min(train.data.num_shards, HELD_OUT_SHARDS)
     rows = -(-count // shards)
     held_out = HeldOut(shards, rows * len(missing))

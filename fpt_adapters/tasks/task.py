@@ -1,4 +1,4 @@
-"""What a task is: its splits, the input it declares, its metric, and the score that no learning is needed for."""
+"""The base class of tasks: data splits, the input to declare, a metric, and the score that needs no learning."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch.utils.data import Dataset
-from transformers import BaseImageProcessor, EvalPrediction, PreTrainedTokenizerFast, SequenceFeatureExtractor
+from transformers import BaseImageProcessor, EvalPrediction, FeatureExtractionMixin, PreTrainedTokenizerFast
 
 from ..models.pretrained import FPTPreTrainedModel
 from .metrics import accuracy
@@ -15,10 +15,10 @@ from .metrics import accuracy
 
 @dataclass
 class TaskData:
-    """The loaded splits (map-style, but for a streamed `train`) and the `FPTConfig` fields that they fix.
+    """The loaded splits (map-style, except a streamed `train`) and the `FPTConfig` fields that they fix.
 
-    Every split yields dictionaries of model inputs (see `Task.collate`). `test` is for the final figure alone:
-    whatever is chosen (a step, a learning rate) is chosen on `validation`.
+    Every split yields dictionaries of model inputs (see `Task.collate`). `test` is only for the final figure:
+    everything that is chosen (a step, a learning rate) is chosen on `validation`.
     """
 
     train: Dataset
@@ -30,32 +30,32 @@ class TaskData:
 
 @dataclass
 class Task(ABC):
-    """One task. Its dataclass fields are its arguments: `HfArgumentParser` turns them into flags."""
+    """One task. Its dataclass fields are its arguments, which `HfArgumentParser` turns into flags."""
 
     name: ClassVar[str]
     model_class: ClassVar[type[FPTPreTrainedModel]]
     include_for_metrics: ClassVar[tuple[str, ...]] = ()  # what `compute_metrics` needs beyond predictions and labels
-    data_source: ClassVar[str]  # what the task's own data is, in a line of the model card
-    data_license: ClassVar[str | None] = None  # the data's own, where it is stated
-    limits: ClassVar[tuple[str, ...]] = ()  # sentences: what a model of this task is not good for
+    data_source: ClassVar[str]  # the task's own data in a few words, for the model card
+    data_license: ClassVar[str | None] = None  # the data's own licence, if it is stated
+    limits: ClassVar[tuple[str, ...]] = ()  # sentences: what a model for this task is not good for
     example_text: ClassVar[str | None] = None  # an input that is text, for the model card
     base: ClassVar[str | None] = None  # set by who loads: the base or the delta, whose tokenizer some tasks read with
     base_settings: ClassVar[dict[str, Any]] = {}  # where it is on the Hub: `revision`, `cache_dir`
-    draws_fresh_examples: ClassVar[bool] = False  # whether `train_examples` may be as many as a run sees
+    draws_fresh_examples: ClassVar[bool] = False  # whether `train_examples` can be as many as a run needs
 
     def reads(self, copy_of: str | None = None) -> bool:
-        """Whether the data is the task's own, which `data_source`, `limits` and the like are about, and no other.
+        """Whether the data is the task's own, so that `data_source`, `limits` and the like are true of it.
 
-        `copy_of`: the Hub id that files of this machine are a copy of, where somebody says so.
+        `copy_of`: the Hub id that local files are a copy of, if the user gives one.
         """
         return True
 
     @abstractmethod
     def load(self, seed: int = 0, max_samples: dict[str, int] | None = None) -> TaskData:
-        """Load or draw the splits. `seed` draws what is random in the training data and in a held-out part of it.
+        """Load or draw the splits. `seed`: for all that is random in the training data and in parts held out from it.
 
         `max_samples` maps a split's name to the number of examples to keep, drawn with `seed`.
-        Raises ValueError in one or two lines for data that cannot be trained on.
+        Raises ValueError, in one or two lines, for data that cannot be trained on.
         """
 
     def stream(
@@ -66,10 +66,10 @@ class Task(ABC):
         buffer_size: int | None = 10_000,
         label_names: Sequence[str] | None = None,
     ) -> TaskData:
-        """As `load`, but the training split is an `ExampleStream`, which is read as it trains and never held.
+        """As `load`, but the training split is an `ExampleStream`, which is read during training and never held.
 
-        Its rows are shuffled by a buffer of `buffer_size` (None: not at all). `label_names` are the classes, in the
-        order of their numbers, where the data does not name them. Raises ValueError for a task that reads no files.
+        A buffer of `buffer_size` shuffles its rows (None: no shuffling). `label_names`: the classes in the order of
+        their numbers, if the data does not name them. Raises ValueError for a task that reads no files.
         """
         raise ValueError(
             f"{self.name} makes its examples itself and reads no files: there is nothing to stream, so leave "
@@ -85,12 +85,11 @@ class Task(ABC):
         return self.floor(split)
 
     @abstractmethod
-    def processor(self) -> BaseImageProcessor | PreTrainedTokenizerFast | SequenceFeatureExtractor:
-        """Make what turns raw data (an image, a text, numbers) into model inputs as this task's splits do.
+    def processor(self) -> BaseImageProcessor | PreTrainedTokenizerFast | FeatureExtractionMixin:
+        """Make the processor that turns raw data (an image, a text, numbers) into model inputs like the splits'.
 
-        It follows the task's arguments. Saved beside a model (`save_pretrained`), it is found there by transformers'
-        Auto classes and pipelines. It never augments. Where the task cuts long sequences, call it with
-        `truncation=True`.
+        It follows the task's arguments, and never augments. Saved beside a model (`save_pretrained`), it is found by
+        transformers' Auto classes and pipelines. If the task cuts long sequences, call it with `truncation=True`.
         """
 
     def collate(self, features: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
@@ -99,9 +98,9 @@ class Task(ABC):
 
     @staticmethod
     def preprocess_logits_for_metrics(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """(..., classes) -> (...): only the answers are kept through an evaluation."""
+        """Logits (..., classes) -> answers (...), so that an evaluation keeps only these."""
         return logits.argmax(dim=-1)
 
     def compute_metrics(self, prediction: EvalPrediction) -> dict[str, float]:
-        """Metrics of the answers (`prediction.predictions`, as `preprocess_logits_for_metrics` leaves them)."""
+        """Metrics of the answers in `prediction.predictions`, which `preprocess_logits_for_metrics` returned."""
         return {"accuracy": accuracy(prediction.predictions, prediction.label_ids)}

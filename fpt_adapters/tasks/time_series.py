@@ -102,12 +102,12 @@ class TimeSeriesTask(RowTask):
             series.append(array[:, None] if array.ndim == 1 else array)
         return series
 
+    def read_source(self, path: str, split: str) -> Source:
+        if Path(path).suffix.lower() == ".ts" and Path(path).is_file():
+            return read_ts(path, split)
+        return super().read_source(path, split)
+
     def _sources(self) -> dict[str, Source]:
-        files = {split: path for split, path in self._files().items() if path is not None}
-        if files and all(Path(path).suffix.lower() == ".ts" and Path(path).is_file() for path in files.values()):
-            if "train" not in files:
-                return super()._sources()  # which says what is missing
-            return {split: read_ts(path, split) for split, path in files.items()}
         sources = super()._sources()
         if self.id_column is None:
             return sources

@@ -1,4 +1,4 @@
-"""Tokenizers with a fixed vocabulary: stock ones, so that transformers loads them without this library."""
+"""Tokenizers with a fixed vocabulary, of transformers' own class, so that they load without this library."""
 
 from collections.abc import Sequence
 
@@ -18,10 +18,10 @@ def fixed_tokenizer(
     decoder: Decoder | None = None,
     unknown: str | None = None,
 ) -> PreTrainedTokenizerFast:
-    """Make a tokenizer whose ids are places in `tokens`; the first of them is padding, which is written on the right.
+    """Make a tokenizer whose ids are the positions in `tokens`. The first token is padding, on the right.
 
     `normalizer` and `pre_tokenizer` cut a text into words. A word that is no token is an error (the `tokenizers`
-    library says "Missing [UNK] token"), or becomes the token `unknown`. Padding written in a text must become one too.
+    library says "Missing [UNK] token"), or becomes the token `unknown`. So must the padding token in a text be.
     """
     backend = Tokenizer(WordLevel({token: number for number, token in enumerate(tokens)}, unk_token=unknown or ""))
     if normalizer is not None:
@@ -36,5 +36,5 @@ def fixed_tokenizer(
         padding_side="right",
         model_max_length=max_length,
         model_input_names=["input_ids", "attention_mask"],
-        split_special_tokens=True,  # padding is nothing that a text may contain
+        split_special_tokens=True,  # a text must not contain padding
     )

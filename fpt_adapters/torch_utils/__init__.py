@@ -1,1 +1,1 @@
-"""Torch's wrappers, shards and modes: names without wrappers, whole tensors, what one thread alone changes."""
+"""Helpers for torch: names without wrappers, whole tensors of shards, settings that only one thread sees."""

@@ -1,6 +1,6 @@
-"""What one thread builds touches no other: the numbers that it draws, the dtype of its tensors.
+"""Random numbers and a default dtype for one thread only, so that what it builds changes nothing for the others.
 
-torch's generators and its default dtype belong to the whole process; the modes below to the thread that enters them.
+torch's generators and default dtype belong to the whole process; the modes below to the thread that enters them.
 """
 
 from collections.abc import Callable
@@ -12,16 +12,16 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 FLOATING = (torch.empty, torch.zeros, torch.ones, torch.rand, torch.randn, torch.linspace, torch.logspace, torch.eye)
-BY_VALUE = (torch.tensor, torch.full, torch.arange)  # floating if what they are given is
+BY_VALUE = (torch.tensor, torch.full, torch.arange)  # floating if the values given are
 GENERATOR_OVERLOADS = {"default": "generator", "low": "low_generator"}  # of operators like randn and randint
 LIKE = {torch.ops.aten.rand_like: torch.ops.aten.uniform_, torch.ops.aten.randn_like: torch.ops.aten.normal_}
 
 
 class DrawsFrom(TorchDispatchMode):
-    """In the block, this thread draws from generators of its own, which `seed` starts, one for each device.
+    """Context manager: this thread draws from generators of its own, seeded with `seed`, one for each device.
 
     The numbers are those that follow `torch.manual_seed(seed)`. Nothing is drawn for tensors on the meta device, where
-    torch takes longer over it than over a read.
+    torch would spend more time on it than reading the weights takes.
     """
 
     def __init__(self, seed: int):
@@ -54,9 +54,9 @@ def _taking_a_generator(func: Any) -> Any:
 
 
 class DefaultDtype(TorchFunctionMode):
-    """In the block, floating tensors that this thread makes are of `dtype` where none is named.
+    """Context manager: floating tensors that this thread makes have `dtype` where the call names none.
 
-    As in a block with `torch.set_default_dtype(dtype)`, except that a quotient of whole numbers stays what it is.
+    As after `torch.set_default_dtype(dtype)`, except that quotients of whole numbers keep the process's default.
     """
 
     def __init__(self, dtype: torch.dtype):

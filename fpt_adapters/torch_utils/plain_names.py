@@ -1,14 +1,14 @@
-"""Names of modules and tensors as they are without torch.compile, which puts a wrapper around what it is given.
+"""Names of modules and tensors without the wrappers that torch.compile puts around modules.
 
-`model.fpt.backbone = torch.compile(model.fpt.backbone)` calls each parameter below `fpt.backbone._orig_mod.`, and then
-no checkpoint fits. All names that this library makes, saves or compares come from here.
+`model.fpt.backbone = torch.compile(model.fpt.backbone)` renames each parameter in it to `fpt.backbone._orig_mod...`,
+and then no checkpoint fits. All names that this library makes, saves or compares come from here.
 """
 
 from collections.abc import Iterator, Mapping
 
 from torch import Tensor, nn
 
-COMPILED = "_orig_mod"  # the place of a module in its wrapper (`torch._dynamo.OptimizedModule`)
+COMPILED = "_orig_mod"  # the wrapped module's name in its wrapper (`torch._dynamo.OptimizedModule`)
 
 
 def plain_name(name: str) -> str:
@@ -17,17 +17,17 @@ def plain_name(name: str) -> str:
 
 
 def plain_module(module: nn.Module) -> nn.Module:
-    """What a wrapper is around; any other module as it is."""
+    """The module inside a wrapper; any other module is returned as it is."""
     return dict(module.named_children()).get(COMPILED, module)
 
 
 def has_wrappers(module: nn.Module) -> bool:
-    """Whether a part of a module is wrapped."""
+    """Whether torch.compile wraps a part of a module."""
     return any(name.rpartition(".")[2] == COMPILED for name, _ in module.named_modules())
 
 
 def named_modules(module: nn.Module, remove_duplicate: bool = True) -> dict[str, nn.Module]:
-    """All modules by name, as `Module.named_modules`; what is wrapped stands for its wrapper."""
+    """All modules by name, as `Module.named_modules`, with wrapped modules in place of their wrappers."""
     return {plain_name(name): one for name, one in module.named_modules(remove_duplicate=remove_duplicate)}
 
 
@@ -42,12 +42,12 @@ def named_buffers(module: nn.Module, recurse: bool = True) -> dict[str, Tensor]:
 
 
 def plain_state(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A state dict by plain names."""
+    """A state dict with plain names."""
     return {plain_name(name): tensor for name, tensor in state_dict.items()}
 
 
 def keep_plain_states(model: nn.Module) -> None:
-    """Have `model.state_dict()` give plain names, and `model.load_state_dict()` take them and report them."""
+    """Make `model.state_dict()` return plain names, and `model.load_state_dict()` accept and report them."""
     model.register_state_dict_post_hook(_rename_given)
     model.register_load_state_dict_pre_hook(_rename_taken)
     model.register_load_state_dict_post_hook(_rename_reported)

@@ -1,7 +1,7 @@
-"""Weights that are spread over processes, told from whole ones.
+"""Telling weights that are sharded over processes from whole ones.
 
-FSDP2 (`fully_shard`) makes a parameter a DTensor, of which each process holds a part. DeepSpeed's ZeRO-3 leaves an
-empty tensor in its place.
+FSDP2 (`fully_shard`) turns a parameter into a DTensor, and each process holds a part of it. DeepSpeed's ZeRO-3 leaves
+an empty tensor in its place.
 """
 
 import contextlib
@@ -17,17 +17,17 @@ ZERO3_ID, ZERO3_SHAPE = "ds_id", "ds_shape"  # what ZeRO-3 writes on a parameter
 
 
 def is_sharded(tensor: Tensor) -> bool:
-    """Whether a tensor is a part of one, or the placeholder of one."""
+    """Whether a tensor is a shard, or the placeholder of a sharded tensor."""
     return isinstance(tensor, DTensor) or ZERO3_ID in vars(tensor)
 
 
 def whole_shape(tensor: Tensor) -> torch.Size:
-    """The shape of a tensor as if it were not spread over processes."""
+    """The shape that a tensor has when it is not sharded."""
     return vars(tensor).get(ZERO3_SHAPE, tensor.shape)
 
 
 def refuse_sharded(tensors: Mapping[str, Tensor]) -> None:
-    """Raise ValueError for a tensor that is spread over processes, or empty: no part may pass for the whole."""
+    """Raise ValueError for a tensor that is sharded or empty: a part must not be saved as the whole."""
     for name, tensor in tensors.items():
         if is_sharded(tensor) or tensor.numel() == 0:
             raise ValueError(
@@ -38,15 +38,15 @@ def refuse_sharded(tensors: Mapping[str, Tensor]) -> None:
 
 
 def written_class(model: nn.Module) -> type:
-    """The class that `model` was built from: `fully_shard` makes it one of a new class, with another name."""
+    """The class that `model` was built from: `fully_shard` gives it a new class with another name."""
     return next(cls for cls in type(model).__mro__ if not issubclass(cls, FSDPModule))
 
 
 @contextlib.contextmanager
 def whole_in_each_process() -> Iterator[None]:
-    """Keep transformers from loading parts, for ZeRO-3 to come: a fingerprint is that of the whole base.
+    """Load the whole base in each process, even if ZeRO-3 shards it later: its fingerprint is that of the whole.
 
-    Raises ValueError where FSDP is set to load in one process alone.
+    Raises ValueError where FSDP is set to load in one process only.
     """
     if is_fsdp_enabled():
         raise ValueError(

@@ -1,1 +1,1 @@
-"""FPTTrainer, its checks and guards, where its batches come from, and several processes."""
+"""FPTTrainer: its checks and guards, the sources of its batches, its card and uploads, and several processes."""

@@ -1,4 +1,4 @@
-"""Batches are checked before they reach the model: their values, and of the first one whether it fits the model."""
+"""Checking batches before they reach the model: their values, and whether the first one fits the model."""
 
 import contextlib
 import time
@@ -15,23 +15,23 @@ from ..configuration_fpt import FPTConfig
 from ..models.pretrained import FPTPreTrainedModel
 from .label_checks import LabelRule, Wrong, raw_labels
 
-SEQUENCES = ("input_ids", "input_values")  # arguments of which an example has one step after the other
-ROW = " This is row "  # what messages name it by
-SEARCHED = 60  # seconds that a wrong row is looked for, at most
+SEQUENCES = ("input_ids", "input_values")  # arguments that are sequences of steps
+ROW = " This is row "  # begins the part of a message that names the row
+SEARCHED = 60  # the most seconds spent looking for a wrong row
 
 
 class BatchError(ValueError):
-    """A batch that must not reach the model. Made of its message alone, as workers of a data loader hand it on."""
+    """A batch that must not reach the model. Its only argument is the message, as data loader workers require."""
 
     @property
     def problem(self) -> str:
-        """What is wrong, without the row."""
+        """The message without the part that names the row."""
         return str(self).rpartition(ROW)[0]
 
 
 @dataclass
 class CheckedCollator:
-    """A data collator whose batches are checked before they reach the model: inputs, and labels by `rule` (None: not).
+    """A data collator that checks its batches: inputs, and labels by `rule` (None: labels are not checked).
 
     Rows are counted from 0.
     """
@@ -54,7 +54,7 @@ class CheckedCollator:
     def _collated(self, features: Sequence[Any]) -> dict[str, Tensor]:
         try:
             return self.collator(features)
-        except (ValueError, RuntimeError) as error:  # torch's own, which names no row
+        except (ValueError, RuntimeError) as error:  # raised by torch, without the row
             lengths = _lengths(features)
             row = next((row for row, length in enumerate(lengths) if length != lengths[0]), None)
             if row is None:
@@ -81,7 +81,7 @@ class CheckedCollator:
 
 
 def _unlabelled_tokens(labels: Tensor, tokens: int) -> str | None:
-    """What is wrong with the labels (batch, tokens, …) of examples with so many tokens."""
+    """What is wrong with labels (batch, tokens, ...) for examples of `tokens` tokens; None if nothing is."""
     if labels.shape[1] == tokens:
         return None
     return (
@@ -91,29 +91,23 @@ def _unlabelled_tokens(labels: Tensor, tokens: int) -> str | None:
 
 
 def _lengths(features: Sequence[Any]) -> list[int]:
-    """The lengths of the inputs of examples; empty where they have none."""
+    """The lengths of the inputs of examples; empty if inputs have no length."""
     inputs = [example.get(name) for example in features if isinstance(example, Mapping) for name in SEQUENCES]
     return [len(one) for one in inputs if isinstance(one, (Sequence, np.ndarray, Tensor))]
 
 
 def wrong_input(batch: dict[str, Tensor], config: FPTConfig) -> Wrong | None:
-    """The first sequence without a real step, with NaN or infinity, or with ids out of range.
+    """Find the first sequence without a real step, with NaN or infinity, or with ids out of range; None: all right.
 
-    What lies under the mask matters to no model, but for ids, which are looked up all the same.
+    Values under the mask do not matter, except ids, which are looked up all the same.
     """
     mask = batch.get("attention_mask")
-    if "input_ids" in batch:
-        ids = batch["input_ids"]
-        count = config.input.num_ids(config)
-        if (wrong := (ids < 0) | (ids >= count)).any():
-            rule = f"0..{count - 1} (vocab_size={count})"
-            return Wrong(_first_row(wrong), f"input_ids must lie in {rule}, got {ids[wrong][0].item()}")
-        if mask is None and config.pad_token_id is not None:
-            mask = ids != config.pad_token_id
+    if "input_ids" in batch and mask is None and config.pad_token_id is not None:
+        mask = batch["input_ids"] != config.pad_token_id
     if mask is not None and (empty := ~mask.flatten(1).any(dim=1)).any():
         return Wrong(_first_row(empty), "a sequence needs at least one real step, but one has none: drop it")
     for name in ("pixel_values", "input_values", "input_features"):
-        if not isinstance(batch.get(name), Tensor) or _is_finite(batch[name]):  # the model says what it takes
+        if not isinstance(batch.get(name), Tensor) or _is_finite(batch[name]):  # the model refuses other types
             continue
         wrong = ~torch.isfinite(batch[name])
         if name == "input_values" and mask is not None:
@@ -121,11 +115,13 @@ def wrong_input(batch: dict[str, Tensor], config: FPTConfig) -> Wrong | None:
         if wrong.any():
             place = wrong.nonzero()[0, 1:].tolist()
             return Wrong(_first_row(wrong), f"{name} must be finite, but one is NaN or infinity, at {place}: clean it")
-    return None
+    inputs = batch.get(config.input.argument)
+    found = config.input.wrong_ids(config, inputs) if isinstance(inputs, Tensor) else None
+    return None if found is None else Wrong(_first_row(found[0]), found[1])
 
 
 def _is_finite(values: Tensor) -> bool:
-    """Whether no value is NaN or infinite: such a one makes the sum so, which is far quicker than to look at each."""
+    """Whether no value is NaN or infinite. The sum tells in most cases, far faster than looking at each value."""
     return bool(torch.isfinite(values.sum()) or torch.isfinite(values).all())
 
 
@@ -140,9 +136,9 @@ def check_first_batch(
     rule: LabelRule | None,
     columns: Callable[[], Iterable[str]] | None = None,
 ) -> None:
-    """Raise ValueError for a batch to train on that lacks what the model reads, or its labels, or has other shapes.
+    """Raise ValueError for a training batch without the model's input or labels, or with other shapes.
 
-    `rule`: of the labels (None: an own loss reads what it likes). `columns`: gives those of the data, for a message
+    `rule`: for the labels (None: the user's own loss reads them). `columns`: returns the data's columns for a message
     (None: the batch's).
     """
 
@@ -159,7 +155,7 @@ def check_first_batch(
         raise ValueError(f"The data needs labels to learn from, but has only {has()}: call one of them labels.")
     device = next(model.parameters()).device
     mask = batch.get("attention_mask")
-    projection.eval()  # so that its dropout draws nothing
+    projection.eval()  # so that its dropout draws no random numbers
     encoded = projection(batch[projection.input_name].to(device), None if mask is None else mask.to(device))
     projection.train(model.training)
     tokens = encoded.states.shape[1]
@@ -171,26 +167,26 @@ def check_first_batch(
 
 
 def is_held(dataset: object) -> bool:
-    """Whether a data set has examples that can be looked at without reading on."""
+    """Whether a data set has examples at hand, unlike a stream or an empty one."""
     return isinstance(dataset, Sized) and not isinstance(dataset, IterableDataset) and len(dataset) > 0
 
 
 @contextlib.contextmanager
 def naming_the_row(called: str, loader_of: Callable[[], DataLoader | None]) -> Iterator[None]:
-    """Name the row that makes a batch wrong, where it is found again by `loader_of()`, of the data set `called`."""
+    """Context manager: name the row in a BatchError, found again by `loader_of()`, in the data set `called`."""
     try:
         yield
     except BatchError as error:
         loader = loader_of()
         found = _find_wrong(loader) if is_held(getattr(loader, "dataset", None)) else None
         if found is None:
-            raise ValueError(str(error)) from error  # which is not looked for again, in another data set
+            raise ValueError(str(error)) from error  # no BatchError, so that no outer block searches another data set
         row, problem = found
         raise ValueError(f"{problem}{ROW}{row} of {called}.") from error
 
 
 def _find_wrong(loader: DataLoader) -> tuple[int, str] | None:
-    """The first row of a loader's data set that makes a wrong batch, and what is wrong; None where none was found."""
+    """The first row of a loader's data set that makes a wrong batch, and what is wrong; None if none was found."""
     start = time.monotonic()
     for row in range(len(loader.dataset)):
         try:

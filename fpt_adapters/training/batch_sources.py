@@ -1,4 +1,4 @@
-"""Where the batches of a training come from: a data set, a stream, or features that were computed once."""
+"""The source of a training's batches: a data set, a stream, or cached features."""
 
 import contextlib
 import copy
@@ -23,7 +23,7 @@ from .resumable_batches import BatchStream
 
 logger = logging.get_logger(__name__)
 
-IN_THIS_PROCESS = {  # indexing a tensor takes less time than to talk to a worker
+IN_THIS_PROCESS = {  # indexing a tensor takes less time than talking to a worker
     "dataloader_num_workers": 0,
     "dataloader_persistent_workers": False,
     "dataloader_prefetch_factor": None,
@@ -32,18 +32,18 @@ IN_THIS_PROCESS = {  # indexing a tensor takes less time than to talk to a worke
 
 @dataclass
 class BatchSource:
-    """Where batches to train on come from: `loader` gives them; `stream`, if it is one, knows how far it has come."""
+    """The source of training batches: `loader` returns them; `stream`, if there is one, knows how far it was read."""
 
-    loader: DataLoader | None = None  # None: not in training
+    loader: DataLoader | None = None  # None outside of a training
     stream: BatchStream | None = None
 
     def save(self, folder: Path, process_index: int) -> None:
-        """Keep in a checkpoint what Trainer does not: the place of this process in a stream."""
+        """Save in a checkpoint how far this process has read a stream, which Trainer does not."""
         if self.stream is not None:
             self.stream.save(folder / _state_name(process_index))
 
     def close(self) -> None:
-        """Stop the workers of a stream: Trainer goes on to hold the loader."""
+        """Stop the workers of a stream, because Trainer keeps the loader."""
         if self.stream is not None:
             self.stream.close()
 
@@ -51,12 +51,12 @@ class BatchSource:
 def choose_source(
     trainer: Trainer, make_loader: Callable[[], DataLoader], checkpoint: Path | None, store: FeatureStore | None
 ) -> BatchSource:
-    """Choose where batches come from; `make_loader` is Trainer's own method, which makes a loader of `train_dataset`.
+    """Choose the source of batches; `make_loader`: Trainer's own method, which makes a loader for `train_dataset`.
 
-    `checkpoint`: that is resumed. `store`: the features of the training under way. Where a training that had ended is
-    resumed, there are no batches: Trainer would train a step more. Raises ValueError for a stream whose features are
-    to be cached, that stopped after other batches, or whose first batch has wrong inputs, and for cached features that
-    are asked for and cannot be.
+    `checkpoint`: the one that is resumed. `store`: the features of this training. If the resumed training had already
+    ended, there are no batches, because Trainer would train one more step. Raises ValueError for a stream whose
+    features should be cached, that stopped after another number of batches, or whose first batch has wrong inputs, and
+    if features cannot be cached though `cache_features=True`.
     """
     step = 0 if checkpoint is None else _steps_of(checkpoint)
     if 0 < trainer.args.max_steps <= step:
@@ -68,11 +68,11 @@ def choose_source(
         if checkpoint is not None and not trainer.args.ignore_data_skip:
             _go_on(stream, checkpoint / _state_name(trainer.args.process_index), step, trainer.args)
         try:
-            check_training_batch(trainer, stream.peek())  # which stays the first batch
+            check_training_batch(trainer, stream.peek())  # it stays the first batch
         except ValueError:
             stream.close()
             raise
-        return BatchSource(DataLoader(stream, batch_size=None), stream)  # without end, and of this process alone
+        return BatchSource(DataLoader(stream, batch_size=None), stream)  # endless, and only this process's batches
     features = _features(trainer, trainer.train_dataset, store, for_training=True)
     if features is None:
         return BatchSource(make_loader())
@@ -88,7 +88,7 @@ def _state_name(process_index: int) -> str:
 
 
 def _steps_of(checkpoint: Path) -> int:
-    """The steps that were trained before a checkpoint."""
+    """The number of steps that were trained before a checkpoint."""
     return TrainerState.load_from_json(os.fspath(checkpoint / TRAINER_STATE_NAME)).global_step
 
 
@@ -110,9 +110,9 @@ def _batch_stream(trainer: Trainer) -> BatchStream:
 
 
 def _go_on(stream: BatchStream, path: Path, step: int, args: TrainingArguments) -> None:
-    """Set a stream to where it stood at a checkpoint's `step`, as the file at `path` has it."""
+    """Set a stream to its state at a checkpoint's `step`, which the file at `path` has."""
     if not path.is_file():
-        logger.warning(f"{path} is not there: the stream is read from its start up to where it had come.")
+        logger.warning(f"{path} is not there: the stream is read from its start up to where it stopped.")
         return
     stream.load(path)
     batches = step * args.gradient_accumulation_steps
@@ -127,7 +127,7 @@ def _go_on(stream: BatchStream, path: Path, step: int, args: TrainingArguments) 
 
 
 class WholeBatches(Dataset):
-    """Cached features of which a data loader gets a batch at once, ready collated."""
+    """Cached features that give a data loader a whole collated batch at once."""
 
     def __init__(self, features: CachedFeatures):
         self.features = features
@@ -139,7 +139,7 @@ class WholeBatches(Dataset):
         return self.features.batch([index])
 
     def __getitems__(self, indices: Sequence[int]) -> dict[str, Tensor]:
-        """Make the batch of the examples `indices`."""
+        """The collated batch of the examples `indices`."""
         return self.features.batch(indices)
 
 
@@ -149,7 +149,7 @@ def evaluation_loader(
     given: str | Dataset | None,
     store: FeatureStore | None,
 ) -> DataLoader:
-    """A loader to evaluate what was `given`, or features of it, by Trainer's method `make_loader`."""
+    """A loader for the evaluation of `given`, or of its cached features, made by Trainer's method `make_loader`."""
     dataset = trainer.eval_dataset if given is None else given
     dataset = trainer.eval_dataset[dataset] if isinstance(dataset, str) else dataset
     features = _features(trainer, dataset, store, for_training=False)
@@ -162,7 +162,7 @@ def evaluation_loader(
 def _features(
     trainer: Trainer, dataset: Dataset, store: FeatureStore | None, for_training: bool
 ) -> CachedFeatures | None:
-    """The features that stand for a data set: those that were given as such, or those that the `store` computes."""
+    """The cached features for a data set: the data set itself if it is such, else those that `store` computes."""
     if isinstance(dataset, CachedFeatures):
         check_features(trainer.model)
         return dataset
@@ -171,7 +171,7 @@ def _features(
 
 @contextlib.contextmanager
 def _serving_whole_batches(trainer: Trainer, **attributes: Any) -> Iterator[None]:
-    """Meanwhile Trainer makes loaders of ready batches, with other `attributes`, in this process."""
+    """Context manager: Trainer makes loaders of collated batches in this process, and has other `attributes`."""
     args = copy.copy(trainer.args)
     vars(args).update(remove_unused_columns=False, **IN_THIS_PROCESS)
     attributes |= {"data_collator": _as_it_is, "args": args}
@@ -184,5 +184,5 @@ def _serving_whole_batches(trainer: Trainer, **attributes: Any) -> Iterator[None
 
 
 def _as_it_is(batch: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The collator of batches that come ready."""
+    """The collator for batches that are collated already."""
     return batch

@@ -1,4 +1,4 @@
-"""What FPTTrainer refuses before a training: models, data, folders and checkpoints with which it would go wrong."""
+"""Checks before a training: FPTTrainer refuses models, data, folders and checkpoints with which it would go wrong."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -20,11 +20,11 @@ from .data_checks import check_data
 from .resuming import check_checkpoint, warn_of_callbacks, warn_of_random_numbers
 
 
-def accepted(model: nn.Module, args: TrainingArguments | None, rates: Iterable[str]) -> FPTPreTrainedModel:
-    """The model to train, without the wrapper of torch.compile; `rates`: groups with a learning rate of their own.
+def checked_model(model: nn.Module, args: TrainingArguments | None, rates: Iterable[str]) -> FPTPreTrainedModel:
+    """Check the model to train, and return it without torch.compile's wrapper.
 
-    Raises TypeError for another kind of model, ValueError for one without such a group, and for one that could not be
-    pushed as `args` say: before its repo is made.
+    `rates`: the groups with their own learning rate. Raises TypeError for another kind of model, ValueError if one of
+    these groups does not train, or if the model could not be pushed as `args` ask, before a repo is made.
     """
     model = _compiled_in_place(model)
     if not isinstance(model, FPTPreTrainedModel):
@@ -42,7 +42,7 @@ def accepted(model: nn.Module, args: TrainingArguments | None, rates: Iterable[s
 
 
 def _compiled_in_place(model: nn.Module) -> nn.Module:
-    """The model inside a wrapper of torch.compile, itself compiled in the same way, as `model.compile()` does it.
+    """Take a model out of torch.compile's wrapper, and compile it in place the same way, as `model.compile()` does.
 
     Trainer reads a model's `forward` and class, which the wrapper hides.
     """
@@ -54,14 +54,14 @@ def _compiled_in_place(model: nn.Module) -> nn.Module:
 
 
 def check_training(trainer: Trainer, checkpoint: Path | None) -> None:
-    """Check the weights, the data, the output folder, the card, and the `checkpoint` that is resumed, if any."""
+    """Check weights, data, output folder, card, and the `checkpoint` to resume, if any. Raises ValueError."""
     args, folder = trainer.args, Path(trainer.args.output_dir)
     _check_weights(trainer.model)
     _check_training_set(trainer.train_dataset)
     check_data(trainer)
     refuse_foreign(folder)
     if args.push_to_hub and folder.is_dir():
-        repository_files(folder)  # refuses what could not be pushed
+        repository_files(folder)  # raises for what could not be pushed
     if args.should_save:
         refuse_full_disk(folder, size_of(trainer.model.delta_tensors().values()))
     trainer.card.check()
@@ -81,7 +81,7 @@ def _check_weights(model: FPTPreTrainedModel) -> None:
         if parameter.dtype != torch.float32:
             raise ValueError(
                 f"Trained weights must be float32, but {name} is {parameter.dtype}: give dtype to from_backbone, "
-                "which casts the frozen weights alone, instead of calling .to(dtype) on the model."
+                "which casts only the frozen weights, instead of calling .to(dtype) on the model."
             )
 
 

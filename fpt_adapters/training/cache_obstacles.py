@@ -1,7 +1,7 @@
-"""Why the features of a data set cannot be kept: they must be the same whenever an example is seen, and beside any.
+"""Reasons why the features of a data set cannot be cached: an example's must be the same in each epoch and any batch.
 
-`SteadyCollator` looks at every example in its batch, bit by bit; `obstacles_in_sample` tries a few of them twice, and
-on the model.
+`SteadyCollator` compares every example with its row in the batch, bit by bit; `obstacles_in_sample` makes a few of
+them twice, and runs the model on them.
 """
 
 import copy
@@ -21,21 +21,21 @@ from ..models.pretrained import FPTPreTrainedModel
 from .batch_checks import is_held
 from .epochs import epoch_setter
 
-# What a collator fills short examples up with.
+# The values that pad short examples.
 FILLER = {"attention_mask": 0, "token_type_ids": 0, "labels": IGNORED_LABEL}
-ROUNDING = {torch.float32: 1e-3, torch.bfloat16: 2e-2, torch.float16: 2e-2}  # of the norm; any dropout changes more
-SAMPLED = 32  # examples, spread over a data set, that are looked at before all are computed
-TRIED = 4  # of them, that the model runs on: a layer that is rarely dropped may survive fewer
+ROUNDING = {torch.float32: 1e-3, torch.bfloat16: 2e-2, torch.float16: 2e-2}  # share of the norm; dropout changes more
+SAMPLED = 32  # examples, spread over a data set, that are tested first
+TRIED = 4  # of these, examples that the model runs on: fewer might miss a layer that is rarely dropped
 DEPENDS = "an example depends on those it is batched with (if that is padding: give a mask)"
 
 
 @dataclass
 class SteadyCollator:
-    """A collator that also tells of each example whether the batch left it as it is alone.
+    """A collator that also tells for each example whether it is the same in the batch as when collated on its own.
 
-    It adds, each (batch,): `steady`, bool; `lengths`, that of an example's labels alone (0: one label). Padding behind
-    an example leaves it as it is if the mask hides it from the model and the label from the loss. `pad_token_id`: the
-    id that hides itself where no mask is given.
+    It adds, each (batch,): `steady`, bool; `lengths`, the length of the example's labels on its own (0: one label).
+    Padding after an example is allowed if the mask hides it from the model and the label -100 from the loss.
+    `pad_token_id`: the id that counts as masked if no mask is given.
     """
 
     added = ("steady", "lengths")
@@ -46,7 +46,7 @@ class SteadyCollator:
 
     def __call__(self, examples: Sequence[Any]) -> dict[str, Tensor]:
         """Collate and compare."""
-        batch = dict(self.collator([copy.copy(example) for example in examples]))  # some collators empty what they get
+        batch = dict(self.collator([copy.copy(example) for example in examples]))  # some collators empty their inputs
         singles = [self.collator([example]) for example in examples]
         steady = [self._is_row(single, batch, row) for row, single in enumerate(singles)]
         labels = [single["labels"] for single in singles if "labels" in single]
@@ -58,7 +58,7 @@ class SteadyCollator:
         return all(name in single and self._continues(name, single[name][0], batch, row) for name in names)
 
     def _continues(self, name: str, alone: Tensor, batch: dict[str, Tensor], row: int) -> bool:
-        """Whether `batch[name][row]` is `alone`, or `alone` and filler behind it."""
+        """Whether `batch[name][row]` is `alone`, or `alone` followed by padding."""
         batched = batch[name][row]
         if alone.shape == batched.shape:
             return _same(alone, batched)
@@ -74,14 +74,14 @@ class SteadyCollator:
 def obstacles_in_settings(
     model: FPTPreTrainedModel, dataset: Dataset, most_bytes: int, num_processes: int, for_training: bool
 ) -> list[str]:
-    """Why features cannot be kept, as far as the settings tell; each with what to write instead, if anything."""
+    """Reasons in the settings why features cannot be cached, each with what to write instead, if anything."""
     config, backbone_config, found = model.config, model.fpt_model.backbone.config, []
     if for_training and config.input_dropout:
         found.append(f"input_dropout is {config.input_dropout} (write input_dropout=0)")
     if for_training and (names := [name for name in DROPOUT_FIELDS if getattr(backbone_config, name, None)]):
         found.append(f"the backbone has {', '.join(names)} above 0 (write backbone_dropout=0)")
     if config.output_hidden_states or config.output_attentions:
-        found.append("output_hidden_states or output_attentions asks for what the backbone alone gives")
+        found.append("output_hidden_states or output_attentions asks for what only the backbone returns")
     if not is_held(dataset):
         return [*found, "the data set has no length, or no example"]
     tokens = config.num_tokens if model.per_token else 1
@@ -96,7 +96,7 @@ def obstacles_in_settings(
 def obstacles_in_sample(
     model: FPTPreTrainedModel, dataset: Dataset, collator: SteadyCollator, epoch: int, for_training: bool
 ) -> list[str]:
-    """Why features cannot be kept, as a few examples show, seen twice: in the epoch after `epoch`, and in `epoch`."""
+    """Reasons in a few examples, made twice (in epoch `epoch` + 1, then `epoch`), why features cannot be cached."""
     rows = range(0, len(dataset), max(1, len(dataset) // SAMPLED))[:SAMPLED]
     set_epoch, passes = epoch_setter(dataset), []
     for number in (epoch + 1, epoch):
@@ -110,7 +110,7 @@ def obstacles_in_sample(
         return ["the data set has no labels"]
     if not batch["steady"].all():
         return [DEPENDS]
-    if not for_training:  # what is evaluated is always seen in evaluation mode, and in the same batches
+    if not for_training:  # evaluations always run in evaluation mode, and on the same batches
         return []
     tried = {name: tensor[:TRIED] for name, tensor in batch.items()}
     return _obstacles_in_model(model, tried, [collator.collator([dataset[row]]) for row in rows[:TRIED]])
@@ -120,7 +120,7 @@ def obstacles_in_sample(
 def _obstacles_in_model(
     model: FPTPreTrainedModel, batch: dict[str, Tensor], singles: Sequence[dict[str, Tensor]]
 ) -> list[str]:
-    """Whether examples give other features in training mode and alone than in evaluation mode and in a batch."""
+    """Reasons if examples on their own in training mode get other features than in a batch in evaluation mode."""
     together = model.eval().head_inputs(**inputs_of(model, batch))
     for features, single in zip(together, singles, strict=True):
         inputs = inputs_of(model, single)
@@ -133,18 +133,18 @@ def _obstacles_in_model(
 
 
 def inputs_of(model: FPTPreTrainedModel, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-    """What the model takes of a collated batch, on its device; the rest is left out, as Trainer leaves out columns."""
+    """The part of a collated batch that the model takes, on its device."""
     taken = inspect.signature(model.head_inputs).parameters
     return {name: tensor.to(model.device) for name, tensor in batch.items() if name in taken}
 
 
 def _differ(model: FPTPreTrainedModel, alone: Tensor, batched: Tensor) -> bool:
-    """Whether features (hidden,) or (tokens, hidden) are others than in a batch, where more tokens may follow."""
+    """Whether features (hidden,) or (tokens, hidden) differ from those in a batch, where padding may follow."""
     batched = batched[: len(alone)]
     rounding = max(ROUNDING.get(parameter.dtype, 0) for parameter in model.parameters())
     return bool((alone - batched).float().norm() > rounding * batched.float().norm())
 
 
 def _same(one: Tensor, other: Tensor) -> bool:
-    """Whether two tensors hold the same, bit by bit; NaN, which may lie under a mask, is NaN."""
+    """Whether two tensors are equal; NaN, which may be under a mask, equals NaN."""
     return one.shape == other.shape and bool(((one == other) | (one != one) & (other != other)).all())

@@ -1,7 +1,7 @@
-"""Frozen features, computed once: where the head alone trains, what enters it is the same in every epoch.
+"""Cached features: if only the head trains, its inputs are the same in every epoch, and can be computed once.
 
-The paper's linear probe (arXiv 2103.05247, "output layer only") trains on such features. Here a pass over the data
-computes them in order; batches of them are then indexed out of one tensor, instead of running the backbone again.
+The paper's linear probe (arXiv 2103.05247, "output layer only") trains on such features. One pass over the data
+computes them; batches are then rows of one tensor, and the backbone does not run again.
 """
 
 import contextlib
@@ -29,14 +29,14 @@ MOST_BYTES = MEMORY // 4
 
 
 class CachedFeatures(Dataset):
-    """What enters the head for each example of a data set, and its labels: the head alone trains on it.
+    """A data set of the head's inputs and the labels, for training only the head.
 
-    Each example is what `forward` takes in place of the raw inputs: "head_inputs" (hidden,) and "labels"; for a head
-    per token (tokens, hidden) and (tokens, ...), filled up with zeros and the label -100. transformers' default
-    collator makes batches of them.
+    Each example has what `forward` takes in place of raw inputs: "head_inputs" (hidden,) and "labels"; for a head per
+    token (tokens, hidden) and (tokens, ...), padded with zeros and the label -100. transformers' default collator
+    makes batches of them.
 
     `tensors`: "head_inputs" (examples, hidden) and "labels" (examples, ...); for a head per token (examples, tokens,
-    hidden) and (examples, tokens, ...), with `lengths` (examples,), the tokens that each example has.
+    hidden) and (examples, tokens, ...), with `lengths` (examples,), the number of tokens of each example.
     """
 
     def __init__(self, tensors: dict[str, Tensor], lengths: Tensor | None = None):
@@ -50,7 +50,7 @@ class CachedFeatures(Dataset):
         return {name: tensor[index] for name, tensor in self.tensors.items()}
 
     def batch(self, indices: Sequence[int]) -> dict[str, Tensor]:
-        """Make the batch of the examples `indices` at once; tokens are cut to the longest of them."""
+        """The batch of the examples `indices`; tokens are cut to the longest of them."""
         rows = torch.as_tensor(indices)
         if self.lengths is None:
             return {name: tensor[rows] for name, tensor in self.tensors.items()}
@@ -64,12 +64,12 @@ class CachedFeatures(Dataset):
 
     @property
     def nbytes(self) -> int:
-        """Bytes that it holds."""
+        """The size of all tensors in bytes."""
         return sum(tensor.nbytes for tensor in self.tensors.values())
 
 
 class NotCacheableError(ValueError):
-    """The features of a data set cannot be kept, for these `reasons`."""
+    """The features of a data set cannot be cached, for the given `reasons`."""
 
     def __init__(self, reasons: Sequence[str]):
         self.reasons = list(reasons)
@@ -90,23 +90,23 @@ def cache_features(
     progress: bool = True,
     called: str = "the data set",
 ) -> CachedFeatures:
-    """Run what is frozen of `model` once over `dataset`: what enters the head for each example, and its labels.
+    """Run the frozen part of `model` once over `dataset`, and return the head's inputs and the labels of each example.
 
-    The head trains on the result, by FPTTrainer or the stock Trainer, as it would on `dataset`, up to rounding; what
-    was trained takes raw inputs as ever. Examples and `data_collator` are those that Trainer would get, with labels.
+    FPTTrainer or the stock Trainer trains the head on the result as on `dataset`, up to rounding; the trained model
+    takes raw inputs as before. Examples and `data_collator` are those for Trainer, with labels.
 
-    The features lie in memory, at most `most_bytes`: 4 * examples * hidden, times the tokens for a head per token.
-    `for_training=False` is for data that is only evaluated, where the model's dropout may stand. A data set with
-    `set_epoch` is left in `epoch`. `accelerator` shares the work out over its processes, which must all call this,
-    and in its precision. `called` is the data set's name in messages.
+    The features are held in memory, at most `most_bytes`: 4 * examples * hidden bytes, for a head per token * tokens.
+    `for_training=False`: for data that is only evaluated, where the model may have dropout. A data set with
+    `set_epoch` is left in `epoch`. `accelerator`: divides the work among its processes, which must all call this, and
+    sets the precision. `called`: the data set's name in messages.
 
-    Raises ValueError for a model that trains more than the head; where an example would not have the same features
-    each time (dropout, an augmentation, padding without a mask), with all reasons; and for wrong inputs and labels,
-    naming the row. All are found out before, but for what one example has of its batch, which each is looked at for.
+    Raises ValueError for a model that trains more than the head; if an example would not have the same features each
+    time (dropout, an augmentation, padding without a mask), with all reasons; and for wrong inputs and labels, naming
+    the row. A sample is tested first; whether an example depends on its batch is checked for every one.
     """
     if model.headless or not trains_head_only(model):
-        raise ValueError("cache_features needs the head alone to train: write trainable=['output'].")
-    agreed = gather_object if accelerator is not None else list  # on the reasons, in all processes
+        raise ValueError("cache_features needs a model of which only the head trains: write trainable=['output'].")
+    agreed = gather_object if accelerator is not None else list  # the same reasons in all processes
     num_processes = 1 if accelerator is None else accelerator.num_processes
     if found := agreed(obstacles_in_settings(model, dataset, most_bytes, num_processes, for_training)):
         raise NotCacheableError(dict.fromkeys(found))
@@ -136,10 +136,10 @@ def trains_head_only(model: FPTPreTrainedModel) -> bool:
 
 
 def check_features(model: FPTPreTrainedModel) -> None:
-    """Raise ValueError where cached features do not stay those of `model`, because more than its head trains."""
+    """Raise ValueError if `model` trains more than its head, so that cached features would not stay true."""
     if not trains_head_only(model):
         raise ValueError(
-            "Cached features are of a model whose head alone trains, and this one trains more: write "
+            "Cached features are for a model of which only the head trains, and this one trains more: write "
             "trainable=['output'], or give the raw data."
         )
 
@@ -151,14 +151,14 @@ def compute_features(
     examples: int,
     accelerator: Accelerator | None = None,
 ) -> CachedFeatures | None:
-    """Run `model` over the `batches` of a `SteadyCollator`, in the data set's order, shared out over processes.
+    """Run `model` over the `batches` of a `SteadyCollator`, in the data set's order, divided among processes.
 
-    Returns None, the same in every process, if an example is not steady. Raises RuntimeError if some are missing.
+    Returns None, in every process, if an example is not steady. Raises RuntimeError if some are missing.
     """
     tokens = model.config.num_tokens if model.per_token else None
     tensors: dict[str, Tensor] = {}
     start, steady = 0, True
-    for batch in batches:  # to the end even if unsteady, which puts accelerate's state back
+    for batch in batches:  # to the end even if unsteady, so that accelerate's state is reset
         if not steady:
             continue
         found = {name: batch[name].to(model.device) for name in ("labels", *SteadyCollator.added)}

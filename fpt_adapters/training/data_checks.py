@@ -1,7 +1,7 @@
-"""A Trainer's data sets are looked at before it learns from them, and the row that is wrong is named.
+"""Checking a Trainer's data sets before training, naming the row that is wrong.
 
-Labels are looked at where a data set has them at hand (see `check_labels_at_hand`), and of each data set the first
-batch. Where a loss of your own reads the labels, one that the model's loss would not take is warned of.
+Labels are checked if a data set has them at hand (see `check_labels_at_hand`), and the first batch of each data set.
+If the user's own loss reads the labels, one that the model's loss would refuse only gives a warning.
 """
 
 import functools
@@ -21,7 +21,7 @@ from .random_state import random_state_kept
 
 
 def check_collated(trainer: Trainer) -> None:
-    """Have the batches of the collator checked, be it the one that came first or one that was set since."""
+    """Wrap the Trainer's present collator so that its batches are checked; the user may have set another one."""
     collator = trainer.data_collator
     if isinstance(collator, CheckedCollator):
         collator = collator.collator
@@ -29,7 +29,7 @@ def check_collated(trainer: Trainer) -> None:
 
 
 def check_data(trainer: Trainer) -> None:
-    """Look at the labels of all data sets and at their first batches. Raises ValueError for what is wrong."""
+    """Check the labels of all data sets and their first batches. Raises ValueError for what is wrong."""
     check_collated(trainer)
     if not trainer.model.headless:
         rule, own_loss = LabelRule.of(trainer.model), trainer.label_rule is None
@@ -43,7 +43,7 @@ def check_data(trainer: Trainer) -> None:
             check_features(trainer.model)
             if training and trainer.label_rule is not None:
                 _note_problem_type(trainer, dataset.labels[:1])
-        elif training and isinstance(dataset, IterableDataset):  # looked at where its loader is made
+        elif training and isinstance(dataset, IterableDataset):  # checked when its loader is made
             continue
         elif training or trainer.args.eval_strategy != IntervalStrategy.NO:
             batch = first_batch(trainer, loader_of_rows(trainer, dataset, [0]), called)
@@ -52,7 +52,7 @@ def check_data(trainer: Trainer) -> None:
 
 
 def _data_sets(trainer: Trainer) -> dict[str, Dataset]:
-    """The data sets by what messages call them."""
+    """The data sets by their names in messages."""
     found = {"the training set": trainer.train_dataset}
     if isinstance(trainer.eval_dataset, dict):
         found |= {f"the evaluation set {name!r}": dataset for name, dataset in trainer.eval_dataset.items()}
@@ -62,7 +62,7 @@ def _data_sets(trainer: Trainer) -> dict[str, Dataset]:
 
 
 def loader_of_rows(trainer: Trainer, dataset: Dataset, rows: Sequence[int] | None = None) -> DataLoader | None:
-    """Trainer's loader of some rows, or of all; None where they are not held."""
+    """Trainer's loader of some rows, or of all (None); returns None for a data set without rows at hand."""
     if not is_held(dataset):
         return None
     rows = range(len(dataset)) if rows is None else rows
@@ -71,7 +71,7 @@ def loader_of_rows(trainer: Trainer, dataset: Dataset, rows: Sequence[int] | Non
 
 
 def first_batch(trainer: Trainer, loader: DataLoader | None, called: str) -> dict[str, Tensor]:
-    """The first example as a loader of Trainer's serves it, collated; {} where none is held."""
+    """The first example of one of Trainer's loaders, collated; {} if the data set has none at hand."""
     if not is_held(getattr(loader, "dataset", None)):
         return {}
     try:
@@ -89,7 +89,7 @@ def first_batch(trainer: Trainer, loader: DataLoader | None, called: str) -> dic
 def check_training_batch(
     trainer: Trainer, batch: dict[str, Tensor], columns: Callable[[], Iterable[str]] | None = None
 ) -> None:
-    """Check it, and let the config say, for the card and for pipelines, what problem its labels pose."""
+    """Check a training batch, and write the problem type of its labels into the config, for card and pipelines."""
     check_first_batch(trainer.model, batch, trainer.label_rule, columns)
     if trainer.label_rule is not None:
         _note_problem_type(trainer, batch["labels"])
@@ -103,6 +103,6 @@ def _note_problem_type(trainer: Trainer, labels: Tensor) -> None:
 
 
 def _columns_of(dataset: Dataset) -> Iterable[str]:
-    """The names of what an example has; the whole of it, where it has no names."""
+    """The names of the fields of an example; if it has no names, the name of its type."""
     example = dataset[0]
     return example if isinstance(example, Mapping) else [type(example).__name__]

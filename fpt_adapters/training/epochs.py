@@ -1,4 +1,4 @@
-"""Data sets that give other examples in each epoch, and are told which one begins."""
+"""Data sets whose examples differ from epoch to epoch, and that are told which epoch begins."""
 
 from collections.abc import Callable
 
@@ -7,14 +7,14 @@ from transformers import TrainerCallback
 
 
 def innermost(dataset: Dataset) -> Dataset:
-    """The data set under any number of torch's `Subset`."""
+    """The data set inside any number of torch's `Subset`s."""
     while isinstance(dataset, Subset):
         dataset = dataset.dataset
     return dataset
 
 
 def epoch_setter(dataset: Dataset) -> Callable[[int], None] | None:
-    """The method that tells a data set which epoch (from 0) it gives; None for one that is always the same."""
+    """The data set's method `set_epoch` (from 0); None for a data set that is always the same."""
     set_epoch = getattr(innermost(dataset), "set_epoch", None)
     return set_epoch if callable(set_epoch) else None
 
@@ -26,5 +26,5 @@ class SetEpoch(TrainerCallback):
         self.dataset = dataset
 
     def on_epoch_begin(self, args, state, control, **kwargs) -> None:
-        """Called by the Trainer; after a resume, `state.epoch` has a fraction."""
+        """Set the epoch; the Trainer calls this. After a resume `state.epoch` may be a fraction."""
         self.dataset.set_epoch(int(state.epoch))

@@ -1,7 +1,8 @@
-"""The features that a Trainer computes for one training, where they are worth it and can be kept.
+"""The cached features of one training, computed if that saves time and is possible.
 
-Results are those of training without them, up to rounding. With `cache_features=None` that is done where examples are
-seen more than once and nothing in front of the head trains or is random, and said if only that stands in the way.
+Results are those of training without them, up to rounding. With `cache_features=None` they are computed if examples
+are seen more than once and nothing in front of the head trains or is random; a warning says if only the latter is not
+so.
 """
 
 import dataclasses
@@ -17,17 +18,17 @@ logger = logging.get_logger(__name__)
 
 
 class FeatureStore:
-    """The features of one training: of its data set, and of those that are evaluated meanwhile."""
+    """The cached features of one training: of its data set, and of the sets that it evaluates."""
 
     def __init__(self, trainer: Trainer):
         self.trainer = trainer
-        self.seconds = 0.0  # that those to train on took
+        self.seconds = 0.0  # spent on the training set's features
         self._found: dict[int, CachedFeatures | None] = {}  # by id of the data set; None: it is used as it is
 
     def get(self, dataset: Dataset, for_training: bool) -> CachedFeatures | None:
-        """The features of `dataset`, computed when first asked for; None where it is used as it is.
+        """The features of `dataset`, computed on the first call; None if the data set is used as it is.
 
-        Raises ValueError where they are asked for (`cache_features=True`) and cannot be.
+        Raises ValueError if `cache_features=True` and they cannot be computed.
         """
         if not self._wanted(dataset, for_training):
             return None
@@ -39,7 +40,7 @@ class FeatureStore:
         return self._found[id(dataset)]
 
     def clear(self) -> None:
-        """Free the memory: accelerate goes on to hold the loader, and so the data set."""
+        """Free the memory, because accelerate keeps the loader, and with it the data set."""
         for features in self._kept():
             features.tensors.clear()
 
@@ -51,7 +52,7 @@ class FeatureStore:
         if trainer.cache_features is False:
             return False
         if not trains_head_only(trainer.model):
-            return for_training and bool(trainer.cache_features)  # to be refused
+            return for_training and bool(trainer.cache_features)  # `cache_features` then raises
         if not for_training:
             own = trainer.eval_dataset
             own = own.values() if isinstance(own, dict) else [own]

@@ -1,4 +1,4 @@
-"""A learning rate for each group of parameters, in an optimizer that Trainer made."""
+"""A learning rate for each group of parameters, set in Trainer's optimizer."""
 
 from collections.abc import Mapping
 
@@ -11,7 +11,7 @@ from ..torch_utils.plain_names import named_parameters
 def split_by_group(
     optimizer: torch.optim.Optimizer, model: FPTPreTrainedModel, rates: Mapping[str, float], default: float
 ) -> None:
-    """Split the optimizer's own groups (by weight decay) by FPT group; those without a rate have `default`."""
+    """Split the optimizer's parameter groups (by weight decay) by FPT group; groups not in `rates` get `default`."""
     names = {id(parameter): name for name, parameter in named_parameters(model).items()}
     group_of = model.parameter_groups()
     param_groups = list(optimizer.param_groups)

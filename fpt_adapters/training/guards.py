@@ -1,4 +1,4 @@
-"""What a training must do to the weights: leave the frozen ones as they are, and keep the trained ones finite."""
+"""Guards over the weights: a training must not change the frozen ones, and must keep the trained ones finite."""
 
 import torch
 from transformers import TrainerCallback
@@ -15,38 +15,39 @@ INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # b
 
 
 class TrainingError(RuntimeError):
-    """Training went wrong in a way that its numbers alone would hide."""
+    """Training went wrong in a way that the logged numbers would not show."""
 
 
 class WeightGuard(TrainerCallback):
-    """Compares the weights at the end of a training with those before it, and stops one that has diverged.
+    """Compares the weights after a training with those before it, and stops a training that has diverged.
 
-    `frozen`: dtype and sum over the bits of every frozen parameter, taken on its device, by name; enough to see that
-    none was trained. `may_round`: whether a frozen weight may come into another dtype (DeepSpeed rounds those). Where
-    the model is sharded, all processes must have one.
+    `frozen`: dtype and sum over the bits of every frozen parameter by name, computed on its device; enough to see that
+    none was trained. `may_round`: whether a frozen weight may change its dtype (DeepSpeed rounds them). If the model
+    is sharded, all processes must have a guard.
     """
 
     def __init__(self, may_round: bool = False):
         self.may_round = may_round
-        self.model: FPTPreTrainedModel | None = None  # that trains now
+        self.model: FPTPreTrainedModel | None = None  # the model while it trains
         self.resumed = False
         self.frozen: dict[str, tuple[torch.dtype, int]] = {}
         self.trained: dict[str, str] = {}
 
     def begin(self, model: FPTPreTrainedModel, resumed: bool) -> None:
-        """Note what the weights are before a training; one that is `resumed` may have ended already."""
+        """Record the weights before a training; `resumed`: whether it continues one, which may have ended already."""
         self.model, self.resumed = model, resumed
         self.frozen, self.trained = self._checksums(), self._digests()
 
     def on_log(self, args, state, control, logs=None, **kwargs) -> None:
-        """Called by the Trainer. Raises TrainingError where the training has diverged."""
+        """Check for divergence; the Trainer calls this. Raises TrainingError."""
         if self.model is not None and "loss" in (logs or {}):
             refuse_divergence(self.model, f"at step {state.global_step}")
 
     def on_train_end(self, args, state, control, **kwargs) -> None:
-        """Called by the Trainer. Raises TrainingError for a frozen weight that changed or a trained one not finite.
+        """Compare the weights; the Trainer calls this. Warns of trained weights that did not change.
 
-        A trained one that stayed as it was is warned of, unless the training was resumed or made no steps.
+        (No warning if the training was resumed or made no steps.) Raises TrainingError if a frozen weight changed or a
+        trained one is not finite.
         """
         after = self._checksums()
         if self.may_round:
@@ -73,11 +74,11 @@ class WeightGuard(TrainerCallback):
 
 
 def refuse_divergence(model: FPTPreTrainedModel, when: str) -> None:
-    """Raise TrainingError for trained weights that are not finite; a loss alone may be so for one bad step."""
+    """Raise TrainingError if trained weights are not finite (a single loss may be, from one bad step)."""
     trained = {name: gather(p) for name, p in named_parameters(model).items() if p.requires_grad}
     finite = [torch.isfinite(tensor).all() for tensor in trained.values()]
     device = next(iter(finite)).device
-    if not torch.stack([one.to(device, non_blocking=True) for one in finite]).all():  # the one wait for the device
+    if not torch.stack([one.to(device, non_blocking=True) for one in finite]).all():  # waits for the device only once
         name = next(name for name, one in zip(trained, finite, strict=True) if not one)
         raise TrainingError(
             f"{name} is not finite {when}: training diverged. Lower learning_rate, or look for inputs and targets far "

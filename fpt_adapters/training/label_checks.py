@@ -1,4 +1,4 @@
-"""Labels are checked before anything is learned from them: those of a batch, and those that a data set has at hand."""
+"""Checking labels before training on them: those of a batch, and all that a data set has at hand."""
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -21,15 +21,15 @@ from ..heads.problems import IGNORED_LABEL
 
 logger = logging.get_logger(__name__)
 
-LABEL_NAMES = ("labels", "label", "label_ids")  # that transformers' collators read, the first of them first
+LABEL_NAMES = ("labels", "label", "label_ids")  # the names that transformers' collators read, in this order
 FILL_IN = f"fill it in, drop the row, or write {IGNORED_LABEL} where nothing is to be learned"
-ROUNDING = 1e-6  # by which a share of 1 may be over it, as float32 has it
-NUMBERS = "biuf"  # kinds of NumPy's types
+ROUNDING = 1e-6  # how far a share of 1 may exceed it in float32
+NUMBERS = "biuf"  # NumPy's kinds of number types
 LISTS = (pa.ListType, pa.LargeListType, pa.FixedSizeListType)
 
 
 class Wrong(NamedTuple):
-    """The first wrong label: its row, and the rule, what came, and what to write instead."""
+    """The first wrong label: its row, and a problem that says the rule, what came, and what to write instead."""
 
     row: int
     problem: str
@@ -37,7 +37,7 @@ class Wrong(NamedTuple):
 
 @dataclass(frozen=True)
 class LabelRule:
-    """What the labels of a model are: see `heads.problem_type_of` and `heads.classification_loss`."""
+    """What a model's labels must be: see `heads.problem_type_of` and `heads.classification_loss`."""
 
     problem_type: str | None
     num_labels: int
@@ -45,17 +45,17 @@ class LabelRule:
 
     @classmethod
     def of(cls, model) -> "LabelRule":
-        """The rule of a model with a head."""
+        """The rule for a model with a head."""
         config = model.config
         return cls(config.problem_type, config.num_labels, model.head_type.shape_of_answers(config))
 
     @property
     def per_token(self) -> bool:
-        """Whether a row has as many answers as it has tokens."""
+        """Whether a row has an answer for each token."""
         return ANY in self.each
 
     def first_wrong(self, labels: Sequence[Any] | np.ndarray | Tensor) -> Wrong | None:
-        """Look at labels, one row each: numbers, arrays, tensors or lists. None: all are right."""
+        """Find the first wrong label among rows of numbers, arrays, tensors or lists. None: all are right."""
         labels = _as_array(labels) if isinstance(labels, Tensor) else labels
         if isinstance(labels, np.ndarray) and labels.dtype.kind in NUMBERS:
             return self._first_wrong(labels)
@@ -67,7 +67,7 @@ class LabelRule:
         return min((Wrong(numbers[wrong.row], wrong.problem) for numbers, wrong in found if wrong), default=None)
 
     def _first_wrong(self, labels: np.ndarray) -> Wrong | None:
-        """As `first_wrong`, of labels (rows, ...) of one type and shape."""
+        """As `first_wrong`, for an array of labels (rows, ...)."""
         if len(labels) == 0:
             return None
         if labels.dtype.kind not in NUMBERS:
@@ -86,14 +86,14 @@ class LabelRule:
         else:
             right = (labels >= 0) & (labels <= 1 + ROUNDING)
         if classes and labels.dtype.kind == "f" and np.isnan(labels).any():
-            right = ~np.isnan(labels)  # what was missing made the others floats
+            right = ~np.isnan(labels)  # a missing label turned the others into floats
         wrong = np.argwhere(~(right | ignored))
         if not len(wrong):
             return None
         return Wrong(int(wrong[0][0]), self._out_of_range(labels[tuple(wrong[0])].item(), problem))
 
     def _problem_type(self, labels: np.ndarray) -> str:
-        """As `problem_type_of`, but floats that have not the shape of several labels are taken for classes."""
+        """As `problem_type_of`, but floats without the shape of several labels are taken for classes."""
         if self.problem_type is not None:
             return self.problem_type
         if self.num_labels == 1:
@@ -138,7 +138,7 @@ class LabelRule:
 
 
 def _fits(shape: tuple[int, ...], expected: tuple[int, ...]) -> bool:
-    """Whether a shape is the expected one, but for a last length of 1 that one of them may lack."""
+    """Whether a shape is the expected one, except that one of them may lack a last length of 1."""
     if len(shape) != len(expected):
         longer, shorter = sorted((shape, expected), key=len, reverse=True)
         return len(longer) == len(shorter) + 1 and longer[-1] == 1 and _fits(longer[:-1], shorter)
@@ -146,7 +146,7 @@ def _fits(shape: tuple[int, ...], expected: tuple[int, ...]) -> bool:
 
 
 def _as_array(row: Any) -> np.ndarray:
-    """A row's label, or a tensor of all, as an array; of type object, where it is none of numbers."""
+    """A row's label, or a tensor of all labels, as an array; its dtype is object if these are no numbers."""
     if isinstance(row, Tensor):
         row = row.detach().cpu()
         return (row if row.dtype != torch.bfloat16 else row.float()).numpy()
@@ -162,25 +162,25 @@ def _as_array(row: Any) -> np.ndarray:
 
 
 def raw_labels(examples: Sequence[Any], collator: Callable) -> list[Any] | None:
-    """The labels of examples as they are, where `collator` is one of transformers', which changes none; else None."""
-    if not _changes_none(collator) or not isinstance(examples[0], Mapping):
+    """The raw labels of examples if `collator` is one of transformers' that does not change labels, else None."""
+    if not _leaves_labels_unchanged(collator) or not isinstance(examples[0], Mapping):
         return None
     name = _label_name(examples[0])
     return None if name is None else [example.get(name) for example in examples]
 
 
 def check_labels_at_hand(what: str, dataset: Dataset, rule: LabelRule, collator: Callable, own_loss: bool) -> None:
-    """Look at all labels of a data set that gives them without making an example; `what` it is called in messages.
+    """Check all labels of a data set if they are at hand without making examples; `what`: its name in messages.
 
-    These are a column of a `datasets.Dataset`, the entries of a list of examples, or an attribute `labels`. Where a
-    transform or an own collator may change labels on their way, a row that looks wrong is made, to see it as the model
-    would. Raises ValueError, naming the row; warns only, where an own loss may know what they mean.
+    They are a column of a `datasets.Dataset`, the entries of a list of examples, or an attribute `labels`. If a
+    transform or the user's own collator may change labels, a row that looks wrong is collated and checked again.
+    Raises ValueError, naming the row; with `own_loss`, which may understand such labels, it only warns.
     """
     labels, place, as_they_are = _labels_at_hand(dataset)
     if labels is None:
         return
     wrong = rule.first_wrong(labels)
-    if wrong is not None and not (as_they_are and _changes_none(collator)):
+    if wrong is not None and not (as_they_are and _leaves_labels_unchanged(collator)):
         made = collator([dataset[wrong.row]]).get("labels")
         wrong = Wrong(wrong.row, found.problem) if made is not None and (found := rule.first_wrong(made)) else None
     if wrong is not None:
@@ -197,7 +197,7 @@ def check_labels_at_hand(what: str, dataset: Dataset, rule: LabelRule, collator:
             )
 
 
-def _changes_none(collator: Callable) -> bool:
+def _leaves_labels_unchanged(collator: Callable) -> bool:
     if isinstance(collator, RemoveColumnsCollator):
         collator = collator.data_collator
     return collator is default_data_collator or isinstance(collator, (DefaultDataCollator, DataCollatorWithPadding))
@@ -208,7 +208,7 @@ def _label_name(names: Iterable[str]) -> str | None:
 
 
 def _labels_at_hand(dataset: Dataset) -> tuple[Sequence[Any] | np.ndarray | None, str, bool]:
-    """The labels of all rows or None, where they are found, and whether the examples have them as they are."""
+    """The labels of all rows (None: not at hand), their place in words, and whether examples have them unchanged."""
     if isinstance(dataset, Subset):
         labels, place, as_they_are = _labels_at_hand(dataset.dataset)
         labels = None if labels is None else [labels[index] for index in dataset.indices]
@@ -230,7 +230,7 @@ def _labels_at_hand(dataset: Dataset) -> tuple[Sequence[Any] | np.ndarray | None
 
 
 def _rows_of(column: pa.ChunkedArray) -> Sequence[Any] | np.ndarray:
-    """A column's rows: as numbers and arrays where nothing is missing, else as Python has them."""
+    """A column's rows as numbers or arrays if nothing is missing, else as Python objects."""
     if column.null_count == 0 and _holds_numbers(column.type):
         return column.to_numpy()
     if isinstance(column.type, LISTS) and _holds_numbers(column.type.value_type) and column.null_count == 0:

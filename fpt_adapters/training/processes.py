@@ -1,4 +1,4 @@
-"""Several processes: what they must not do in silence, what need not cross between them, and how they part."""
+"""Training in several processes: checks of the setup, less traffic for DDP, and a clean end."""
 
 import hashlib
 import json
@@ -20,13 +20,13 @@ from ..torch_utils.sharding import is_sharded
 
 logger = logging.get_logger(__name__)
 
-PREPARED = "_is_accelerate_prepared"  # accelerate's mark on a model: it would not wrap it, and processes train apart
+PREPARED = "_is_accelerate_prepared"  # accelerate does not wrap a model with this mark, and each process trains alone
 
 
 def unpinned(loader: DataLoader) -> DataLoader:
-    """A loader that accelerate prepared; where no accelerator would read pinned memory, it does not ask for any.
+    """Turn off pinned memory in a loader that accelerate prepared, if there is no accelerator to read it.
 
-    It gets none there anyway, but each loader warns of it, and `dataloader_pin_memory` is True unless told otherwise.
+    The loader would get none anyway, but would warn, and `dataloader_pin_memory` is True by default.
     """
     if isinstance(loader, DataLoaderAdapter) and not torch.accelerator.is_available():
         loader.base_dataloader.pin_memory = False
@@ -36,8 +36,8 @@ def unpinned(loader: DataLoader) -> DataLoader:
 def make_ready_for_ddp(model: FPTPreTrainedModel, checksums: dict[str, Any], num_processes: int) -> None:
     """Compare the frozen weights of all processes by `checksums`, so that DDP need not send them, and let it wrap.
 
-    An evaluation before the training has marked the model as one that is not to be wrapped again. Raises ValueError
-    where frozen weights differ.
+    (An evaluation before the training marks the model, and accelerate would not wrap it.) Raises ValueError if frozen
+    weights differ.
     """
     if num_processes == 1 or any(map(is_sharded, model.parameters())):
         return
@@ -57,10 +57,9 @@ def make_ready_for_ddp(model: FPTPreTrainedModel, checksums: dict[str, Any], num
 
 
 def unwrap_after_training(trainer: Trainer) -> None:
-    """Free DDP's wrapper, and put the model alone in its place, which is what evaluations run.
+    """Free DDP's wrapper, and put the plain model in its place, which is what evaluations run.
 
-    A wrapper that is freed after its process group would free the group's threads while they wait for Python, and
-    Python for them.
+    If the wrapper is freed after its process group, the group's threads and Python may wait for each other.
     """
     if isinstance(trainer.model_wrapped, DistributedDataParallel):
         trainer.model_wrapped = trainer.model
@@ -69,7 +68,7 @@ def unwrap_after_training(trainer: Trainer) -> None:
 
 
 def check_processes(trainer: Trainer) -> None:
-    """Raise ValueError for a way of sharding that cannot be; warn of one process where several were asked for."""
+    """Raise ValueError for sharding that cannot work; warn if there is one process where several were asked for."""
     args, fsdp = trainer.args, trainer.is_fsdp_enabled
     asked = args.fsdp or str_to_bool(os.environ.get("ACCELERATE_USE_FSDP", "false"))
     if asked and not (fsdp or trainer.is_fsdp_xla_enabled):

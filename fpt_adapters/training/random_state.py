@@ -1,4 +1,4 @@
-"""The random numbers of a process, left as they were by whatever looks at its data."""
+"""Keeping the random state of a process while its data is checked."""
 
 import contextlib
 import random
@@ -10,7 +10,7 @@ import torch
 
 @contextlib.contextmanager
 def random_state_kept(device: torch.device) -> Iterator[None]:
-    """Leave the global random states of Python, NumPy and torch as they were."""
+    """Context manager: restore the global random states of Python, NumPy and torch afterwards."""
     python_state, numpy_state = random.getstate(), np.random.get_state()
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         try:

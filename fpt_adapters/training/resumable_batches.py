@@ -1,4 +1,4 @@
-"""The batches of a stream in one process, epoch after epoch, and the place from which they go on after a stop."""
+"""The batches of a stream in one process, epoch after epoch, which can be resumed exactly where they stopped."""
 
 import itertools
 import json
@@ -13,12 +13,12 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from ..data.streams import START, Cursor, ExampleStream
 
-SKIPPED = None  # stands for an example that was seen before the stop
+SKIPPED = None  # stands for an example that was read before the stop
 
 
 @dataclass(frozen=True)
 class StreamState:
-    """How far one process has come: `batches` in all, `batches_in_epoch`, and a cursor for each worker by its id."""
+    """How far one process has read: `batches` in all, `batches_in_epoch`, and a cursor for each worker by its id."""
 
     epoch: int = 0
     batches: int = 0
@@ -26,7 +26,7 @@ class StreamState:
     cursors: tuple[Cursor, ...] = ()
 
     def after(self, worker: int, cursor: Cursor) -> "StreamState":
-        """The state behind the next batch, which `worker` made and after which it stands at `cursor`."""
+        """The state after the next batch, if `worker` made it and is then at `cursor`."""
         cursors = tuple(cursor if number == worker else old for number, old in enumerate(self.cursors))
         return replace(self, batches=self.batches + 1, batches_in_epoch=self.batches_in_epoch + 1, cursors=cursors)
 
@@ -36,17 +36,17 @@ class StreamState:
 
 
 class BatchStream(IterableDataset):
-    """One process's batches of a stream: epoch after epoch, so that an iteration has no end.
+    """The batches of a stream for one process, epoch after epoch without end.
 
-    Each worker collates batches of its own part. They have `batch_size` examples but for the last of an epoch and a
-    worker, which `drop_last` leaves out. `collate` is the data collator; `num_workers` and `loader`, the further
-    arguments, are those of torch's DataLoader.
+    Each worker collates batches from its own part. They have `batch_size` examples, except a worker's last one in an
+    epoch, which `drop_last` leaves out. `collate`: the data collator; `num_workers` and `loader` (other arguments):
+    for torch's DataLoader.
 
-    `state` is that of the batches that were taken out, whatever workers have prefetched. `settings` are what must be
-    the same where a state is read back.
+    `state` counts the batches that were returned, not those that workers have prefetched. `settings` must be the same
+    when a state is loaded.
 
-    After `load`, an iteration begins with an empty batch for each that was seen before: Trainer skips as many when it
-    resumes, and reads nothing for them.
+    After `load`, an iteration begins with an empty batch for each one that was read before: Trainer skips as many when
+    it resumes, and nothing is read for them.
     """
 
     def __init__(
@@ -70,17 +70,17 @@ class BatchStream(IterableDataset):
         self.drop_last = drop_last
         self.loader = loader or {}
         self.state = StreamState(cursors=(START,) * max(self.num_workers, 1))
-        self._empty = 0  # batches that an iteration begins with
+        self._empty = 0  # how many empty batches the next iteration begins with
         self._batches: Iterator[tuple[dict[str, Tensor], StreamState]] = iter(())
         self._first: tuple[dict[str, Tensor], StreamState] | None = None
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What fixes which example comes when."""
+        """The settings that decide the order of examples."""
         stream = self.stream
         return {
             "num_processes": self.num_processes,
-            "num_workers": max(self.num_workers, 1),  # none is as one
+            "num_workers": max(self.num_workers, 1),  # none reads like one
             "batch_size": self.batch_size,
             "drop_last": self.drop_last,
             "num_shards": stream.num_shards,
@@ -90,14 +90,14 @@ class BatchStream(IterableDataset):
         }
 
     def peek(self) -> dict[str, Tensor]:
-        """Look at the first batch that is to come; it stays the first. Raises ValueError for a part without any."""
+        """Return the next batch without taking it out. Raises ValueError if this process's part has none."""
         if self._first is None:
             self._batches = self._read(self.state)
             self._first = next(self._batches)
         return self._first[0]
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
-        """Give the batches, without end; every iteration goes on where the last one stopped."""
+        """Yield batches without end; every iteration continues where the last one stopped."""
         empty, self._empty = self._empty, 0
         yield from itertools.repeat({}, empty)
         self.peek()
@@ -111,11 +111,11 @@ class BatchStream(IterableDataset):
         self._batches, self._first = iter(()), None
 
     def save(self, path: Path) -> None:
-        """Write state and settings as JSON."""
+        """Write the state and the settings as JSON."""
         path.write_text(json.dumps({"settings": self.settings, "state": asdict(self.state)}), encoding="utf-8")
 
     def load(self, path: Path) -> None:
-        """Go on from a state that `save` wrote. Raises ValueError for one of other settings."""
+        """Continue from a state that `save` wrote. Raises ValueError if it was saved with other settings."""
         saved = json.loads(path.read_text(encoding="utf-8"))
         for name, value in self.settings.items():
             if saved["settings"][name] != value:
@@ -128,7 +128,7 @@ class BatchStream(IterableDataset):
         self._empty = self.state.batches
 
     def _read(self, state: StreamState) -> Iterator[tuple[dict[str, Tensor], StreamState]]:
-        """Read the batches behind `state`, each with the state after it."""
+        """Read the batches that follow `state`, each with the state after it."""
         while True:
             for batch, worker, cursor in self._read_epoch(state):
                 state = state.after(worker, cursor)
@@ -153,7 +153,7 @@ class BatchStream(IterableDataset):
         return itertools.islice(loader, state.batches_in_epoch, None)
 
     def _generator(self, epoch: int) -> torch.Generator:
-        """Make what seeds the workers, so that they leave alone the global generator, which dropout draws from."""
+        """A generator that seeds the workers, so that they do not draw from the global one, which dropout uses."""
         return torch.Generator().manual_seed(
             (self.stream.seed + epoch * self.num_processes + self.process_index) % 2**63
         )
@@ -161,7 +161,7 @@ class BatchStream(IterableDataset):
 
 @dataclass
 class _ProcessShare(IterableDataset):
-    """A process's share of an epoch. What lies before `state` is `SKIPPED`, so that batches come as they did."""
+    """A process's share of an epoch. Examples before `state` are `SKIPPED`, so that batches are cut as before."""
 
     stream: ExampleStream
     process_index: int
@@ -180,7 +180,7 @@ class _ProcessShare(IterableDataset):
 
 @dataclass
 class _CollateShare:
-    """Collates the examples of a batch; with it go the worker and where it stands then. None for a skipped one."""
+    """Collates a batch, and returns it with its worker and that worker's cursor; None for a skipped batch."""
 
     collate: Callable[[Sequence[Any]], dict[str, Tensor]]
 

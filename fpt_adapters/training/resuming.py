@@ -1,4 +1,4 @@
-"""What a checkpoint must hold so that a resumed training is the one that was stopped."""
+"""Checking that a checkpoint has all that a resumed training needs to continue exactly."""
 
 import json
 import os
@@ -20,21 +20,21 @@ from ..models.pretrained import FPTPreTrainedModel
 logger = logging.get_logger(__name__)
 
 OPTIMIZER_STATE = "state of the optimizer and the schedule"
-OPTIMIZER, DEEPSPEED = "optimizer", "global_step"  # what the files or folders of an optimizer's state begin with
+OPTIMIZER, DEEPSPEED = "optimizer", "global_step"  # how names of files and folders with an optimizer's state begin
 
 
 def find_checkpoint(given: str | bool | None, folder: Path) -> Path | None:
-    """The checkpoint to resume, as `Trainer.train` is told: a path, True for the last one in `folder`, or none."""
+    """The checkpoint for the argument of `Trainer.train`: a path, True for the last one in `folder`, or None."""
     if not given:
         return None
     return last_checkpoint(folder) if given is True else Path(given)
 
 
 def last_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoint in `folder` that was written to its end; a warning names those that are passed over.
+    """The newest complete checkpoint in `folder`; a warning names incomplete ones that are passed over.
 
-    None where there are only such: the training begins anew. Raises ValueError where there is no checkpoint at all, or
-    none but those of `save_only_model`.
+    None if all are incomplete: the training begins anew. Raises ValueError if there is no checkpoint at all, or only
+    those of `save_only_model`.
     """
     found = [path for path in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*") if path.is_dir()]
     found = [path for path in found if path.name.removeprefix(f"{PREFIX_CHECKPOINT_DIR}-").isdecimal()]
@@ -52,7 +52,7 @@ def last_checkpoint(folder: Path) -> Path | None:
 
 
 def _lacking(folder: Path) -> str | None:
-    """What a checkpoint lacks of what Trainer writes, the last file of which is `trainer_state.json`."""
+    """The first thing that a checkpoint lacks of what Trainer writes; None if it is complete."""
     for name in (CONFIG_NAME, SAFE_WEIGHTS_NAME, TRAINER_STATE_NAME):
         if not (folder / name).is_file():
             return name
@@ -66,23 +66,23 @@ def _lacking(folder: Path) -> str | None:
 
 def _without_state(folder: Path) -> str:
     return (
-        f"{folder} holds the model alone, as save_only_model=True leaves it: resumed, the optimizer and the "
+        f"{folder} holds only the model, as save_only_model=True leaves it: resumed, the optimizer and the "
         "learning rate would start anew in the middle of the training. To train on from its weights in a new "
         "training, load them with from_pretrained, and leave resume_from_checkpoint out."
     )
 
 
 def check_checkpoint(folder: Path, model: FPTPreTrainedModel) -> None:
-    """Raise DeltaError for a checkpoint that is not exactly that of a training of `model`, naming what differs.
+    """Raise DeltaError, naming what differs, for a checkpoint that is not from a training of exactly this `model`.
 
-    ValueError for one that `save_only_model` left, whose optimizer would start anew.
+    Raises ValueError for one of `save_only_model`, whose optimizer would start anew.
     """
     lacking = _lacking(folder)
     if lacking == OPTIMIZER_STATE:
         raise ValueError(_without_state(folder))
     if lacking is not None:
         raise DeltaError(f"{folder} is no checkpoint of this model: it has no {lacking}.")
-    read_json(folder / CONFIG_NAME)  # which Trainer reads too
+    read_json(folder / CONFIG_NAME)  # Trainer reads it too
     delta = read_delta(folder / SAFE_WEIGHTS_NAME, folder / CONFIG_NAME)
     _check_config(folder, delta.values, model)
     check_delta(delta.by_name(model.tensor_places(), folder), model.delta_tensors(), running_statistics(model), folder)
@@ -106,7 +106,7 @@ def _check_config(folder: Path, saved: dict[str, Any], model: FPTPreTrainedModel
 
 
 def warn_of_random_numbers(folder: Path, process_index: int, num_processes: int) -> None:
-    """Say where the random numbers of a process cannot go on: it was stopped with another number of processes."""
+    """Warn if a process's random state is not in the checkpoint, because it had another number of processes."""
     name = "rng_state.pth" if num_processes == 1 else f"rng_state_{process_index}.pth"  # as Trainer calls them
     if not (folder / name).is_file():
         logger.warning(
@@ -116,7 +116,7 @@ def warn_of_random_numbers(folder: Path, process_index: int, num_processes: int)
 
 
 def warn_of_callbacks(folder: Path, callbacks: Iterable[TrainerCallback]) -> None:
-    """Say which callbacks (early stopping) start anew, because Trainer is not told to restore them."""
+    """Warn of callbacks (early stopping) that start anew because Trainer is not told to restore them."""
     stored = TrainerState.load_from_json(os.fspath(folder / TRAINER_STATE_NAME)).stateful_callbacks
     for callback in callbacks:
         if not isinstance(callback, ExportableState):

@@ -1,4 +1,4 @@
-"""What a run tells the model's card: results beside their floors, recipe, learning curve, and what it ran on."""
+"""Filling the model card from a run: results with their floors, recipe, learning curve, and hardware."""
 
 import contextlib
 import dataclasses
@@ -30,9 +30,9 @@ from ..version import __version__
 
 logger = logging.get_logger(__name__)
 
-SPLIT_NAMES = {"eval": "validation", "test": "test"}  # what Trainer's metric prefixes stand for
-LEFT_OUT = ("loss", *NO_METRICS)  # of what an evaluation reports
-SHOWN_VERSIONS = {  # as the modules say it, who may lie in a folder that nobody installed
+SPLIT_NAMES = {"eval": "validation", "test": "test"}  # Trainer's metric prefix -> split
+LEFT_OUT = ("loss", *NO_METRICS)  # reported by an evaluation, but not shown in the card
+SHOWN_VERSIONS = {  # from the modules themselves, which need not be installed packages
     "fpt_adapters": __version__,
     "transformers": transformers.__version__,
     "torch": str(torch.__version__),
@@ -40,7 +40,7 @@ SHOWN_VERSIONS = {  # as the modules say it, who may lie in a folder that nobody
 
 
 class RunCard:
-    """Fills the model's card with what the Trainer knows, and writes it into `args.output_dir`."""
+    """Fills in the model's card with what the Trainer knows, and writes it into `args.output_dir`."""
 
     def __init__(self, trainer: Trainer):
         model = trainer.model
@@ -48,33 +48,33 @@ class RunCard:
         if trainer.processing_class is not None:
             model.processor = trainer.processing_class
         self._last = model.card, model.processor  # a hyperparameter search drops the model of each trial
-        self.own_optimizer = trainer.optimizer is not None  # given, and not made of the arguments
+        self.own_optimizer = trainer.optimizer is not None  # given by the user, not made from the arguments
         self.own_scheduler = trainer.lr_scheduler is not None
         self.records = True
-        self.steps: dict[str, int] = {}  # after how many the result of each split came
-        self.written: str | None = None  # the card of the model as it is now, in `args.output_dir`
+        self.steps: dict[str, int] = {}  # split -> number of steps after which its result was recorded
+        self.written: str | None = None  # the text of this model's card in `args.output_dir`
 
     def card_of(self, trainer: Trainer) -> FPTCard:
-        """The card of the Trainer's model, or of its last one."""
+        """The card of the Trainer's model, or of its last one if it has none now."""
         return self._last[0] if trainer.model is None else trainer.accelerator.unwrap_model(trainer.model).card
 
     def hand_on(self, trainer: Trainer, model: FPTPreTrainedModel) -> None:
-        """Give the card and the processor of the last model to a new one."""
+        """Give the last model's card and processor to a new model."""
         if trainer.model is not None:
             self._last = self.card_of(trainer), trainer.accelerator.unwrap_model(trainer.model).processor
         model.card, model.processor = model.card or self._last[0], model.processor or self._last[1]
 
     def begin(self, card: FPTCard) -> None:
-        """Forget the results of the weights before a training."""
+        """Drop the results of earlier weights before a training."""
         card.results.clear()
         self.steps.clear()
         self.written = None
 
     @contextlib.contextmanager
-    def of_evaluation(self, trainer: Trainer, dataset: Dataset | None) -> Iterator[None]:
-        """Meanwhile `dataset` is evaluated; the training set gives no result.
+    def recording_evaluation(self, trainer: Trainer, dataset: Dataset | None) -> Iterator[None]:
+        """Context manager for an evaluation of `dataset`: results are recorded, except for the training set.
 
-        The card of this training is then written again; one that somebody has changed, or taken away, stays so.
+        Afterwards the card of this training is written again, unless the user has changed or removed it.
         """
         self.records = dataset is None or dataset is not trainer.train_dataset
         try:
@@ -86,7 +86,7 @@ class RunCard:
             self._write_beside(trainer, card.parent)
 
     def record(self, trainer: Trainer, output: EvalLoopOutput, prefix: str) -> None:
-        """Keep what an evaluation gave, whatever a user's metrics are."""
+        """Record the results of an evaluation, whatever the user's metrics are."""
         metrics = {name.removeprefix(prefix + "_"): value for name, value in output.metrics.items()}
         metrics = {name: float(value) for name, value in numbers_of(metrics).items() if name not in LEFT_OUT}
         if not metrics or not self.records:
@@ -100,11 +100,11 @@ class RunCard:
         self.steps[split] = trainer.state.global_step
 
     def finish(self, trainer: Trainer) -> None:
-        """Save the model of a training that has just ended, with its card, and say how to load it."""
+        """Save the model of a training that has just ended, with its card, and print how to load it."""
         for split, step in self.steps.items():
             if trainer.args.load_best_model_at_end or step != trainer.state.global_step:
-                trainer.card.results.pop(split, None)  # the result of other weights than these
-        trainer.save_model(_internal_call=True)  # which pushes nothing
+                trainer.card.results.pop(split, None)  # the result of other weights
+        trainer.save_model(_internal_call=True)  # so that nothing is pushed
         if trainer.is_world_process_zero():
             self._write_beside(trainer, Path(trainer.args.output_dir))
             folder, model = trainer.args.output_dir, trainer.accelerator.unwrap_model(trainer.model)
@@ -117,7 +117,7 @@ class RunCard:
             self.written = (folder / CARD_NAME).read_text(encoding="utf-8")
 
     def create(self, trainer: Trainer, fields: dict[str, Any]) -> None:
-        """Fill in `fields`, and write the card; of a sharded model, all processes call it. See `create_model_card`."""
+        """Fill in `fields` and write the card: see `create_model_card`, which all processes call if it is sharded."""
         known = {f.name for f in dataclasses.fields(FPTCard)}
         for name, value in fields.items():
             if name not in known:
@@ -128,7 +128,7 @@ class RunCard:
             self.write(trainer, trainer.accelerator.unwrap_model(trainer.model).delta_bytes(delta))
 
     def write(self, trainer: Trainer, size: int | None) -> bool:
-        """`size`: bytes of the delta. Returns whether the card was written: somebody's own text stays."""
+        """Write the card; `size`: bytes of the delta. Returns whether it was written: a user's own text is kept."""
         self._fill(trainer)
         model, folder = trainer.accelerator.unwrap_model(trainer.model), Path(trainer.args.output_dir)
         repo_id = trainer.hub_model_id or trainer.args.hub_model_id
@@ -158,13 +158,13 @@ class RunCard:
         card.pictures = draw_pictures(card, trainer.model.config)
 
     def _optimizer_facts(self, trainer: Trainer) -> dict[str, Any]:
-        """What the optimizer is, by its own settings: it may have been given, and not made of the arguments."""
+        """The optimizer's own settings, because the user may have passed one that the arguments do not describe."""
         facts = {"optimizer": trainer.args.optim.value, "weight_decay": trainer.args.weight_decay}
         if trainer.optimizer is None:
             return facts
         group = trainer.optimizer.param_groups[0]
         facts |= {"betas": group.get("betas"), "epsilon": group.get("eps")}
-        if not trainer.group_learning_rates:  # a resumed training goes on with its checkpoint's
+        if not trainer.group_learning_rates:  # a resumed training keeps its checkpoint's rate
             facts["learning_rate"] = group.get("initial_lr", group.get("lr"))
         if self.own_optimizer:
             own = getattr(trainer.optimizer, "optimizer", trainer.optimizer)  # accelerate wraps it
@@ -176,7 +176,7 @@ class RunCard:
 
 
 def draw_pictures(card: FPTCard, config: FPTConfig) -> dict[str, bytes]:
-    """Draw the learning curve and the confusion matrix, where there is something to draw: file name -> PNG."""
+    """Draw the learning curve and the confusion matrix, if there are data for them: file name -> PNG."""
     if importlib.util.find_spec("matplotlib") is None:
         logger.warning_once("No matplotlib, so the card has no pictures: pip install 'fpt_adapters[examples]'.")
         return {}
@@ -198,7 +198,7 @@ def draw_pictures(card: FPTCard, config: FPTConfig) -> dict[str, bytes]:
 
 
 def hardware(device: torch.device) -> str:
-    """What a run took place on: the accelerator's name, or the processor's kind and the threads that torch used."""
+    """The hardware of a run in words: the accelerators' name, or the kind of processor and torch's threads."""
     if device.type == "cuda":
         return f"{torch.cuda.device_count()} x {torch.cuda.get_device_name(device)}"
     if device.type == "cpu":

@@ -1,4 +1,4 @@
-"""What a training saves: the delta, put together where it is spread over processes, without the base; room for it."""
+"""Saving in a training: the delta, gathered if it is sharded, without the base; and errors for a full disk."""
 
 import contextlib
 import functools
@@ -14,13 +14,13 @@ from ..models.pretrained import FPTPreTrainedModel
 from ..torch_utils.plain_names import named_parameters
 from ..torch_utils.sharding import ZERO3_ID
 
-ZERO_MASTER = "_hp_mapping"  # what ZeRO-1 and 2 write on a parameter that they train
+ZERO_MASTER = "_hp_mapping"  # attribute that ZeRO-1 and 2 set on a parameter that they train
 
 
 def gather(tensor: Tensor) -> Tensor:
-    """All of a tensor, detached. Where it is spread over processes, all must call this, in one order of tensors.
+    """The whole of a tensor, detached. For a sharded one, all processes must call this, in the same order of tensors.
 
-    What DeepSpeed trains in half precision has its fp32 values in the optimizer: those are returned (source:
+    For a weight that DeepSpeed trains in half precision, the optimizer's fp32 values are returned (source:
     `deepspeed.utils.safe_get_full_fp32_param`).
     """
     marks = vars(tensor)
@@ -39,21 +39,21 @@ def gather(tensor: Tensor) -> Tensor:
 
 
 def gather_delta(model: FPTPreTrainedModel) -> dict[str, Tensor]:
-    """All tensors of a delta, whole and on the CPU; all processes must call it."""
+    """All tensors of the delta, whole and on the CPU; all processes must call this."""
     return {name: gather(tensor).cpu() for name, tensor in model.delta_tensors().items()}
 
 
 def room_for_checkpoint(
     model: FPTPreTrainedModel, folder: str | os.PathLike
 ) -> contextlib.AbstractContextManager[None]:
-    """Meanwhile say it where the disk of `folder` becomes full; a checkpoint has the delta and two moments of Adam."""
+    """Context manager for writing a checkpoint (delta and Adam's two moments): raise NoSpaceError for a full disk."""
     moments = [parameter for parameter in named_parameters(model).values() if parameter.requires_grad] * 2
     return room_for(folder, size_of([*model.delta_tensors().values(), *moments]))
 
 
 @contextlib.contextmanager
-def delta_missing_only(model: FPTPreTrainedModel) -> Iterator[None]:
-    """Meanwhile `model.load_state_dict()` misses tensors of the delta and no others: files need no base."""
+def missing_keys_of_delta_only(model: FPTPreTrainedModel) -> Iterator[None]:
+    """Context manager: `model.load_state_dict()` reports missing tensors of the delta, but not of the base."""
     names = model.delta_tensors().keys()
 
     def forgive(module: nn.Module, keys) -> None:
@@ -66,24 +66,24 @@ def delta_missing_only(model: FPTPreTrainedModel) -> Iterator[None]:
         hook.remove()
 
 
-def base_left_out(trainer: Trainer) -> contextlib.AbstractContextManager[None]:
-    """Meanwhile the files from which Trainer resumes a sharded model are saved without the base.
+def saving_without_base(trainer: Trainer) -> contextlib.AbstractContextManager[None]:
+    """Context manager: the files from which Trainer resumes a sharded model are saved without the base.
 
-    DeepSpeed can leave out what is frozen, so that its files hold the base where the input or the head does not train.
+    DeepSpeed can only leave out all that is frozen, so its files do hold the base if the input or head does not train.
     """
     if not trainer.shards:
         return contextlib.nullcontext()
     parameters, delta = named_parameters(trainer.model), trainer.model.delta_tensors().keys()
     if trainer.is_fsdp_enabled:
-        return _state_dict_of(trainer.model, delta)
+        return _state_dict_of_only(trainer.model, delta)
     if all(parameters[name].requires_grad for name in delta if name in parameters):
-        return _frozen_left_out(trainer.model_wrapped)
+        return _saving_without_frozen(trainer.model_wrapped)
     return contextlib.nullcontext()
 
 
 @contextlib.contextmanager
-def _state_dict_of(model: nn.Module, names: Collection[str]) -> Iterator[None]:
-    """Meanwhile `model.state_dict()` has the tensors called `names` and no others."""
+def _state_dict_of_only(model: nn.Module, names: Collection[str]) -> Iterator[None]:
+    """Context manager: `model.state_dict()` has only the tensors called `names`."""
 
     def keep(module: nn.Module, state_dict: dict, prefix: str, metadata: dict) -> None:
         for name in [name for name in state_dict if name.removeprefix(prefix) not in names]:
@@ -97,8 +97,8 @@ def _state_dict_of(model: nn.Module, names: Collection[str]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _frozen_left_out(engine: nn.Module) -> Iterator[None]:
-    """Meanwhile DeepSpeed's `engine.save_checkpoint` leaves the frozen parameters out."""
+def _saving_without_frozen(engine: nn.Module) -> Iterator[None]:
+    """Context manager: DeepSpeed's `engine.save_checkpoint` leaves out the frozen parameters."""
     engine.save_checkpoint = functools.partial(engine.save_checkpoint, exclude_frozen_parameters=True)
     try:
         yield

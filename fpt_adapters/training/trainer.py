@@ -1,6 +1,6 @@
-"""`FPTTrainer`: transformers' Trainer for a delta: what only a subclass can do, each a few lines.
+"""`FPTTrainer`: transformers' Trainer for a delta. It holds what only a subclass can do, in a few lines each.
 
-The stock Trainer trains these models as well: the loss, the freezing and the small checkpoints are the model's.
+The stock Trainer trains these models too: the loss, the freezing and the small checkpoints belong to the model.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ from ..hub.card import FPTCard
 from ..models.pretrained import FPTPreTrainedModel
 from .batch_checks import naming_the_row
 from .batch_sources import BatchSource, choose_source, evaluation_loader
-from .before_training import accepted, check_training
+from .before_training import check_training, checked_model
 from .cached_features import MOST_BYTES
 from .data_checks import check_collated, first_batch, loader_of_rows
 from .epochs import SetEpoch, epoch_setter, innermost
@@ -33,32 +33,32 @@ from .label_checks import LabelRule
 from .processes import check_processes, make_ready_for_ddp, unpinned, unwrap_after_training
 from .resuming import find_checkpoint
 from .run_card import RunCard
-from .saving import base_left_out, delta_missing_only, gather_delta, room_for_checkpoint
+from .saving import gather_delta, missing_keys_of_delta_only, room_for_checkpoint, saving_without_base
 from .uploads import Uploads, report_failed_uploads
 
 
 class FPTTrainer(Trainer):
-    """Trainer for frozen pretrained transformers; takes what `Trainer` takes, and:
+    """Trainer for frozen pretrained transformers. It takes the arguments of `Trainer`, and:
 
     `group_learning_rates`: a learning rate for each named parameter group (`input`, `output`, `norm`, `position` ...;
     see `PARAMETER_GROUPS`); the others have `args.learning_rate`.
 
-    `cache_features`: whether the backbone runs once over the data, and over those that are evaluated meanwhile, where
-    the head alone trains; see the function `cache_features`. None: where that pays and can be. True: or ValueError.
-    Write False where a callback changes a data set, or your `compute_loss` reads the raw inputs. `most_cached`: bytes.
+    `cache_features`: if only the head trains, whether the backbone runs only once over the training and evaluation
+    data; see the function `cache_features`. None: if it saves time and is possible. True: else raise ValueError.
+    Write False if a callback changes a data set or your `compute_loss` reads raw inputs. `most_cached`: most bytes.
 
-    `train_dataset` may be a stream: an `ExampleStream`, or a `datasets` or torch IterableDataset. Each process and
-    worker reads its share, epoch after epoch until `max_steps`, and goes on behind a checkpoint's last example.
+    `train_dataset` may be a stream: an `ExampleStream`, or an IterableDataset of `datasets` or torch. Each process and
+    worker reads its share, epoch after epoch until `max_steps`, and resumes after a checkpoint's last example.
 
     Before training it refuses (ValueError, DeltaError, NoSpaceError) models, labels, inputs, folders and checkpoints
-    with which it would go wrong; see `before_training.py`. It raises TrainingError if a frozen weight changed, or a
-    trained one is not finite; see `WeightGuard`. Of a sharded model, the delta is gathered and saved without the base.
+    with which it would go wrong; see `before_training.py`. It raises TrainingError if a frozen weight changed or a
+    trained one is not finite; see `WeightGuard`. A sharded model's delta is gathered and saved without the base.
 
-    A training that ends well leaves in `args.output_dir` the delta, the processor and a model card, into which what is
-    evaluated afterwards comes too, but for the training set. `card` is the model's: fill in what only you know
-    (`task_name`, `license`, `limits` ...), and into `floors` the accuracy that needs no learning, by split
-    ("validation", "test"; else that of the largest class), or a dict of such scores by metric (else, of numbers, what
-    always answering their mean scores). A model that `model_init` makes goes on with the card.
+    After a training `args.output_dir` has the delta, the processor and a model card; later evaluations are added to
+    the card, except of the training set. `card` is the model's: fill in what only you know (`task_name`, `license`,
+    `limits` ...). `floors`: by split ("validation", "test"), the accuracy that needs no learning, or a dict of such
+    scores by metric. Defaults are the share of the largest class and, for numbers, the scores of always answering
+    their mean. Models that `model_init` makes keep the card.
     """
 
     def __init__(
@@ -67,18 +67,18 @@ class FPTTrainer(Trainer):
         self.group_learning_rates: dict[str, float] = dict(group_learning_rates or {})
         self.cache_features, self.most_cached = cache_features, MOST_BYTES
         self.floors: dict[str, float | dict[str, float]] = {}
-        self.is_in_train = False  # Trainer sets it, but calls `call_model_init` before
-        self._checkpoint: Path | None = None  # that is resumed
+        self.is_in_train = False  # Trainer sets it too, but calls `call_model_init` before
+        self._checkpoint: Path | None = None  # the one that is being resumed
         self._source = BatchSource()
-        self._store: FeatureStore | None = None  # of the training that is under way
-        model = None if model is None else accepted(model, args, self.group_learning_rates)
+        self._store: FeatureStore | None = None  # while a training runs
+        model = None if model is None else checked_model(model, args, self.group_learning_rates)
         if args is not None and args.ddp_find_unused_parameters is None:
             args.ddp_find_unused_parameters = False  # every trained parameter takes part in every step
         super().__init__(model, args, *more, **kwargs)
         check_processes(self)
         if self.group_learning_rates and self.optimizer is not None:
             raise ValueError("group_learning_rates sets up Trainer's optimizer; give that or your own, not both.")
-        if self.processing_class is None:  # which Trainer saves, and finds by this name in a collator
+        if self.processing_class is None:  # Trainer saves it, and finds it by this name
             self.processing_class = getattr(self.data_collator, "tokenizer", self.model.processor)
         self.run_card, self._uploads = RunCard(self), Uploads()
         self._guard = WeightGuard(may_round=self.is_deepspeed_enabled)
@@ -99,15 +99,15 @@ class FPTTrainer(Trainer):
 
     @property
     def label_rule(self) -> LabelRule | None:
-        """What the labels of a batch must be; None where there is no head, or an own loss reads them."""
+        """What the labels of a batch must be; None if there is no head or the user's own loss reads them."""
         own_loss = self.compute_loss_func is not None or type(self).compute_loss is not FPTTrainer.compute_loss
         return None if self.model.headless or own_loss else LabelRule.of(self.model)
 
     # Training
 
     def call_model_init(self, trial=None) -> FPTPreTrainedModel:
-        """As `Trainer.call_model_init`: a new model for each training, with the card and the processor of the last."""
-        model = accepted(super().call_model_init(trial), self.args, self.group_learning_rates)
+        """As `Trainer.call_model_init`: a new model for each training, with the last one's card and processor."""
+        model = checked_model(super().call_model_init(trial), self.args, self.group_learning_rates)
         if self.is_in_train:
             self.run_card.hand_on(self, model)
             self.model = model
@@ -123,19 +123,19 @@ class FPTTrainer(Trainer):
         return optimizer
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        """As `Trainer.compute_loss`; where nothing is labelled, it is 0 with label smoothing, too."""
+        """As `Trainer.compute_loss`; without any label it is 0, also with label smoothing."""
         if torch.is_tensor(num_items_in_batch):
             num_items_in_batch = num_items_in_batch.clamp(min=1)
         return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
 
     def train(self, resume_from_checkpoint: str | bool | None = None, trial=None, ignore_keys_for_eval=None):
-        """As `Trainer.train`, between the checks that the class describes.
+        """As `Trainer.train`, with the checks that the class describes before and after it.
 
-        The metric `train_features_runtime` is the seconds that cached features took before the training began.
+        The metric `train_features_runtime`: the seconds that computing cached features took.
         """
         self._checkpoint = find_checkpoint(resume_from_checkpoint, Path(self.args.output_dir))
         self._store = FeatureStore(self)
-        sharded = delta_missing_only(self.model) if self.shards else contextlib.nullcontext()
+        sharded = missing_keys_of_delta_only(self.model) if self.shards else contextlib.nullcontext()
         try:
             if self.model_init is None:
                 self._begin()
@@ -150,28 +150,28 @@ class FPTTrainer(Trainer):
         return result
 
     def _begin(self) -> None:
-        """Check what training needs, and note what the weights are before it."""
+        """Check what the training needs, and record the weights before it."""
         check_training(self, self._checkpoint)
         self.run_card.begin(self.card)
         self._guard.begin(self.model, resumed=self._checkpoint is not None)
         make_ready_for_ddp(self.model, self._guard.frozen, self.args.world_size)
 
     def _end(self) -> None:
-        """Give back what only a training needs."""
+        """Release what only a training needs."""
         self._source.close()
         self._store.clear()
         self._source, self._store, self._checkpoint = BatchSource(), None, None
-        self.is_in_train = False  # where it was stopped by an error, too
+        self.is_in_train = False  # even if an error stopped it
         unwrap_after_training(self)
 
     def log(self, logs: dict[str, float], *args, **kwargs) -> None:
-        """As `Trainer.log`; the end of a training also tells the seconds that its features took."""
+        """As `Trainer.log`; the last entry of a training also has the seconds that its cached features took."""
         if "train_runtime" in logs and self._store is not None and self._store.seconds:
             logs["train_features_runtime"] = round(self._store.seconds, 4)
         super().log(logs, *args, **kwargs)
 
     def end(self) -> None:
-        """Leave the other processes, or some may abort (gloo); the last call of a script."""
+        """Leave the process group, or some processes may abort (gloo): the last call of a script."""
         self.model_wrapped = self.model
         self.accelerator.free_memory()
         self.accelerator.end_training()
@@ -180,12 +180,12 @@ class FPTTrainer(Trainer):
 
     def get_train_dataloader(self) -> DataLoader:
         """As `Trainer.get_train_dataloader`: batches of a data set, a stream, or cached features."""
-        self._source.close()  # that of a try with larger batches
+        self._source.close()  # left from a try with larger batches
         self._source = choose_source(self, super().get_train_dataloader, self._checkpoint, self._store)
         return unpinned(self._source.loader)
 
     def get_eval_dataloader(self, eval_dataset: str | Dataset | None = None) -> DataLoader:
-        """As `Trainer.get_eval_dataloader`; during training, of cached features where they can be."""
+        """As `Trainer.get_eval_dataloader`; during training, with cached features if possible."""
         return unpinned(evaluation_loader(self, super().get_eval_dataloader, eval_dataset, self._store))
 
     def get_test_dataloader(self, test_dataset: Dataset) -> DataLoader:
@@ -195,20 +195,20 @@ class FPTTrainer(Trainer):
     # Evaluation
 
     def evaluate(self, eval_dataset=None, *args, **kwargs) -> dict[str, float]:
-        """As `Trainer.evaluate`; after a training the results come into the card in `args.output_dir`."""
-        with self.run_card.of_evaluation(self, eval_dataset):
+        """As `Trainer.evaluate`; after a training, the results are added to the card in `args.output_dir`."""
+        with self.run_card.recording_evaluation(self, eval_dataset):
             return super().evaluate(eval_dataset, *args, **kwargs)
 
     def predict(self, test_dataset, *args, **kwargs) -> PredictionOutput:
-        """As `Trainer.predict`; after a training the results come into the card in `args.output_dir`."""
-        with self.run_card.of_evaluation(self, test_dataset):
+        """As `Trainer.predict`; after a training, the results are added to the card in `args.output_dir`."""
+        with self.run_card.recording_evaluation(self, test_dataset):
             return super().predict(test_dataset, *args, **kwargs)
 
     def evaluation_loop(
         self, dataloader, description, prediction_loss_only=None, ignore_keys=None, metric_key_prefix="eval"
     ) -> EvalLoopOutput:
-        """As `Trainer.evaluation_loop`; what it rounds (`bf16_full_eval`) comes back, and a wrong row is named."""
-        if not self.is_in_train:  # before it, that was seen to
+        """As `Trainer.evaluation_loop`; rounded weights (`bf16_full_eval`) are restored, and a wrong row is named."""
+        if not self.is_in_train:  # a training has checked it before
             first_batch(self, dataloader, "the evaluation set")
         rounds = (self.args.bf16_full_eval or self.args.fp16_full_eval) and not self.is_in_train
         kept = weights_kept(self.model) if rounds else contextlib.nullcontext()
@@ -222,13 +222,13 @@ class FPTTrainer(Trainer):
     # Saving
 
     def gather_delta(self) -> dict[str, Tensor]:
-        """What a checkpoint holds, whole and on the CPU, in each process; all must call it."""
+        """The tensors of a checkpoint, whole and on the CPU, in each process; all processes must call this."""
         return gather_delta(self.accelerator.unwrap_model(self.model))
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """As `Trainer.save_model`, which all processes call; a checkpoint alone holds the pickle `training_args.bin`.
+        """As `Trainer.save_model`, which all processes call; only a checkpoint gets the pickle `training_args.bin`.
 
-        A checkpoint's `trainer_state.json`, which Trainer writes last, goes first: one with it is whole.
+        An old `trainer_state.json` is removed first: Trainer writes it last, so that a checkpoint with it is complete.
         """
         saves, folder = self.args.should_save, Path(output_dir or self.args.output_dir)
         if saves and output_dir is not None:
@@ -245,27 +245,27 @@ class FPTTrainer(Trainer):
             self.push_to_hub(commit_message="Model save", revision=self.args.hub_revision)
 
     def _save_checkpoint(self, *args, **kwargs) -> None:
-        """Trainer writes a checkpoint here (there is no public hook)."""
+        """Write a checkpoint, with a clear error for a full disk (Trainer has no public hook for it)."""
         with room_for_checkpoint(self.model, self.args.output_dir):
             super()._save_checkpoint(*args, **kwargs)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-        """Trainer also saves a sharded model here (there is no public hook): leave the base out."""
-        with base_left_out(self):
+        """Leave the base out of a sharded model, which Trainer also saves here (it has no public hook for it)."""
+        with saving_without_base(self):
             super()._save_optimizer_and_scheduler(output_dir)
 
     def _save_rng_state(self, output_dir: str) -> None:
-        """Trainer calls this in every process for each checkpoint (there is no public hook): keep the place too."""
+        """Also save how far a stream was read; Trainer calls this in every process (it has no public hook for it)."""
         super()._save_rng_state(output_dir)
         self._source.save(Path(output_dir), self.args.process_index)
 
     # The card and the Hub
 
     def create_model_card(self, **fields: Any) -> None:
-        """Write the card and its pictures into `args.output_dir`. `fields` fill in the card's, as `license="mit"`.
+        """Write the card and its pictures into `args.output_dir`. `fields`: values for the card, as `license="mit"`.
 
-        Of a sharded model, all processes call it. A README.md that is not ours stays. Raises TypeError for a name that
-        is no field of `FPTCard`.
+        With a sharded model, all processes must call it. A README.md that is not ours is kept. Raises TypeError for a
+        name that is no field of `FPTCard`.
         """
         self.run_card.create(self, fields)
 
@@ -280,7 +280,7 @@ class FPTTrainer(Trainer):
     ) -> CommitInfo | Future | None:
         """Upload configuration, delta, processor and card to `args.hub_model_id`, as one commit.
 
-        As `Trainer.push_to_hub`, but nothing else of `args.output_dir` leaves it. `card_fields`: see
+        As `Trainer.push_to_hub`, but nothing else in `args.output_dir` is uploaded. `card_fields`: see
         `create_model_card`. Raises ValueError for a base without a Hub id.
         """
         if self.hub_model_id is None and private is not None:
@@ -290,11 +290,11 @@ class FPTTrainer(Trainer):
         return job.result() if blocking and job is not None else job
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
-        """Trainer calls this after each checkpoint (there is no public hook): upload it in the background."""
+        """Upload a checkpoint in the background; Trainer calls this after each (it has no public hook for it)."""
         if self.is_world_process_zero():
             self._uploads.start_checkpoint(self, Path(checkpoint_folder))
 
     def _finish_current_push(self) -> None:
-        """Trainer calls this at the end of training: also say what failed."""
+        """Wait for uploads, and warn of those that failed; Trainer calls this at the end of training."""
         super()._finish_current_push()
         report_failed_uploads(self)

@@ -1,6 +1,6 @@
-"""Uploads of a Trainer: what belongs into a Hub repo, and no more, in one commit each, one after the other.
+"""A Trainer's uploads: only what belongs in a Hub repo, one commit each, one after another.
 
-Those during a training (`hub_strategy`) run in the background; one that fails is reported by a warning.
+Uploads during a training (`hub_strategy`) run in the background; a warning reports one that fails.
 """
 
 from concurrent.futures import Future
@@ -21,15 +21,15 @@ logger = logging.get_logger(__name__)
 
 
 class Uploads:
-    """The uploads of one Trainer: the newest delta arrives last."""
+    """The uploads of one Trainer, in order, so that the newest delta arrives last."""
 
     def __init__(self):
-        self._api = HfApi()  # runs one job after the other
+        self._api = HfApi()  # runs one job after another
 
     def start_final(
         self, trainer: Trainer, message: str, token: str | None, revision: str | None, card_fields: dict[str, Any]
     ) -> Future[CommitInfo] | None:
-        """Save the model and its card, and upload them; all processes call it, and the first one gets the job."""
+        """Save the model and its card, and upload them. All processes call this; only the first gets the job."""
         check_shareable(trainer.accelerator.unwrap_model(trainer.model).config)
         trainer.callback_handler.on_push_begin(trainer.args, trainer.state, trainer.control)
         if trainer.hub_model_id is None:
@@ -50,7 +50,7 @@ class Uploads:
         )
 
     def start_checkpoint(self, trainer: Trainer, folder: Path) -> None:
-        """Upload a checkpoint in the background, where `args.hub_strategy` says so and none is under way."""
+        """Upload a checkpoint in the background, if `args.hub_strategy` asks for it and no other upload is running."""
         args, running = trainer.args, trainer.push_in_progress
         if args.hub_strategy == HubStrategy.END:
             return
@@ -82,7 +82,7 @@ def report_failed_uploads(trainer: Trainer) -> None:
 
 
 def _state_files(trainer: Trainer, folder: Path) -> dict[str, bytes]:
-    """The files of a checkpoint that somebody can resume; a warning names links, which are left out."""
+    """The files of a checkpoint that are needed to resume it; a warning names links, which are left out."""
     if trainer.args.hub_strategy not in (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS):
         return {}
     place = "last-checkpoint" if trainer.args.hub_strategy == HubStrategy.CHECKPOINT else folder.name

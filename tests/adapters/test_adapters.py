@@ -1,5 +1,6 @@
 """peft adapters on the frozen layers: every method trains, is saved in the delta, and comes back by AutoModel."""
 
+import copy
 import dataclasses
 import itertools
 import json
@@ -9,17 +10,17 @@ import time
 import peft
 import pytest
 import torch
-from conftest import tiny_config
+from conftest import FIELDS, VALUES, assert_same, build_seeded, moved, outputs, tiny_config, trained_names, weights
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from transformers import AutoModelForSequenceClassification
 
-from fpt_adapters import FPTConfig, FPTForSequenceClassification, IdentityConfig, LSTMConfig
+from fpt_adapters import FPTConfig, IdentityConfig, LSTMConfig
 from fpt_adapters.adapters.adding import peft_config_of
 from fpt_adapters.hub.card_template import describe_base
 from fpt_adapters.rules.adapter_settings import METHODS, checked_settings
 
-FIELDS = {"input_type": "values", "input_size": 3, "sequence_length": 10, "num_labels": 4}
 ON_CONV1D = ("fourierft", "gralora", "hira", "ia3", "lora", "waveft")
+CASES = [(method, "bert") for method in METHODS] + [(method, "gpt2") for method in ON_CONV1D]
 LAYERS = {"bert": ["query", "value", "intermediate.dense"], "gpt2": ["c_attn", "c_fc"]}
 SMALL = {  # what a hidden size of 32 asks for
     "c3a": {"block_size": 16},
@@ -28,6 +29,7 @@ SMALL = {  # what a hidden size of 32 asks for
     "waveft": {"n_frequency": 64},
     "fourierft": {"n_frequency": 64},
 }
+BATCH = {"input_values": VALUES, "labels": torch.tensor([0, 1, 2])}
 
 
 def settings(method, model_type):
@@ -37,47 +39,48 @@ def settings(method, model_type):
     return values
 
 
-def build(peft_config, model_type="bert", **changes):
+def adapted(peft_config=None, model_type="bert", **fields):
+    """A model on a tiny backbone, with an adapter or without."""
+    return build_seeded(tiny_config(model_type), peft_config=peft_config, **fields)
+
+
+def learn(model, steps=3):
+    """The losses of some steps, from the same seed."""
     torch.manual_seed(0)
-    return FPTForSequenceClassification.from_backbone(
-        tiny_config(model_type), backbone_init="random", peft_config=peft_config, **FIELDS | changes
-    )
-
-
-def train(model, steps=3):
-    generator = torch.Generator().manual_seed(1)
-    values, labels = torch.randn(8, 10, 3, generator=generator), torch.arange(8) % 4
     optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=1e-2)
-    model.train()
+    losses = []
     for _ in range(steps):
-        model(input_values=values, labels=labels).loss.backward()
+        loss = model.train()(**BATCH).loss
+        loss.backward()
         optimizer.step()
         optimizer.zero_grad()
-    return model.eval(), values
+        losses.append(loss.item())
+    return losses
 
 
-CASES = [(method, "bert") for method in METHODS] + [(method, "gpt2") for method in ON_CONV1D]
+def trained_adapter(peft_config=None, model_type="bert", **fields):
+    model = adapted(peft_config, model_type, **fields)
+    learn(model)
+    return model
 
 
 @pytest.mark.parametrize(("method", "model_type"), CASES)
 def test_an_adapter_trains_beside_the_groups_and_comes_back(method, model_type, tmp_path):
-    model = build(settings(method, model_type), model_type)
-    groups = model.parameter_groups()
-    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
-    model, values = train(model)
-    moved = {name for name, parameter in model.named_parameters() if not torch.equal(parameter, before[name])}
-    assert {groups[name] for name in moved} == {"input", "output", "norm", "position", "adapter"}
-    assert {name for name, parameter in model.named_parameters() if parameter.requires_grad} == {
-        name for name, group in groups.items() if group in model.config.trainable
-    }
+    model = adapted(settings(method, model_type), model_type)
+    groups, before = model.parameter_groups(), weights(model)
+    learn(model)
+    assert {groups[name] for name in moved(model, before)} == {"input", "output", "norm", "position", "adapter"}
+    assert trained_names(model) == {name for name, group in groups.items() if group in model.config.trainable}
     model.save_pretrained(tmp_path)
     back = AutoModelForSequenceClassification.from_pretrained(tmp_path)
-    assert torch.equal(back(input_values=values).logits, model(input_values=values).logits)
+    assert torch.equal(outputs(back), outputs(model))
     assert back.config.peft_config == model.config.peft_config
     saved = json.loads((tmp_path / "config.json").read_text())["peft_config"]
-    layers = 2 * len(LAYERS[model_type])
-    assert saved["peft_type"] == method and len(saved["target_modules"]) == layers
+    assert saved["peft_type"] == method and len(saved["target_modules"]) == 2 * len(LAYERS[model_type])
     assert all(model.fpt.backbone.get_submodule(path) is not None for path in saved["target_modules"])
+
+
+ONE_LAYER = {"layers_to_transform": [1], "layers_pattern": ["layer", "h"]}
 
 
 @pytest.mark.parametrize("model_type", ["bert", "gpt2"])
@@ -89,26 +92,21 @@ def test_an_adapter_trains_beside_the_groups_and_comes_back(method, model_type, 
         peft.LoraConfig(r=2, use_dora=True, lora_dropout=0.1),
         peft.LoraConfig(r=2, use_rslora=True, target_modules="all-linear"),
         peft.LoraConfig(r=2, target_modules=r".*\.1\..*(query|c_attn)"),
-        peft.LoraConfig(
-            r=2, target_modules=["query", "c_attn"], layers_to_transform=[1], layers_pattern=["layer", "h"]
-        ),
+        peft.LoraConfig(r=2, target_modules=["query", "c_attn"], **ONE_LAYER),
     ],
     ids=["name", "dict", "dora", "all-linear", "pattern", "layer"],
 )
 def test_what_a_user_may_give(given, model_type, tmp_path):
-    model, values = train(build(given, model_type))
+    model = trained_adapter(given, model_type)
     model.save_pretrained(tmp_path)
-    back = AutoModelForSequenceClassification.from_pretrained(tmp_path)
-    assert torch.equal(back(input_values=values).logits, model(input_values=values).logits)
+    assert torch.equal(outputs(AutoModelForSequenceClassification.from_pretrained(tmp_path)), outputs(model))
 
 
 def test_nothing_else_is_drawn_where_a_delta_is_loaded(tmp_path):
-    build("lora").save_pretrained(tmp_path)
-    torch.manual_seed(5)
-    expected = torch.rand(3)
-    torch.manual_seed(5)
+    adapted("lora").save_pretrained(tmp_path)
+    state = torch.get_rng_state()
     AutoModelForSequenceClassification.from_pretrained(tmp_path)
-    assert torch.equal(torch.rand(3), expected)
+    assert torch.equal(torch.get_rng_state(), state)
 
 
 @pytest.mark.parametrize(
@@ -130,18 +128,14 @@ def test_nothing_else_is_drawn_where_a_delta_is_loaded(tmp_path):
 )
 def test_what_cannot_be_is_refused(given, messages):
     with pytest.raises(ValueError) as error:
-        build(given)
-    for message in messages:
-        assert message in str(error.value)
-    model = build(None)
-    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+        adapted(given)
+    assert [message for message in messages if message not in str(error.value)] == []
+    model = adapted()
+    before, names = copy.deepcopy(model.state_dict()), trained_names(model)
     with pytest.raises(ValueError, match=re.escape(messages[0])):
         model.add_adapter(given)
-    after = model.state_dict()
-    assert after.keys() == before.keys() and all(torch.equal(after[name], before[name]) for name in before)
-    assert [name for name, parameter in model.named_parameters() if parameter.requires_grad] == trained
-    assert model.config.peft_config is None
+    assert_same(model.state_dict(), before)
+    assert trained_names(model) == names and model.config.peft_config is None
 
 
 @pytest.mark.parametrize(
@@ -166,14 +160,12 @@ def test_a_delta_cannot_ask_for_more_than_an_adapter_takes(values, message):
 def test_a_setting_of_another_kind_is_used_or_refused_at_once(method):
     """What strangers may write: nothing of it raises anything else, or takes long."""
     names = [field.name for field in dataclasses.fields(PEFT_TYPE_TO_CONFIG_MAPPING[method.upper()])]
-    model = build(None)
+    model = adapted()
     for name, value in itertools.product(names, (5, -1, 2.5, 2**20, True, "word", None, ["query"])):
         start = time.process_time()
         try:
-            values = checked_settings(settings(method, "bert") | {name: value})
-            model.add_adapter(values)
-            outputs = model(input_values=torch.zeros(1, 10, 3)).logits
-            assert outputs.shape == (1, 4)
+            model.add_adapter(checked_settings(settings(method, "bert") | {name: value}))
+            assert outputs(model).shape == (3, 4)
             model.delete_adapter()
         except ValueError:
             assert model.config.peft_config is None
@@ -184,15 +176,9 @@ def test_a_setting_of_another_kind_is_used_or_refused_at_once(method):
     "base_config", [LSTMConfig(hidden_size=8, num_hidden_layers=2), IdentityConfig(hidden_size=8)]
 )
 def test_a_backbone_without_linear_layers_is_refused(base_config):
+    adapter = {"peft_type": "lora", "target_modules": ["query"]}
     with pytest.raises(ValueError, match="linear layers are"):
-        FPTForSequenceClassification.from_backbone(
-            base_config,
-            backbone_init="random",
-            trainable=["input", "output"],
-            positions="none",
-            peft_config={"peft_type": "lora", "target_modules": ["query"]},
-            **FIELDS,
-        )
+        build_seeded(base_config, trainable=["input", "output"], positions="none", peft_config=adapter)
 
 
 @pytest.mark.parametrize(
@@ -218,15 +204,15 @@ def test_a_backbone_without_linear_layers_is_refused(base_config):
     ],
 )
 def test_a_strangers_settings_choose_nothing_else(changes):
-    with pytest.raises(ValueError):
-        checked_settings({"peft_type": "lora", "target_modules": ["query"]} | changes)
-    with pytest.raises(ValueError):
-        FPTConfig(peft_config={"peft_type": "lora", "target_modules": ["query"]} | changes, **FIELDS)
+    values = {"peft_type": "lora", "target_modules": ["query"]} | changes
+    for check in (checked_settings, lambda values: FPTConfig(peft_config=values, **FIELDS)):
+        with pytest.raises(ValueError):
+            check(values)
 
 
 def test_the_base_stays_the_same_base():
-    assert build("lora").config.base_model_fingerprint == build(None).config.base_model_fingerprint
-    assert "with an adapter (lora) on frozen layers" in describe_base(build("lora").config)
+    assert adapted("lora").config.base_model_fingerprint == adapted().config.base_model_fingerprint
+    assert "with an adapter (lora) on frozen layers" in describe_base(adapted("lora").config)
 
 
 def test_the_group_goes_with_the_adapter():

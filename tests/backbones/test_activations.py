@@ -16,12 +16,13 @@ def test_values_and_gradients_are_those_of_the_steps(name):
     whole = nn.Sequential(nn.Sequential(steps))
     replace_gelu(whole)
     assert type(whole[0][0]) is nn.GELU
-    one, two = (torch.linspace(-6, 6, 1001, dtype=torch.float64).requires_grad_() for _ in range(2))
-    expected, given = steps(one), whole(two)
-    expected.sum().backward()
-    given.sum().backward()
-    for first, second in ((given, expected), (two.grad, one.grad)):
-        torch.testing.assert_close(first, second, rtol=1e-8, atol=1e-8)
+    found = []
+    for function in (steps, whole):
+        inputs = torch.linspace(-6, 6, 1001, dtype=torch.float64).requires_grad_()
+        outputs = function(inputs)
+        outputs.sum().backward()
+        found.append((outputs, inputs.grad))
+    torch.testing.assert_close(*found, rtol=1e-8, atol=1e-8)
 
 
 @pytest.mark.parametrize("name", ["gelu", "gelu_10", "quick_gelu", "silu", "relu", "gelu_pytorch_tanh"])

@@ -4,7 +4,8 @@ import copy
 
 import pytest
 import torch
-from conftest import HEADS, LAYERS, TINY_BACKBONES, since, tiny_config
+from conftest import FIELDS, HEADS, LAYERS, TINY_BACKBONES, VALUES, since, tiny_config
+from torch.testing import assert_close
 from transformers import AttentionInterface, AutoModel, AutoModelForSequenceClassification
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
@@ -14,6 +15,14 @@ from fpt_adapters.backbones.cpu.attention import attention_forward
 
 OWN = [name for name in TINY_BACKBONES if name not in ("longformer", "openai-gpt", "t5")]  # the rest have their own
 CHOOSES = since("5.7", "change ModernBERT's attention")
+PADDED = torch.ones(2, 1, 9, 9, dtype=torch.bool)
+PADDED[1, ..., 6:] = False
+MASKS = {
+    "none": None,
+    "padding": PADDED,
+    "causal": torch.ones(9, 9, dtype=torch.bool).tril()[None, None],
+    "added": torch.randn(2, 4, 9, 9, generator=torch.Generator().manual_seed(1)),
+}
 
 
 class Layer(torch.nn.Module):
@@ -24,153 +33,129 @@ class Layer(torch.nn.Module):
         self.is_causal, self.num_key_value_groups = is_causal, groups
 
 
-def projections(groups=1, tokens=9, requires_grad=False):
+def projections(groups=1, tokens=9):
+    """Query, key and value."""
     generator = torch.Generator().manual_seed(0)
-    shapes = [(2, 4, tokens, 8), (2, 4 // groups, tokens, 8), (2, 4 // groups, tokens, 8)]
-    return [torch.randn(shape, generator=generator).requires_grad_(requires_grad) for shape in shapes]
+    heads = (4, 4 // groups, 4 // groups)
+    return [torch.randn(2, number, tokens, 8, generator=generator) for number in heads]
 
 
-def masks():
-    padded = torch.ones(2, 1, 9, 9, dtype=torch.bool)
-    padded[1, ..., 6:] = False
-    return {
-        "none": None,
-        "padding": padded,
-        "causal": torch.ones(9, 9, dtype=torch.bool).tril()[None, None],
-        "added": torch.randn(2, 4, 9, 9, generator=torch.Generator().manual_seed(1)),
-    }
+def with_gradients(function, layer, mask, **arguments):
+    """What an attention function gives, and the gradients of query, key and value."""
+    inputs = [tensor.requires_grad_() for tensor in projections(layer.num_key_value_groups)]
+    out, weights = function(layer, *inputs, MASKS[mask], **arguments)
+    assert weights is None and out.shape == (2, 9, 4, 8)
+    out.square().sum().backward()
+    return out, *(tensor.grad for tensor in inputs)
 
 
 @pytest.mark.parametrize("groups", [1, 2, 4])
 @pytest.mark.parametrize("is_causal", [True, False])
-@pytest.mark.parametrize("mask", masks())
+@pytest.mark.parametrize("mask", MASKS)
 @pytest.mark.parametrize("scaling", [None, 0.5])
 def test_gives_what_sdpa_gives(groups, is_causal, mask, scaling):
-    layer, own, other = (
-        Layer(is_causal, groups),
-        projections(groups, requires_grad=True),
-        projections(groups, requires_grad=True),
+    layer = Layer(is_causal, groups)
+    ours, theirs = (
+        with_gradients(function, layer, mask, scaling=scaling)
+        for function in (attention_forward, sdpa_attention_forward)
     )
-    out, weights = attention_forward(layer, *own, masks()[mask], scaling=scaling)
-    expected, _ = sdpa_attention_forward(layer, *other, masks()[mask], scaling=scaling)
-    assert weights is None and out.shape == (2, 9, 4, 8)
-    torch.testing.assert_close(out, expected)
-    out.square().sum().backward()
-    expected.square().sum().backward()
-    for one, two in zip(own, other, strict=True):
-        torch.testing.assert_close(one.grad, two.grad)
-
-
-@pytest.fixture
-def calls(monkeypatch):
-    """How often transformers' sdpa was asked."""
-    counted = []
-
-    def counting(*args, **kwargs):
-        counted.append(args[1].shape)
-        return sdpa_attention_forward(*args, **kwargs)
-
-    monkeypatch.setattr(attention, "sdpa_attention_forward", counting)
-    return counted
+    assert_close(ours, theirs)
 
 
 @pytest.mark.parametrize("groups", [1, 2])
-@pytest.mark.parametrize("mask", masks())
+@pytest.mark.parametrize("mask", MASKS)
 @pytest.mark.parametrize("pieces", [2, 3, 8, 20])
 def test_pieces_give_what_the_whole_gives(groups, mask, pieces, monkeypatch):
-    layer, own, other = (
-        Layer(groups=groups),
-        projections(groups, requires_grad=True),
-        projections(groups, requires_grad=True),
-    )
-    whole, _ = attention_forward(layer, *own, masks()[mask])
-    whole.square().sum().backward()
+    whole = with_gradients(attention_forward, Layer(groups=groups), mask)
     monkeypatch.setattr(attention, "SCORES", 2 * 4 * 9 * 9 // pieces)
-    cut, _ = attention_forward(layer, *other, masks()[mask])
-    cut.square().sum().backward()
-    torch.testing.assert_close(cut, whole)
-    for one, two in zip(own, other, strict=True):
-        torch.testing.assert_close(two.grad, one.grad)
+    assert_close(with_gradients(attention_forward, Layer(groups=groups), mask), whole)
 
 
-def test_no_piece_is_larger_than_said(monkeypatch):
+@pytest.mark.parametrize("scores", [2 * 4 * 81, 4 * 81, 2 * 81, 81, 80])
+def test_no_piece_is_larger_than_said(scores, monkeypatch):
     sizes = []
     monkeypatch.setattr(attention, "drop", lambda shares, p: sizes.append(shares.numel()) or shares)
-    for scores in (2 * 4 * 81, 4 * 81, 2 * 81, 81, 80):
-        sizes.clear()
-        monkeypatch.setattr(attention, "SCORES", scores)
-        attention_forward(Layer(), *projections(), None)
-        assert sum(sizes) == 2 * 4 * 81 and max(sizes) == max(scores, 81)
+    monkeypatch.setattr(attention, "SCORES", scores)
+    attention_forward(Layer(), *projections(), None)
+    assert sum(sizes) == 2 * 4 * 81 and max(sizes) == max(scores, 81)
 
 
-@pytest.mark.parametrize(("dtype", "longest"), attention.LONGEST.items())
-def test_without_dropout_longer_sequences_go_to_sdpa(calls, dtype, longest):
-    for tokens in (longest, longest + 1):
-        inputs = [tensor.to(dtype) for tensor in projections(tokens=tokens)]
-        attention_forward(Layer(), *inputs, None)
-        assert len(calls) == (tokens > longest)
-        attention_forward(Layer(), *inputs, None, dropout=0.1)
-        assert len(calls) == (tokens > longest)
+FP32, BF16 = attention.LONGEST[torch.float32], attention.LONGEST[torch.bfloat16]
 
 
-def test_another_device_goes_to_sdpa(calls):
-    query, key, value = (tensor.to("meta") for tensor in projections())
-    attention_forward(Layer(), query, key, value, None)
-    assert len(calls) == 1
+@pytest.mark.parametrize(
+    ("asked", "tokens", "to", "arguments"),
+    [
+        (0, FP32, torch.float32, {}),
+        (1, FP32 + 1, torch.float32, {}),
+        (0, FP32 + 1, torch.float32, {"dropout": 0.1}),
+        (0, BF16, torch.bfloat16, {}),
+        (1, BF16 + 1, torch.bfloat16, {}),
+        (0, BF16 + 1, torch.bfloat16, {"dropout": 0.1}),
+        (1, 9, "meta", {}),
+        (1, 9, "cpu", {"position_bias": torch.zeros(1, 4, 9, 9)}),
+    ],
+    ids=str,
+)
+def test_what_goes_to_sdpa(asked, tokens, to, arguments, monkeypatch):
+    """Longer sequences without dropout, another device, and a position bias."""
+    counted = []
 
+    def counting(*args, **kwargs):
+        counted.append(args)
+        return sdpa_attention_forward(*args, **kwargs)
 
-def test_a_position_bias_goes_to_sdpa(calls):
-    attention_forward(Layer(), *projections(), None, position_bias=torch.zeros(1, 4, 9, 9))
-    assert len(calls) == 1
+    monkeypatch.setattr(attention, "sdpa_attention_forward", counting)
+    attention_forward(Layer(), *(tensor.to(to) for tensor in projections(tokens=tokens)), None, **arguments)
+    assert len(counted) == asked and set(attention.LONGEST) == {torch.float32, torch.bfloat16}
 
 
 def test_dropout_drops_whole_shares():
     torch.manual_seed(0)
     query, key, _ = projections()
-    value = torch.eye(9)[:, :].expand(2, 4, 9, 9).clone()  # so that the output is the shares
+    value = torch.eye(9).expand(2, 4, 9, 9).clone()  # so that the output is the shares
     whole, _ = attention_forward(Layer(), query, key, value, None)
     dropped, _ = attention_forward(Layer(), query, key, value, None, dropout=0.5)
     kept = dropped != 0
     assert 0.4 < kept.float().mean() < 0.6
-    torch.testing.assert_close(dropped[kept], 2 * whole[kept])
+    assert_close(dropped[kept], 2 * whole[kept])
 
 
 @pytest.mark.parametrize(
     "model_type", [pytest.param(name, marks=CHOOSES) if name == "modernbert" else name for name in OWN]
 )
 def test_is_the_backbones_unless_another_is_named(make_model, model_type):
-    assert make_model(model_type, FPTModel).backbone.config._attn_implementation == attention.NAME
-    named = make_model(model_type, FPTModel, attn_implementation="sdpa")
-    assert named.backbone.config._attn_implementation == "sdpa"
+    for fields, name in (({}, attention.NAME), ({"attn_implementation": "sdpa"}, "sdpa")):
+        assert make_model(model_type, FPTModel, **fields).backbone.config._attn_implementation == name
 
 
-AUTO = AutoModelForSequenceClassification
-NAMED = {
-    "from_backbone": lambda config, folder, named: FPTForSequenceClassification.from_backbone(
-        config.base_model_config, config, **named
-    ),
-    "from_pretrained": lambda config, folder, named: FPTForSequenceClassification.from_pretrained(folder, **named),
-    "AutoModel's": lambda config, folder, named: AUTO.from_pretrained(folder, **named),
-    "from_config": lambda config, folder, named: AUTO.from_config(config, **named),
-    "the constructor": lambda config, folder, named: FPTForSequenceClassification(
-        FPTConfig(**config.to_dict() | named)
-    ),
-    "set": lambda config, folder, named: set_to(FPTForSequenceClassification(config), **named),
-    "set by part": lambda config, folder, named: set_to(
-        FPTForSequenceClassification(config), {"base_model_config": named["attn_implementation"]}
-    ),
-    "set at the top": lambda config, folder, named: set_to(
-        FPTForSequenceClassification(config), {"": named["attn_implementation"]}
-    ),
-    "by part": lambda config, folder, named: FPTForSequenceClassification.from_backbone(
-        config.base_model_config, config, attn_implementation={"base_model_config": named["attn_implementation"]}
-    ),
-}
+MODEL, AUTO = FPTForSequenceClassification, AutoModelForSequenceClassification
 
 
-def set_to(model, attn_implementation):
+def set_to(config, attn_implementation):
+    """A model whose attention is chosen once it is built."""
+    model = MODEL(config)
     model.set_attn_implementation(attn_implementation)
     return model
+
+
+def new(config, attn_implementation):
+    return MODEL.from_backbone(config.base_model_config, config, attn_implementation=attn_implementation)
+
+
+NAMED = {  # each way to name the attention: of a configuration, a saved delta, and the name
+    "from_backbone": lambda config, delta, name: new(config, name),
+    "by part": lambda config, delta, name: new(config, {"base_model_config": name}),
+    "from_pretrained": lambda config, delta, name: MODEL.from_pretrained(delta, attn_implementation=name),
+    "AutoModel's": lambda config, delta, name: AUTO.from_pretrained(delta, attn_implementation=name),
+    "from_config": lambda config, delta, name: AUTO.from_config(config, attn_implementation=name),
+    "the constructor": lambda config, delta, name: MODEL(
+        FPTConfig(**config.to_dict() | {"attn_implementation": name})
+    ),
+    "set": lambda config, delta, name: set_to(config, name),
+    "set by part": lambda config, delta, name: set_to(config, {"base_model_config": name}),
+    "set at the top": lambda config, delta, name: set_to(config, {"": name}),
+}
 
 
 def running(model):
@@ -183,27 +168,26 @@ def running(model):
 @pytest.mark.parametrize("way", NAMED)
 @pytest.mark.parametrize("model_type", ["gpt2", "bert"])
 def test_the_configuration_says_which_one_runs(model_type, way, name, tmp_path, warned):
-    fields = {"input_type": "values", "input_size": 3, "sequence_length": 10, "num_labels": 4}
-    config = FPTConfig(base_model_config=tiny_config(model_type), backbone_init="random", **fields)
-    default = FPTForSequenceClassification(copy.deepcopy(config))
+    config = FPTConfig(base_model_config=tiny_config(model_type), backbone_init="random", **FIELDS)
+    default = MODEL(copy.deepcopy(config))
     default.save_pretrained(tmp_path / "default")
-    assert running(default) == running(FPTForSequenceClassification(default.config)) == {attention.NAME}
-    model = NAMED[way](config, tmp_path / "default", {"attn_implementation": name})
+    assert running(default) == running(MODEL(default.config)) == {attention.NAME}
+    model = NAMED[way](config, tmp_path / "default", name)
     assert running(model) == {name} and not warned.records
     model.save_pretrained(tmp_path / "named")
     assert (tmp_path / "named" / "config.json").read_bytes() == (tmp_path / "default" / "config.json").read_bytes()
-    assert running(FPTForSequenceClassification.from_pretrained(tmp_path / "named")) == {attention.NAME}
-    output = model.eval()(input_values=torch.randn(2, 5, 3), output_attentions=name == "eager")
+    assert running(MODEL.from_pretrained(tmp_path / "named")) == {attention.NAME}
+    output = model.eval()(input_values=VALUES, output_attentions=name == "eager")
     assert (output.attentions is not None) == (name == "eager")
 
 
 def test_the_configuration_asks_for_attentions_where_there_are_some(make_model):
-    model, inputs = make_model("bert"), {"input_values": torch.randn(2, 5, 3)}
+    model = make_model("bert")
     with pytest.raises(ValueError, match="'eager'"):
         model.config.output_attentions = True
     model.set_attn_implementation("eager")
     model.config.output_attentions = True
-    assert [tuple(one.shape) for one in model(**inputs).attentions] == [(2, HEADS, 5, 5)] * LAYERS
+    assert [tuple(one.shape) for one in model(input_values=VALUES).attentions] == [(3, HEADS, 10, 10)] * LAYERS
 
 
 def test_a_backbone_that_cannot_change_its_attention_keeps_it(make_model, warned):
@@ -215,14 +199,13 @@ def test_a_backbone_that_cannot_change_its_attention_keeps_it(make_model, warned
 @pytest.mark.parametrize("model_type", OWN)
 @pytest.mark.parametrize("padded", [False, True])
 def test_the_models_agree(make_model, model_type, padded):
-    own = make_model(model_type, FPTModel).eval()
-    other = make_model(model_type, FPTModel, attn_implementation="sdpa").eval()
-    inputs = {"input_values": torch.randn(3, 5, 3, generator=torch.Generator().manual_seed(2))}
-    if padded:
-        inputs["attention_mask"] = torch.tensor([[1] * 5, [1, 1, 1, 0, 0], [1, 0, 0, 0, 0]])
-    real = inputs.get("attention_mask", torch.ones(3, 5)).bool()
-    one, two = own(**inputs).last_hidden_state, other(**inputs).last_hidden_state
-    torch.testing.assert_close(one[real], two[real], rtol=1e-4, atol=1e-5)
+    mask = torch.arange(10)[None] < torch.tensor([10, 3, 1] if padded else [10] * 3)[:, None]
+    inputs = {"input_values": VALUES} | ({"attention_mask": mask} if padded else {})
+    one, two = (
+        make_model(model_type, FPTModel, attn_implementation=name).eval()(**inputs).last_hidden_state
+        for name in (None, "sdpa")
+    )
+    assert_close(one[mask], two[mask], rtol=1e-4, atol=1e-5)
 
 
 @since("5.6", "be traced with another batch size")
@@ -239,7 +222,7 @@ def test_a_traced_model_serves_other_batch_sizes(make_model, padded, monkeypatch
 
     traced = torch.jit.trace(model, example_kwarg_inputs=inputs(4), strict=False, check_trace=False)
     for batch in (1, 4, 7):
-        torch.testing.assert_close(traced(**inputs(batch))["logits"], model(**inputs(batch)).logits)
+        assert_close(traced(**inputs(batch))["logits"], model(**inputs(batch)).logits)
 
 
 def test_transformers_knows_it():

@@ -1,4 +1,4 @@
-"""Every family of backbones: its norms, positions and groups, padding, parity with transformers, random weights."""
+"""Every family of backbones: shapes, padding, parity with transformers, what is refused, weights, fingerprints."""
 
 import copy
 import math
@@ -14,12 +14,17 @@ from conftest import (
     LAYERS,
     POSITIONS,
     TINY_BACKBONES,
-    TRANSFORMER_GROUPS,
+    VALUES,
     VOCABULARY,
     WIDTH,
+    assert_same,
+    build_seeded,
+    outputs,
     since,
     tiny_config,
+    weights,
 )
+from torch.testing import assert_close
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -32,244 +37,65 @@ from transformers import (
     Wav2Vec2Config,
 )
 
-from fpt_adapters import (
-    PAPER_GROUPS,
-    FPTForImageClassification,
-    FPTForSequenceClassification,
-    FPTForTokenClassification,
-    FPTModel,
-    format_table,
-)
-from fpt_adapters.backbones.baselines.modeling_identity import IdentityConfig
-from fpt_adapters.backbones.baselines.modeling_lstm import LSTMConfig
+from fpt_adapters import FPTForTokenClassification, FPTModel
 from fpt_adapters.backbones.building import build_backbone
 from fpt_adapters.backbones.causality import is_causal
 from fpt_adapters.backbones.fingerprints import BY_LAYER, BY_NAME, fingerprints
 
-FAMILIES = sorted(TINY_BACKBONES)
-TEXT_FAMILIES = [name for name in FAMILIES if name not in IMAGE_BACKBONES]  # test_image_backbones.py has the others'
-
-
-def names(*modules, weight_only=False):
-    """Parameter names of modules; `{i}` stands for each layer."""
-    paths = [module.format(i=i) for module in modules for i in (range(LAYERS) if "{i}" in module else [0])]
-    return {f"{path}.{kind}" for path in paths for kind in (("weight",) if weight_only else ("weight", "bias"))}
-
-
-BERT_NORMS = names(
-    "embeddings.LayerNorm", "encoder.layer.{i}.attention.output.LayerNorm", "encoder.layer.{i}.output.LayerNorm"
-)
-LLAMA_NORMS = names(
-    "layers.{i}.input_layernorm", "layers.{i}.post_attention_layernorm", "norm", weight_only=True
-)  # fmt: skip
-VIT_NORMS = names("layers.{i}.layernorm_before", "layers.{i}.layernorm_after", "layernorm")
-NORMS = {
-    "vit": VIT_NORMS,
-    "deit": VIT_NORMS,
-    "dinov2": names("layers.{i}.norm1", "layers.{i}.norm2", "layernorm"),
-    "gpt2": names("h.{i}.ln_1", "h.{i}.ln_2", "ln_f"),
-    "openai-gpt": names("h.{i}.ln_1", "h.{i}.ln_2"),
-    "bert": BERT_NORMS,
-    "roberta": BERT_NORMS,
-    "longformer": BERT_NORMS,
-    "distilbert": names(
-        "embeddings.LayerNorm", "transformer.layer.{i}.sa_layer_norm", "transformer.layer.{i}.output_layer_norm"
-    ),
-    "albert": names(
-        "embeddings.LayerNorm",
-        "encoder.albert_layer_groups.0.albert_layers.0.attention.LayerNorm",
-        "encoder.albert_layer_groups.0.albert_layers.0.full_layer_layer_norm",
-    ),
-    "t5": names(
-        "encoder.block.{i}.layer.0.layer_norm",
-        "encoder.block.{i}.layer.1.layer_norm",
-        "encoder.final_layer_norm",
-        weight_only=True,
-    ),
-    "opt": names(
-        "decoder.layers.{i}.self_attn_layer_norm", "decoder.layers.{i}.final_layer_norm", "decoder.final_layer_norm"
-    ),
-    "gpt_neox": names("layers.{i}.input_layernorm", "layers.{i}.post_attention_layernorm", "final_layer_norm"),
-    "llama": LLAMA_NORMS,
-    "qwen3": LLAMA_NORMS,
-    "gemma": LLAMA_NORMS,
-    "modernbert": names(
-        "embeddings.norm", "layers.1.attn_norm", "layers.{i}.mlp_norm", "final_norm", weight_only=True
-    ),
-}
-QK_NORMS = names("layers.{i}.self_attn.q_norm", "layers.{i}.self_attn.k_norm", weight_only=True)
-BERT_POSITIONS = "embeddings.position_embeddings.weight"
-OWN_POSITIONS = {  # its name and its rows for ten tokens
-    "gpt2": ("wpe.weight", 10),
-    "openai-gpt": ("positions_embed.weight", 10),
-    "bert": (BERT_POSITIONS, 10),
-    "distilbert": (BERT_POSITIONS, 10),
-    "albert": (BERT_POSITIONS, 10),
-    "roberta": (BERT_POSITIONS, 12),  # the padding's row and the one before stay
-    "longformer": (BERT_POSITIONS, 12),
-    "opt": ("decoder.embed_positions.weight", 12),
-    "t5": ("encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight", 32),  # buckets, not tokens
-}
-BERT_ATTENTION = names(
-    *(f"encoder.layer.{{i}}.attention.{m}" for m in ("self.query", "self.key", "self.value", "output.dense"))
-)
-BERT_FEEDFORWARD = names("encoder.layer.{i}.intermediate.dense", "encoder.layer.{i}.output.dense")
-BERT_OTHER = {"embeddings.word_embeddings.weight", "embeddings.token_type_embeddings.weight"}
-GPT_ATTENTION, GPT_FEEDFORWARD = (
-    names("h.{i}.attn.c_attn", "h.{i}.attn.c_proj"),
-    names("h.{i}.mlp.c_fc", "h.{i}.mlp.c_proj"),
-)
-LLAMA_ATTENTION = names(*(f"layers.{{i}}.self_attn.{m}_proj" for m in "qkvo"), weight_only=True)
-LLAMA_FEEDFORWARD = names(*(f"layers.{{i}}.mlp.{m}_proj" for m in ("gate", "up", "down")), weight_only=True)
-LLAMA_PARTS = (LLAMA_ATTENTION, LLAMA_FEEDFORWARD, {"embed_tokens.weight"})
-VIT_ATTENTION = names(*(f"layers.{{i}}.attention.{m}_proj" for m in "qkvo"))
-VIT_FEEDFORWARD = names("layers.{i}.mlp.fc1", "layers.{i}.mlp.fc2")
-LAYER_SCALES = {f"layers.{i}.layer_scale{part}.lambda1" for i in range(LAYERS) for part in (1, 2)}
-ALBERT_LAYER = "encoder.albert_layer_groups.0.albert_layers.0."
-PARTS = {  # attention, feedforward, other
-    "gpt2": (GPT_ATTENTION, GPT_FEEDFORWARD, {"wte.weight"}),
-    "openai-gpt": (GPT_ATTENTION, GPT_FEEDFORWARD, {"tokens_embed.weight"}),
-    "bert": (BERT_ATTENTION, BERT_FEEDFORWARD, BERT_OTHER),
-    "roberta": (BERT_ATTENTION, BERT_FEEDFORWARD, BERT_OTHER),
-    "longformer": (
-        BERT_ATTENTION,
-        BERT_FEEDFORWARD,  # projections of global attention, which no token has here, never train
-        BERT_OTHER | names(*(f"encoder.layer.{{i}}.attention.self.{m}_global" for m in ("query", "key", "value"))),
-    ),
-    "distilbert": (
-        names(*(f"transformer.layer.{{i}}.attention.{m}_lin" for m in ("q", "k", "v", "out"))),
-        names("transformer.layer.{i}.ffn.lin1", "transformer.layer.{i}.ffn.lin2"),
-        {"embeddings.word_embeddings.weight"},
-    ),
-    "albert": (
-        names(*(f"{ALBERT_LAYER}attention.{m}" for m in ("query", "key", "value", "dense"))),
-        names(f"{ALBERT_LAYER}ffn", f"{ALBERT_LAYER}ffn_output"),
-        BERT_OTHER | names("encoder.embedding_hidden_mapping_in"),
-    ),
-    "t5": (
-        names(*(f"encoder.block.{{i}}.layer.0.SelfAttention.{m}" for m in "qkvo"), weight_only=True),
-        names(*(f"encoder.block.{{i}}.layer.1.DenseReluDense.w{m}" for m in "io"), weight_only=True),
-        {"shared.weight"},
-    ),
-    "opt": (
-        names(*(f"decoder.layers.{{i}}.self_attn.{m}_proj" for m in ("q", "k", "v", "out"))),
-        names("decoder.layers.{i}.fc1", "decoder.layers.{i}.fc2"),
-        {"decoder.embed_tokens.weight", "decoder.project_in.weight", "decoder.project_out.weight"},
-    ),
-    "gpt_neox": (
-        names("layers.{i}.attention.query_key_value", "layers.{i}.attention.dense"),
-        names("layers.{i}.mlp.dense_h_to_4h", "layers.{i}.mlp.dense_4h_to_h"),
-        {"embed_in.weight"},
-    ),
-    "llama": LLAMA_PARTS,
-    "gemma": LLAMA_PARTS,
-    "qwen3": (LLAMA_ATTENTION | QK_NORMS, *LLAMA_PARTS[1:]),
-    "modernbert": (
-        names("layers.{i}.attn.Wqkv", "layers.{i}.attn.Wo", weight_only=True),
-        names("layers.{i}.mlp.Wi", "layers.{i}.mlp.Wo", weight_only=True),
-        {"embeddings.tok_embeddings.weight"},
-    ),
-    "vit": (VIT_ATTENTION, VIT_FEEDFORWARD, set()),
-    "deit": (VIT_ATTENTION, VIT_FEEDFORWARD, set()),
-    "dinov2": (VIT_ATTENTION, VIT_FEEDFORWARD | LAYER_SCALES, set()),
-}
 EMBEDDING_WIDTHS = {"albert": 16, "opt": 16}
 OUTPUT_WIDTHS = {"opt": 16}
+TEXT_FAMILIES = [name for name in TINY_BACKBONES if name not in IMAGE_BACKBONES]  # others: test_image_backbones.py
+EVERY = pytest.mark.parametrize("model_type", [*TINY_BACKBONES, "fpt_lstm"])
+EVERY_TEXT = pytest.mark.parametrize("model_type", TEXT_FAMILIES)
+TOLERANCE = {"rtol": 1e-4, "atol": 1e-5}
 
 
-def members(model, group):
-    """Names of a group's parameters, those of the backbone without their prefix."""
-    return {name.partition("backbone.")[2] or name for name, its in model.parameter_groups().items() if its == group}
-
-
-def build(config, **fields):
-    fields = {"input_type": "values", "input_size": 3, "sequence_length": 10, "backbone_init": "random"} | fields
-    return FPTForSequenceClassification.from_backbone(config, **fields)
-
-
-@pytest.fixture(scope="session")
-def stock(tmp_path_factory):
-    """stock(model_type): the folder of an ordinary checkpoint, with no weight at a default, and its encoder."""
-    made = {}
-
-    def make(model_type):
-        if model_type not in made:
-            folder = tmp_path_factory.mktemp("stock") / model_type
-            torch.manual_seed(2)
-            model = AutoModel.from_config(tiny_config(model_type)).eval()
-            with torch.no_grad():
-                for parameter in model.parameters():
-                    parameter.add_(torch.randn_like(parameter), alpha=0.1)
-            model.save_pretrained(folder)
-            made[model_type] = folder, (model.get_encoder() if model.config.is_encoder_decoder else model)
-        return made[model_type]
-
-    return make
+def stock(folder):
+    """The untouched encoder of a checkpoint."""
+    model = AutoModel.from_pretrained(folder).eval()
+    return model.get_encoder() if model.config.is_encoder_decoder else model
 
 
 # Shapes, padding, pooling
 
 
-@pytest.mark.parametrize("model_type", FAMILIES)
+@EVERY
 def test_it_builds_and_runs(make_model, model_type):
-    inputs = torch.randn(2, 7, 3)
+    inputs = {"input_values": VALUES[:2, :7]}
     width = OUTPUT_WIDTHS.get(model_type, WIDTH)
-    assert make_model(model_type, FPTModel)(input_values=inputs).last_hidden_state.shape == (2, 7, width)
-    assert make_model(model_type)(input_values=inputs).logits.shape == (2, 4)
-    assert make_model(model_type, FPTForTokenClassification)(input_values=inputs).logits.shape == (2, 7, 4)
     model = make_model(model_type)
     assert model.fpt.input_projection.projection.out_features == EMBEDDING_WIDTHS.get(model_type, WIDTH)
     assert not model.fpt.backbone.training
+    assert outputs(make_model(model_type, FPTModel), **inputs).shape == (2, 7, width)
+    assert outputs(model, **inputs).shape == (2, 4)
+    assert outputs(make_model(model_type, FPTForTokenClassification), **inputs).shape == (2, 7, 4)
 
 
-@pytest.mark.parametrize("model_type", FAMILIES)
+@EVERY
 @pytest.mark.parametrize("pooling", ["auto", "mean", "last", "first"])
 def test_padding_changes_nothing(make_model, model_type, pooling):
-    model = make_model(model_type, pooling=pooling).eval()
-    generator = torch.Generator().manual_seed(3)
-    alone = torch.randn(2, 6, 3, generator=generator)
-    mask = torch.ones(2, 10, dtype=torch.long)
-    mask[:, 6:] = 0
-    with torch.no_grad():
-        expected = model(input_values=alone)
-        for content in (0.0, 100.0):
-            padded = torch.full((2, 10, 3), content)
-            padded[:, :6] = alone
-            got = model(input_values=padded, attention_mask=mask)
-            torch.testing.assert_close(got.logits, expected.logits, rtol=1e-4, atol=1e-5)
-        mixed = torch.randn(2, 10, 3, generator=generator)
-        mixed[1, :6] = alone[1]
-        mask[0] = 1
-        got = model(input_values=mixed, attention_mask=mask)
-        torch.testing.assert_close(got.logits[1], expected.logits[1], rtol=1e-4, atol=1e-5)
-        torch.testing.assert_close(got.logits[0], model(input_values=mixed[:1]).logits[0], rtol=1e-4, atol=1e-5)
+    model = make_model(model_type, pooling=pooling)
+    alone, mask = VALUES[:2, :6], torch.tensor([[1] * 6 + [0] * 4] * 2)
+    expected = outputs(model, input_values=alone)
+    for content in (0.0, 100.0):
+        padded = torch.full((2, 10, 3), content)
+        padded[:, :6] = alone
+        assert_close(outputs(model, input_values=padded, attention_mask=mask), expected, **TOLERANCE)
+    mask[0] = 1  # one sequence is longer than the other
+    got = outputs(model, input_values=VALUES[:2], attention_mask=mask)
+    assert_close(got, torch.cat([outputs(model, input_values=VALUES[:1]), expected[1:]]), **TOLERANCE)
 
 
-@pytest.mark.parametrize("model_type", FAMILIES)
+@EVERY
 def test_pooling_reads_the_token_that_saw_the_most(make_model, model_type):
-    model = make_model(model_type, FPTModel).eval()
-    assert model.config.pooling == ("last" if model_type in CAUSAL else "mean")
-    inputs = torch.randn(1, 6, 3)
-    changed = inputs.clone()
+    model = make_model(model_type, FPTModel)
+    causal = model_type in (*CAUSAL, "fpt_lstm")
+    assert model.config.pooling == ("last" if causal else "mean")
+    values = VALUES[:1, :6]
+    changed = values.clone()
     changed[:, -1] += 1
-    with torch.no_grad():
-        before, after = (model(input_values=x).last_hidden_state[:, 0] for x in (inputs, changed))
-    assert torch.allclose(before, after, atol=1e-6) is (model_type in CAUSAL)
-
-
-@pytest.mark.parametrize(
-    "config, pooling, kept",
-    [
-        (LSTMConfig(hidden_size=WIDTH), "last", torch.bfloat16),
-        (IdentityConfig(hidden_size=WIDTH), "mean", torch.float32),  # each token sees itself alone; nothing to keep
-    ],
-    ids=["lstm", "identity"],
-)
-def test_a_model_without_tokens_is_a_backbone(config, pooling, kept):
-    model = build(config, dtype="bfloat16", trainable=["input", "output", "position"])
-    assert (model.config.pooling, model.config.positions, model.config.dtype) == (pooling, "new", kept)
-    assert model.fpt.input_projection.projection.out_features == WIDTH and model.fpt.embedding_scale == 1.0
-    assert model(input_values=torch.randn(2, 7, 3)).logits.dtype == torch.float32
+    before, after = (outputs(model, input_values=one)[:, 0] for one in (values, changed))
+    assert torch.allclose(before, after, atol=1e-6) is causal
 
 
 def test_a_chosen_pooling_stays(make_model):
@@ -277,272 +103,142 @@ def test_a_chosen_pooling_stays(make_model):
     assert make_model("bert", pooling="first").config.pooling == "first"
 
 
-# The freezing policy
-
-
-@pytest.mark.parametrize("model_type", FAMILIES)
-def test_every_parameter_is_in_its_group(make_model, model_type):
-    model = make_model(model_type)
-    attention, feedforward, other = PARTS[model_type]
-    assert members(model, "norm") == NORMS[model_type]
-    assert members(model, "attention") == attention
-    assert members(model, "feedforward") == feedforward
-    assert members(model, "other") == other
-    assert members(model, "input") == names("fpt.input_projection.projection")
-    assert members(model, "output") == names("head")
-    if model_type in OWN_POSITIONS:
-        name, rows = OWN_POSITIONS[model_type]
-        assert members(model, "position") == {name}
-        assert model.fpt.backbone.get_parameter(name).shape[0] == rows
-        assert model.config.positions == "backbone"
-        assert model.fpt.position_embeddings is None
-    else:
-        assert members(model, "position") == {"fpt.position_embeddings.weight"}
-        assert model.fpt.position_embeddings.weight.shape == (10, EMBEDDING_WIDTHS.get(model_type, WIDTH))
-        assert model.config.positions == "new"
-    assert set(model.parameter_groups()) == {name for name, _ in model.named_parameters()}
-
-
-@pytest.mark.parametrize("model_type", FAMILIES)
-def test_the_table_adds_up_to_the_model(make_model, model_type):
-    model = make_model(model_type)
-    rows = model.count_parameters()
-    assert sum(row.parameters for row in rows) == model.num_parameters()
-    assert sum(row.tensors for row in rows) == len(list(model.parameters()))
-    assert sum(row.percent for row in rows) == pytest.approx(100)
-    trained = sum(row.parameters for row in rows if row.trained)
-    assert trained == model.num_parameters(only_trainable=True)
-    assert {row.group for row in rows if row.trained} == {"input", "output", "norm", "position"}
-    assert f"{trained:,}" in format_table(rows).splitlines()[-1]
-
-
-@pytest.mark.parametrize("trainable", [["output"], ["input", "norm"], ["attention", "position"], ["feedforward"], []])
-@pytest.mark.parametrize("model_type", ["gpt2", "albert", "qwen3"])
-def test_exactly_the_named_groups_train(make_model, model_type, trainable):
-    model = make_model(model_type, trainable=trainable)
-    groups = model.parameter_groups()
-    assert {name for name, p in model.named_parameters() if p.requires_grad} == {
-        name for name, group in groups.items() if group in trainable
-    }
-
-
-@pytest.mark.parametrize("model_type", FAMILIES)
-@pytest.mark.parametrize("trainable", [PAPER_GROUPS, TRANSFORMER_GROUPS], ids=["paper", "all"])
-def test_every_trained_tensor_gets_a_gradient(make_model, model_type, trainable):
-    model = make_model(model_type, FPTForTokenClassification, trainable=list(trainable)).train()
-    labels = torch.arange(20).reshape(2, 10) % 4
-    torch.manual_seed(0)
-    model(input_values=torch.randn(2, 10, 3), labels=labels).loss.backward()
-    trained = {name: p.grad for name, p in model.named_parameters() if p.requires_grad}
-    assert [name for name, grad in trained.items() if grad is None] == []
-    assert [name for name, grad in trained.items() if not grad.abs().max() > 0] == []
-    assert [name for name, p in model.named_parameters() if not p.requires_grad and p.grad is not None] == []
-
-
-def test_alberts_shared_norms_count_once(make_model):
-    counts = {}
-    for layers in (1, 2, 12):
-        config = tiny_config("albert", num_hidden_layers=layers)
-        model = FPTModel.from_backbone(
-            config, backbone_init="random", input_type="values", input_size=3, sequence_length=10
-        )
-        counts[layers] = {row.group: (row.tensors, row.parameters) for row in model.count_parameters()}
-    assert counts[1] == counts[2] == counts[12]
-    assert counts[2]["norm"] == (6, 2 * 16 + 4 * WIDTH)
-
-
-def test_norms_of_queries_and_keys_train_by_choice(make_model):
-    without, chosen = make_model("qwen3"), make_model("qwen3", train_qk_norms=True)
-    assert members(without, "norm") == LLAMA_NORMS
-    assert members(chosen, "norm") == LLAMA_NORMS | QK_NORMS
-    trained = {name for name, p in chosen.fpt.backbone.named_parameters() if p.requires_grad}
-    assert trained == LLAMA_NORMS | QK_NORMS
-    assert not any(p.requires_grad for name, p in without.named_parameters() if "q_norm" in name or "k_norm" in name)
-
-
-@pytest.mark.parametrize("model_type", FAMILIES)
-def test_new_positions_leave_the_backbones_own_frozen(make_model, model_type):
-    model = make_model(model_type, positions="new")
-    assert members(model, "position") == {"fpt.position_embeddings.weight"}
-    if model_type in OWN_POSITIONS:
-        assert OWN_POSITIONS[model_type][0] in members(model, "other")
-
-
-@pytest.mark.parametrize("model_type", ["gpt2", "llama", "t5"])
-def test_positions_can_be_left_out(make_model, model_type):
-    model = make_model(model_type, positions="none", trainable=["input", "output", "norm"])
-    assert members(model, "position") == set()
-    assert model.fpt.position_embeddings is None
-
-
-def test_gpt2_base_on_cifar10_trains_the_papers_number(gpt2_base):
-    rows = {row.group: row.parameters for row in gpt2_base.count_parameters() if row.trained}
-    assert rows == {"input": 37_632, "output": 7_690, "norm": 38_400, "position": 49_152}
-    assert gpt2_base.num_parameters(only_trainable=True) == 132_874
-    assert type(gpt2_base) is FPTForImageClassification
-
-
 # Parity with the untouched backbone
 
 
-@pytest.mark.parametrize("model_type", TEXT_FAMILIES)
-def test_projected_inputs_meet_the_untouched_backbone(stock, model_type):
-    folder, reference = stock(model_type)
-    model = FPTModel.from_backbone(folder, input_type="values", input_size=3, sequence_length=9).eval()
-    with torch.no_grad():
-        inputs = torch.randn(2, 9, 3, generator=torch.Generator().manual_seed(1))
-        scale = math.sqrt(WIDTH) if model_type == "gemma" else 1.0
-        embeds = model.input_projection(inputs).states * scale
-        expected = reference(inputs_embeds=embeds).last_hidden_state
-        got = model(input_values=inputs).last_hidden_state
-    torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
+@EVERY_TEXT
+@torch.no_grad()
+def test_projected_inputs_meet_the_untouched_backbone(bases, model_type):
+    model, reference = build_seeded(bases(model_type), FPTModel).eval(), stock(bases(model_type))
+    scale = math.sqrt(WIDTH) if model_type == "gemma" else 1.0
+    embeds = model.input_projection(VALUES).states * scale
+    assert_close(outputs(model), reference(inputs_embeds=embeds).last_hidden_state, **TOLERANCE)
 
 
 @pytest.mark.parametrize("length", [7, POSITIONS])
-@pytest.mark.parametrize("model_type", TEXT_FAMILIES)
-def test_the_backbones_own_embeddings_give_its_own_hidden_states(stock, model_type, length):
+@EVERY_TEXT
+@torch.no_grad()
+def test_the_backbones_own_embeddings_give_its_own_hidden_states(bases, model_type, length):
     """Positions start at the right row, embeddings are scaled as the family does, padding is masked."""
-    folder, reference = stock(model_type)
-    model = FPTModel.from_backbone(
-        folder, input_type="tokens", vocab_size=VOCABULARY, sequence_length=length, trainable=["input", "norm"]
-    ).eval()
+    tokens = {"input_type": "tokens", "vocab_size": VOCABULARY, "sequence_length": length, "input_size": None}
+    model = build_seeded(bases(model_type), FPTModel, trainable=["input", "norm"], **tokens)
+    reference = stock(bases(model_type))
+    model.input_projection.embedding.weight.copy_(reference.get_input_embeddings().weight)
     ids = torch.randint(5, VOCABULARY, (2, length), generator=torch.Generator().manual_seed(1))
     mask = torch.ones_like(ids)
     mask[1, 5:] = 0
-    with torch.no_grad():
-        model.input_projection.embedding.weight.copy_(reference.get_input_embeddings().weight)
-        expected = reference(input_ids=ids, attention_mask=mask).last_hidden_state
-        got = model(input_ids=ids, attention_mask=mask).last_hidden_state
-    real = mask.bool()
-    torch.testing.assert_close(got[real], expected[real], rtol=1e-4, atol=1e-5)
+    inputs, real = {"input_ids": ids, "attention_mask": mask}, mask.bool()
+    assert_close(outputs(model, **inputs)[real], reference(**inputs).last_hidden_state[real], **TOLERANCE)
 
 
+@torch.no_grad()
 def test_gemmas_scale_reaches_positions_and_inputs_alike(make_model):
-    model = make_model("gemma", FPTModel).eval()
+    model = make_model("gemma", FPTModel)
     seen = []
     model.backbone.register_forward_pre_hook(lambda m, args, kwargs: seen.append(kwargs), with_kwargs=True)
-    with torch.no_grad():
-        model.position_embeddings.weight.normal_()
-        inputs = torch.randn(1, 4, 3)
-        model(input_values=inputs)
-        expected = (model.input_projection(inputs).states + model.position_embeddings.weight[:4]) * math.sqrt(WIDTH)
-    torch.testing.assert_close(seen[0]["inputs_embeds"], expected)
+    model.position_embeddings.weight.normal_()
+    outputs(model)
+    expected = (model.input_projection(VALUES).states + model.position_embeddings.weight) * math.sqrt(WIDTH)
+    assert_close(seen[0]["inputs_embeds"], expected)
     assert make_model("llama", FPTModel).embedding_scale == 1.0
 
 
 # Refusals
 
-VISION = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+
+SIZES = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+VISION = SIZES | {"image_size": 8, "patch_size": 4}
+SOUND = SIZES | {"num_conv_pos_embeddings": 4, "num_conv_pos_embedding_groups": 2}
 
 
 @pytest.mark.parametrize(
-    "config, words",
+    ("config", "words"),
     [
         (SwinConfig(image_size=8, patch_size=2, embed_dim=8, depths=[1, 1]), ["SwinModel", "swin", "inputs_embeds"]),
-        (BeitConfig(**VISION, image_size=8, patch_size=4), ["BeitModel", "beit", "inputs_embeds", "GPT-2", "vit,"]),
-        (CLIPVisionConfig(**VISION, image_size=8, patch_size=4), ["CLIPVisionModel", "inputs_embeds", "dinov2"]),
-        (
-            Wav2Vec2Config(**VISION, num_conv_pos_embeddings=4, num_conv_pos_embedding_groups=2),
-            ["Wav2Vec2Model", "inputs_embeds"],
-        ),
+        (BeitConfig(**VISION), ["BeitModel", "beit", "inputs_embeds", "GPT-2", "vit,"]),
+        (CLIPVisionConfig(**VISION), ["CLIPVisionModel", "inputs_embeds", "dinov2"]),
+        (Wav2Vec2Config(**SOUND), ["Wav2Vec2Model", "inputs_embeds"]),
     ],
 )
 def test_a_backbone_that_takes_no_embeddings_is_refused(config, words):
     with pytest.raises(ValueError) as error:
-        build(config)
-    for word in words:
-        assert word in str(error.value)
+        build_seeded(config)
+    assert [word for word in words if word not in str(error.value)] == []
 
 
 def test_of_several_models_in_one_the_text_model_is_a_backbone(tmp_path):
-    config = Gemma3Config(
-        text_config=TINY_BACKBONES["gemma"], vision_config=VISION | {"image_size": 8, "patch_size": 4}
-    )
+    config = Gemma3Config(text_config=TINY_BACKBONES["gemma"], vision_config=VISION)
     with pytest.raises(ValueError, match=r"Gemma3Model.* has no hidden_size of its own, as where several models are"):
-        build(config)
+        build_seeded(config)
     AutoModel.from_config(config).language_model.save_pretrained(tmp_path)
-    assert type(build(tmp_path, backbone_init="pretrained").fpt.backbone).__name__ == "Gemma3TextModel"
+    assert type(build_seeded(tmp_path).fpt.backbone).__name__ == "Gemma3TextModel"
 
 
 def test_a_backbone_without_norms_cannot_train_them():
-    config = OlmoConfig(
-        hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, vocab_size=50
-    )
+    config = OlmoConfig(**SIZES, vocab_size=50)
     with pytest.raises(ValueError, match="trainable has 'norm', but the backbone OlmoModel has no norm parameters"):
-        build(config)
-    model = build(config, trainable=["input", "output", "position"])
+        build_seeded(config)
+    model = build_seeded(config, trainable=["input", "output", "position"])
     assert {row.group for row in model.count_parameters() if row.trained} == {"input", "output", "position"}
 
 
 @pytest.mark.parametrize("model_type", ["llama", "gpt_neox", "modernbert"])
 def test_positions_of_a_backbone_that_has_none_are_refused(model_type):
     with pytest.raises(ValueError, match=r"positions='backbone', but \w+ has no learned positions.*positions='new'"):
-        build(tiny_config(model_type), positions="backbone")
+        build_seeded(tiny_config(model_type), positions="backbone")
 
 
 @pytest.mark.parametrize("model_type", [name for name in TEXT_FAMILIES if name != "t5"])
 def test_too_long_inputs_name_both_lengths(model_type):
-    build(tiny_config(model_type), sequence_length=POSITIONS)
-    limit = POSITIONS + 2 if model_type in ("roberta", "longformer") else POSITIONS
-    limit = POSITIONS if model_type in OWN_POSITIONS else limit
-    with pytest.raises(ValueError, match=f"makes {POSITIONS + 1} tokens, but {model_type} has positions for {limit}"):
-        build(tiny_config(model_type), sequence_length=POSITIONS + 1)
+    build_seeded(tiny_config(model_type), sequence_length=POSITIONS)
+    message = f"makes {POSITIONS + 1} tokens, but {model_type} has positions for {POSITIONS}"
+    with pytest.raises(ValueError, match=message):
+        build_seeded(tiny_config(model_type), sequence_length=POSITIONS + 1)
 
 
 @pytest.mark.parametrize("model_type", ["t5", *IMAGE_BACKBONES])
 def test_relative_and_unused_positions_have_no_longest_input(model_type):
-    assert build(tiny_config(model_type), sequence_length=1000).fpt.backbone.device.type == "cpu"
+    assert build_seeded(tiny_config(model_type), sequence_length=1000).fpt.backbone.device.type == "cpu"
 
 
-def test_a_configuration_alone_cannot_be_a_pretrained_backbone():
-    for init in ("pretrained", "statistics"):
-        with pytest.raises(ValueError, match=f"no weights for backbone_init='{init}'"):
-            build(tiny_config("gpt2"), backbone_init=init)
+@pytest.mark.parametrize("init", ["pretrained", "statistics"])
+def test_a_configuration_alone_cannot_be_a_pretrained_backbone(init):
+    with pytest.raises(ValueError, match=f"no weights for backbone_init='{init}'"):
+        build_seeded(tiny_config("gpt2"), backbone_init=init)
 
 
-def test_a_configuration_of_another_architecture_is_refused(saved_base):
+def test_what_does_not_fit_the_weights_is_refused(saved_base, tmp_path):
     deeper = AutoConfig.from_pretrained(saved_base, n_layer=LAYERS + 1)
     with pytest.raises(ValueError, match=r"n_layer=3, but the config\.json of the base '.*' has 2"):
-        build(saved_base, backbone_init="pretrained", base_model_config=deeper)
-
-
-def test_a_checkpoint_that_does_not_fill_the_backbone_is_refused(saved_base, tmp_path):
+        build_seeded(saved_base, base_model_config=deeper)
     folder = shutil.copytree(saved_base, tmp_path / "deeper")
-    AutoConfig.from_pretrained(saved_base, n_layer=LAYERS + 1).save_pretrained(folder)
+    deeper.save_pretrained(folder)
     with pytest.raises(ValueError, match=r"a GPT2Model: 12 tensors .* the first is h\.2\."):
-        build(folder, backbone_init="pretrained")
+        build_seeded(folder)
 
 
 # Random and statistics weights
 
 
-def raw(config, folder=None, **arguments):
-    """A backbone and its fingerprints."""
+def drawn(config, folder=None, **arguments):
+    """The weights of a backbone, and its fingerprints."""
     defaults = {"init": "random", "seed": 0, "scheme": None, "dropout": None, "dtype": None}
     defaults |= {"attn_implementation": None}
-    return build_backbone(config, folder and Path(folder), **defaults | arguments)
+    backbone, digests = build_backbone(config, folder and Path(folder), **defaults | arguments)
+    assert not any(p.requires_grad for p in backbone.parameters())
+    return weights(backbone), digests
 
 
-def weights(backbone):
-    return dict(backbone.named_parameters())
-
-
-def all_equal(one, other):
-    assert one.keys() == other.keys()
-    return all(torch.equal(one[name], other[name]) for name in one)
-
-
-@pytest.mark.parametrize("model_type", FAMILIES)
+@EVERY
 def test_a_seed_draws_the_same_weights_whatever_the_global_state(model_type):
     torch.manual_seed(1)
-    first, digest = raw(tiny_config(model_type), seed=5)
+    first, digest = drawn(tiny_config(model_type), seed=5)
     torch.manual_seed(2)
-    second, same = raw(tiny_config(model_type), seed=5)
-    other, another = raw(tiny_config(model_type), seed=6)
-    assert all_equal(weights(first), weights(second))
-    assert not all_equal(weights(first), weights(other))
+    second, same = drawn(tiny_config(model_type), seed=5)
+    other, another = drawn(tiny_config(model_type), seed=6)
+    assert_same(first, second)
+    assert not all(torch.equal(first[name], other[name]) for name in first)
     assert digest == same != another
-    assert not any(p.requires_grad for p in first.parameters())
 
 
 @pytest.mark.parametrize("init", ["random", "statistics", "pretrained"])
@@ -550,67 +246,71 @@ def test_drawing_a_backbone_leaves_the_global_random_state(saved_base, init):
     torch.manual_seed(9)
     random.seed(9)
     before, python = torch.get_rng_state(), random.getstate()
-    raw(tiny_config("gpt2"), str(saved_base), init=init, seed=4)
+    drawn(tiny_config("gpt2"), saved_base, init=init, seed=4)
     assert torch.equal(torch.get_rng_state(), before)
     assert random.getstate() == python
 
 
 def test_a_random_base_is_the_same_whatever_device_is_the_default():
-    expected, digest = raw(tiny_config("gpt2"))
+    expected, digest = drawn(tiny_config("gpt2"))
     with torch.device("meta"):
-        drawn, same_digest = raw(tiny_config("gpt2"))
+        found, same_digest = drawn(tiny_config("gpt2"))
     assert same_digest == digest
-    assert all_equal(weights(drawn), weights(expected))
+    assert_same(found, expected)
 
 
-def test_gpt2s_residual_projections_are_flat_or_scaled():
+@pytest.mark.parametrize("scheme", [None, "gpt2-scaled-residual", "gpt2-flat"])
+def test_gpt2s_residual_projections_are_flat_or_scaled(scheme):
     config = GPT2Config(n_embd=64, n_layer=8, n_head=2, n_positions=16, vocab_size=50)
-    stds = {}
-    for scheme in (None, "gpt2-scaled-residual", "gpt2-flat"):
-        backbone, _ = raw(config, scheme=scheme)
-        for block in backbone.h:
-            for name, part in (("attn", block.attn.c_proj), ("mlp", block.mlp.c_proj), ("rest", block.mlp.c_fc)):
-                stds.setdefault((scheme, name), []).append(part.weight.std().item())
-    scaled = 0.02 / math.sqrt(2 * 8)
-    for (scheme, name), values in stds.items():
-        expected = 0.02 if scheme == "gpt2-flat" or name == "rest" else scaled
-        assert values == pytest.approx([expected] * 8, rel=0.1)
+    found, digest = drawn(config, scheme=scheme)
+    residual = 0.02 if scheme == "gpt2-flat" else 0.02 / math.sqrt(2 * 8)
+    for name, std in (("attn.c_proj", residual), ("mlp.c_proj", residual), ("mlp.c_fc", 0.02)):
+        stds = [found[f"h.{layer}.{name}.weight"].std().item() for layer in range(8)]
+        assert stds == pytest.approx([std] * 8, rel=0.1), name
+    again, same = drawn(config, scheme=scheme)
+    assert_same(again, found)
+    assert digest == same
+    assert (digest == drawn(config)[1]) is (scheme != "gpt2-flat")
 
 
-def test_the_flat_scheme_is_seeded_too_and_the_default_is_written_down(make_model):
-    flat, digest = raw(tiny_config("gpt2"), scheme="gpt2-flat", seed=3)
-    same, again = raw(tiny_config("gpt2"), scheme="gpt2-flat", seed=3)
-    assert all_equal(weights(flat), weights(same)) and digest == again
-    assert raw(tiny_config("gpt2"), seed=3)[1] != digest
-    assert make_model("gpt2").config.backbone_init_scheme == "gpt2-scaled-residual"
-    assert make_model("bert").config.backbone_init_scheme == "transformers"
-    model = make_model("gpt2", backbone_init_scheme="gpt2-flat")
-    assert model.config.backbone_init_scheme == "gpt2-flat"
+@pytest.mark.parametrize(
+    ("model_type", "given", "written"),
+    [
+        ("gpt2", None, "gpt2-scaled-residual"),
+        ("bert", None, "transformers"),
+        ("gpt2", "gpt2-flat", "gpt2-flat"),
+    ],
+)
+def test_the_scheme_is_written_down(make_model, model_type, given, written):
+    assert make_model(model_type, backbone_init_scheme=given).config.backbone_init_scheme == written
 
 
-@pytest.mark.parametrize("model_type", ["gpt2", "bert", "t5"])
-def test_statistics_weights_keep_each_tensors_mean_and_spread(stock, model_type):
-    folder, _ = stock(model_type)
-    config = AutoConfig.from_pretrained(folder)
-    pretrained, drawn = (weights(raw(config, folder, init=init, seed=1)[0]) for init in ("pretrained", "statistics"))
+@pytest.mark.parametrize("model_type", ["gpt2", "bert", "t5", *IMAGE_BACKBONES])
+def test_statistics_weights_keep_each_tensors_mean_and_spread(bases, model_type):
+    folder = bases(model_type)
+
+    def found(init, seed):
+        return drawn(AutoConfig.from_pretrained(folder), folder, init=init, seed=seed)
+
+    pretrained, own = found("pretrained", 1)
+    (one, digest), (same, _), (other, another) = (found("statistics", seed) for seed in (1, 1, 2))
     for name, original in pretrained.items():
         n, std = original.numel(), original.std(unbiased=False).item()
-        assert not torch.equal(drawn[name], original), name
-        assert abs(drawn[name].mean() - original.mean()) < 5 * std / math.sqrt(n), name
-        assert abs(drawn[name].std(unbiased=False) / std - 1) < 5 / math.sqrt(2 * n), name
-    same, other = (raw(config, folder, init="statistics", seed=seed) for seed in (1, 2))
-    assert all_equal(weights(same[0]), drawn)
-    assert not all_equal(weights(other[0]), drawn)
-    assert same[1] != other[1]
+        assert not torch.equal(one[name], original), name
+        assert abs(one[name].mean() - original.mean()) < 5 * std / math.sqrt(n), name
+        assert abs(one[name].std(unbiased=False) / std - 1) < 5 / math.sqrt(2 * n), name
+    assert_same(same, one)
+    assert not all(torch.equal(other[name], one[name]) for name in one)
+    assert len({str(digests) for digests in (own, digest, another, found("random", 1)[1])}) == 4
 
 
 # Fingerprints
 
 
-@pytest.mark.parametrize("model_type", ["gpt2", "albert", "t5", "qwen3"])
-def test_noise_in_any_tensor_changes_the_fingerprints(model_type):
-    backbone, digests = raw(tiny_config(model_type))
-    assert fingerprints(backbone) == digests
+@pytest.mark.parametrize("model_type", ["gpt2", "albert", "t5", "qwen3", "fpt_lstm"])
+def test_noise_in_any_tensor_changes_the_fingerprints(make_model, model_type):
+    backbone = make_model(model_type, FPTModel).backbone
+    digests = fingerprints(backbone)
     torch.manual_seed(0)
     for name, parameter in backbone.named_parameters():
         original = parameter.data.clone()
@@ -620,52 +320,65 @@ def test_noise_in_any_tensor_changes_the_fingerprints(model_type):
     assert fingerprints(backbone) == digests
 
 
-def test_the_fingerprints_tell_shapes_dtypes_and_layers_apart_and_one_of_them_names():
-    backbone, digests = raw(tiny_config("gpt2"))
-
-    def differing(change):
-        changed = copy.deepcopy(backbone)
-        change(changed)
-        return {kind for kind, digest in fingerprints(changed).items() if digest != digests[kind]}
-
-    def reshape(gpt2):
-        gpt2.wte.weight.data = gpt2.wte.weight.data.reshape(WIDTH, VOCABULARY)
-
-    def rename(gpt2):
-        for block in gpt2.h:
-            block.ln_1, block.first_norm = None, block.ln_1
-        gpt2.blocks = gpt2.__dict__["_modules"].pop("h")
-
-    def exchange_layers(gpt2):
-        gpt2.h = gpt2.h[::-1]
-
-    assert differing(lambda gpt2: gpt2.to(torch.bfloat16)) == differing(reshape) == {BY_LAYER, BY_NAME}
-    assert differing(exchange_layers) == {BY_LAYER, BY_NAME}
-    assert differing(rename) == {BY_NAME}
-    assert differing(lambda gpt2: None) == set()
+def reshape(gpt2):
+    gpt2.wte.weight.data = gpt2.wte.weight.data.reshape(WIDTH, VOCABULARY)
 
 
-def test_one_fingerprint_serves_every_dtype_and_task(make_model):
+def rename(gpt2):
+    for block in gpt2.h:
+        block.ln_1, block.first_norm = None, block.ln_1
+    gpt2.blocks = gpt2.__dict__["_modules"].pop("h")
+
+
+def exchange_layers(gpt2):
+    gpt2.h = gpt2.h[::-1]
+
+
+def to_bfloat16(gpt2):
+    gpt2.to(torch.bfloat16)
+
+
+@pytest.mark.parametrize(
+    ("change", "kinds"),
+    [
+        (to_bfloat16, {BY_LAYER, BY_NAME}),
+        (reshape, {BY_LAYER, BY_NAME}),
+        (exchange_layers, {BY_LAYER, BY_NAME}),
+        (rename, {BY_NAME}),
+        (id, set()),
+    ],
+)
+def test_the_fingerprints_tell_shapes_dtypes_and_layers_apart_and_one_of_them_names(make_model, change, kinds):
+    backbone = make_model("gpt2", FPTModel).backbone
+    changed = copy.deepcopy(backbone)
+    change(changed)
+    before, after = fingerprints(backbone), fingerprints(changed)
+    assert {kind for kind in before if before[kind] != after[kind]} == kinds
+
+
+@pytest.mark.parametrize(
+    "fields", [{"dtype": "float16", "pooling": "last"}, {"sequence_length": 5, "trainable": ["output"]}], ids=str
+)
+def test_one_fingerprint_serves_every_dtype_and_task(make_model, fields):
     plain = make_model("gpt2").config.base_model_fingerprint
-    assert make_model("gpt2", dtype="float16", pooling="last").config.base_model_fingerprint == plain
-    assert make_model("gpt2", sequence_length=5, trainable=["output"]).config.base_model_fingerprint == plain
+    assert make_model("gpt2", **fields).config.base_model_fingerprint == plain
 
 
-@pytest.mark.parametrize("model_type", FAMILIES)
+# Dropout and devices
+
+
+@EVERY
+@torch.no_grad()
 def test_dropout_inside_the_backbone_can_be_set(make_model, model_type):
-    def probabilities(model):
-        return {m.p for m in model.fpt.backbone.modules() if isinstance(m, torch.nn.Dropout)}
+    def equal(backbone_dropout):
+        torch.manual_seed(0)
+        model = make_model(model_type, backbone_dropout=backbone_dropout, input_dropout=0.0).train()
+        one, other = (model(input_values=VALUES).logits for _ in range(2))
+        return torch.allclose(one, other)
 
-    assert probabilities(make_model(model_type, backbone_dropout=0.0)) <= {0.0}
-    torch.manual_seed(0)
-    model = make_model(model_type, backbone_dropout=0.0, input_dropout=0.0).train()
-    inputs = torch.randn(2, 10, 3)
-    with torch.no_grad():
-        torch.testing.assert_close(model(input_values=inputs).logits, model(input_values=inputs).logits)
-    dropping = make_model(model_type, backbone_dropout=0.5, input_dropout=0.0).train()
-    with torch.no_grad():
-        one, other = (dropping(input_values=inputs).logits for _ in range(2))
-        assert not torch.allclose(one, other)
+    assert equal(0.0) and not equal(0.5)
+    modules = make_model(model_type, backbone_dropout=0.0).fpt.backbone.modules()
+    assert {module.p for module in modules if isinstance(module, torch.nn.Dropout)} <= {0.0}
 
 
 OPT = pytest.param("opt", marks=since("5.6", "run OPT under a default device"))
@@ -674,9 +387,8 @@ OPT = pytest.param("opt", marks=since("5.6", "run OPT under a default device"))
 @pytest.mark.parametrize("model_type", ["gpt2", "bert", "llama", OPT])
 def test_a_default_device_moves_nothing_of_a_model_elsewhere(model_type, make_model, tmp_path):
     model = make_model(model_type, FPTModel)
-    inputs = torch.randn(2, 10, 3)
     with torch.device("meta"):  # as with another default device and a model on the CPU
         assert is_causal(model.backbone) == (model_type in CAUSAL)
-        assert model.train()(input_values=inputs).last_hidden_state.isfinite().all()
-        model.save_backbone(tmp_path / "base")
-    assert AutoModel.from_pretrained(tmp_path / "base").device.type == "cpu"
+        assert model.train()(input_values=VALUES).last_hidden_state.isfinite().all()
+        model.save_backbone(tmp_path)
+    assert AutoModel.from_pretrained(tmp_path).device.type == "cpu"

@@ -4,12 +4,9 @@ import shutil
 
 import pytest
 import torch
+from conftest import build_seeded
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
-
-from fpt_adapters import FPTModel
-
-INPUT = {"input_type": "values", "input_size": 3, "sequence_length": 10}
 
 
 class Draws(TorchDispatchMode):
@@ -27,7 +24,7 @@ class Draws(TorchDispatchMode):
 
 def test_nothing_is_drawn_for_weights_that_are_read(saved_base):
     with Draws() as read:
-        FPTModel.from_backbone(saved_base, **INPUT)
+        build_seeded(saved_base)
     with Draws() as built, torch.device("meta"):
         nn.Embedding(2, 2)
     assert (read.on_meta, built.on_meta) == (0, 1)
@@ -37,4 +34,4 @@ def test_a_base_with_an_adapter_beside_it_is_refused(saved_base, tmp_path):
     shutil.copytree(saved_base, tmp_path / "base")
     (tmp_path / "base" / "adapter_config.json").write_text('{"peft_type": "LORA"}')
     with pytest.raises(ValueError, match=r"holds a peft adapter \(adapter_config.json\).*merge_and_unload"):
-        FPTModel.from_backbone(tmp_path / "base", **INPUT)
+        build_seeded(tmp_path / "base")

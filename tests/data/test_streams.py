@@ -80,20 +80,16 @@ def test_a_part_goes_on_behind_any_of_its_examples(num_parts, buffer_size):
         assert list(stream.read(num_parts - 1, num_parts, 3, cursor)) == whole[place + 1 :]
 
 
-def test_going_on_opens_no_shard_that_was_done():
-    stream = ExampleStream(source(), buffer_size=3)
-    READ.clear()
-    *_, (_, cursor) = itertools.islice(stream.read(0, 1, 0), 20)
-    opened = list(dict.fromkeys(READ))
-    READ.clear()
-    assert len(list(stream.read(0, 1, 0, cursor))) == 5
-    assert len(opened) >= 3 and not set(READ) & set(opened[:2])
-
-
-def test_a_process_opens_the_shards_of_its_share_alone():
+def test_only_the_shards_that_are_needed_are_opened():
     READ.clear()
     assert numbers(example for example, _ in ExampleStream(source()).read(1, 2, 0)) == ROWS[-13:]
     assert set(READ) == {2, 3}
+    READ.clear()
+    stream = ExampleStream(source(), buffer_size=3)
+    *_, (_, cursor) = itertools.islice(stream.read(0, 1, 0), 20)
+    done, READ[:] = list(dict.fromkeys(READ)), []
+    assert len(list(stream.read(0, 1, 0, cursor))) == 5
+    assert len(done) >= 3 and not set(READ) & set(done[:2])
 
 
 def test_a_buffer_shuffles_shards_and_rows_by_seed_and_epoch():
@@ -105,7 +101,7 @@ def test_a_buffer_shuffles_shards_and_rows_by_seed_and_epoch():
     assert order(0, buffer_size=6, seed=1) == shuffled
     others = [order(1, buffer_size=6, seed=1), order(0, buffer_size=6, seed=2), order(0, buffer_size=7, seed=1), ROWS]
     assert all(other != shuffled and sorted(other) == ROWS for other in others)
-    assert len({order(epoch, buffer_size=1)[0] // 100 for epoch in range(20)}) == 4  # shards alone
+    assert len({order(epoch, buffer_size=1)[0] // 100 for epoch in range(20)}) == 4  # only shards
 
 
 def test_a_row_is_never_far_from_its_place():

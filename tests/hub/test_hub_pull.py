@@ -1,7 +1,6 @@
 """Loading from the Hub: the right model or a clear error, whatever the network, the repos and the cache do.
 
-Against the stand-in of the Hub, with the real clients in fresh processes. `client` has no token; its pauses between
-two attempts are 100 times shorter, and counted in `time.slept`.
+`client` has no token; its pauses between two attempts are 100 times shorter, and counted in `time.slept`.
 """
 
 import copy
@@ -16,12 +15,13 @@ import socket
 import time
 from collections import Counter
 from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
-from client import Client, ClientError
-from conftest import GPT, signed, tiny_config
-from hub_server import StandInHub
+from client import ClientError
+from conftest import signed, tiny_config
 from huggingface_hub import __version__ as hub_version
 from transformers import AutoModel, AutoModelForImageClassification
 
@@ -31,94 +31,74 @@ FPT = "fpt_adapters.FPTForImageClassification"
 AUTO = "transformers.AutoModelForImageClassification"
 PIXELS = "torch.linspace(-1, 1, 128).reshape(2, 1, 8, 8)"
 FIELDS = {"input_type": "images", "image_size": 8, "num_channels": 1, "patch_size": 2, "num_labels": 10}
+CLASSES = (FPT, AUTO)
 NAMES = ("config.json", "model.safetensors")
-NO_COMMIT = "0" * 40
 
 OLD_CLIENT = int(hub_version.partition(".")[0]) < 2  # tries a cut download once, and transformers asks for no commit
 needs_new_client = pytest.mark.skipif(OLD_CLIENT, reason="the old clients' own errors differ")
 
 SHORT_PAUSES = """
-import time
 pause, time.slept = time.sleep, 0.0
 def sleep(seconds):
     time.slept += seconds
     pause(seconds / 100)
 time.sleep = sleep
 """
-PUSH = f"""
-import torch
+SETUP = f"""
+import os, time, torch
 from huggingface_hub import HfApi
 
+@torch.no_grad()
+def outputs(model, pixels={PIXELS}):
+    return model(pixel_values=pixels)[0].flatten().tolist()
+
+def built(**kwargs):
+    return {FPT}.from_backbone("owner/base", **{FIELDS}, **kwargs).eval()
+"""
+PUSH = """
 torch.manual_seed(0)
-backbone = transformers.AutoModel.from_config(transformers.GPT2Config(**{GPT}))
-backbone.push_to_hub("owner/base", token="hf_owner")
-model = {FPT}.from_backbone("owner/base", cache_dir="CACHE", **{FIELDS}).eval()
-result = {{}}
+model, api = built(cache_dir=cache), HfApi(token="hf_owner")
+result = {}
 for name in ("v1", "main"):
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.requires_grad:
-                parameter.add_(torch.randn_like(parameter), alpha=0.1)
-        result[name] = model(pixel_values={PIXELS}).logits.flatten().tolist()
-        result["hidden"] = model.fpt(pixel_values={PIXELS}).last_hidden_state.flatten().tolist()
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data.add_(torch.randn_like(parameter), alpha=0.1)
+    result[name], result["hidden"] = outputs(model), outputs(model.fpt)
     model.push_to_hub("owner/delta", token="hf_owner")
     if name == "v1":
-        HfApi(token="hf_owner").create_tag("owner/delta", tag="v1")
-model.add_adapter({{"peft_type": "lora", "target_modules": ["c_attn"]}})
-with torch.no_grad():
-    for name, parameter in model.named_parameters():
-        if "lora_B" in name:
-            parameter.normal_()
-    result["adapter"] = model(pixel_values={PIXELS}).logits.flatten().tolist()
+        api.create_tag("owner/delta", tag="v1")
+model.add_adapter({"peft_type": "lora", "target_modules": ["c_attn"]})
+for name, parameter in model.named_parameters():
+    if "lora_B" in name:
+        parameter.data.normal_()
+result["adapter"] = outputs(model)
 model.push_to_hub("owner/with-adapter", token="hf_owner")
-model.save_peft_adapter("CACHE/adapter")
-HfApi(token="hf_owner").create_repo("owner/as-peft")
-HfApi(token="hf_owner").upload_folder(repo_id="owner/as-peft", folder_path="CACHE/adapter")
+model.save_peft_adapter(cache + "/adapter")
+api.create_repo("owner/as-peft")
+api.upload_folder(repo_id="owner/as-peft", folder_path=cache + "/adapter")
 """
-TAKE = f"""
-import torch
-model = {FPT}.from_backbone("owner/base", cache_dir="CACHE", **{FIELDS}).eval()
-model.load_adapter("owner/as-peft", cache_dir="CACHE")
-with torch.no_grad():
-    result = model(pixel_values={PIXELS}).logits.flatten().tolist()
+BUILT = """
+model = built(revision=revision, cache_dir=cache)
+result = [model.config.base_model_fingerprint, model.fpt.backbone.wte.weight.sum().item()]
 """
-OUTPUTS = """
-import torch
-model = {model_class}.from_pretrained({repo_id!r}, **{kwargs!r})
-with torch.no_grad():
-    result = model(pixel_values={pixels})[0].flatten().tolist()
-"""
-LOGGED_IN = """
-import os
-os.environ["HF_TOKEN"] = "hf_owner"
-try:
-    exec({code!r})
-finally:
-    del os.environ["HF_TOKEN"]
-"""
-
-
-def outputs(repo_id, model_class=FPT, pixels=PIXELS, **kwargs):
-    """Code that loads a model, and leaves its logits (without a head: its hidden states) in `result`."""
-    kwargs = {name: os.fspath(value) if name == "cache_dir" else value for name, value in kwargs.items()}
-    return OUTPUTS.format(model_class=model_class, repo_id=repo_id, kwargs=kwargs, pixels=pixels)
 
 
 @dataclass
-class Shared:
-    """What was pushed: the logits by revision, the repos' files, the commits that they were at."""
+class Pull:
+    """Loads models in a client, through a cache; a call returns the logits (without a head: the hidden states)."""
 
-    logits: dict
-    base: dict
-    delta: dict
-    base_commit: str
-    delta_commit: str
+    client: object
+    cache: Path
 
+    def code(self, repo_id="owner/delta", model_class=FPT, pixels=PIXELS, **kwargs):
+        kwargs = {"cache_dir": os.fspath(self.cache)} | kwargs
+        return f"result = outputs({model_class}.from_pretrained({repo_id!r}, **{kwargs!r}), {pixels})"
 
-@pytest.fixture(scope="module")
-def hub():
-    with StandInHub() as hub:
-        yield hub
+    def __call__(self, *args, **kwargs):
+        return self.client.run(self.code(*args, **kwargs))
+
+    def fails(self, *args, **kwargs):
+        return self.client.fails(self.code(*args, **kwargs))
 
 
 @pytest.fixture(autouse=True)
@@ -128,28 +108,38 @@ def healthy_hub(hub):
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory):
-    """Where the client works: another's base_model may name what lies here."""
-    return tmp_path_factory.mktemp("place")
+def start(make_client):
+    """Start a process on the client's machine."""
 
-
-@pytest.fixture(scope="module")
-def environment(hub, tmp_path_factory):
-    return hub.environment(tmp_path_factory.mktemp("home"), OMP_NUM_THREADS=1)
-
-
-@pytest.fixture(scope="module")
-def client(environment, place):
-    with Client(environment, cwd=place) as client:
+    def start(**variables):
+        client = make_client("client", variables=variables, setup=SETUP)
         client.run(SHORT_PAUSES)
-        yield client
+        return client
+
+    return start
+
+
+@pytest.fixture(scope="module")
+def client(start):
+    return start()
+
+
+@pytest.fixture(scope="module")
+def other(start):
+    return start()
 
 
 @pytest.fixture(scope="module")
 def shared(hub, client, tmp_path_factory):
-    logits = client.run(PUSH.replace("CACHE", os.fspath(tmp_path_factory.mktemp("pushing"))))
-    commits = hub.commits("owner/base")[0], hub.commits("owner/delta")[0]
-    return Shared(logits, hub.files("owner/base"), hub.files("owner/delta"), *commits)
+    """What was pushed: the logits by revision, the repos' files, the commits that they were at."""
+    logits = client.run(PUSH, cache=os.fspath(tmp_path_factory.mktemp("pushing")))
+    return SimpleNamespace(
+        logits=logits,
+        base=hub.files("owner/base"),
+        delta=hub.files("owner/delta"),
+        base_commit=hub.commits("owner/base")[0],
+        delta_commit=hub.commits("owner/delta")[0],
+    )
 
 
 @pytest.fixture
@@ -157,6 +147,11 @@ def cache(tmp_path):
     """A cache of its own for each test, checked at the end: nothing wrong in it passes for whole."""
     yield tmp_path / "cache"
     check_cache(tmp_path / "cache")
+
+
+@pytest.fixture
+def pull(client, shared, cache):
+    return Pull(client, cache)
 
 
 def check_cache(cache):
@@ -186,6 +181,14 @@ def add_delta(hub, repo_id, files, folder="", private=False, **config):
     return hub.add_repo(repo_id, files, private=private)
 
 
+def add_delta_on(hub, shared, name, base, **access):
+    """Make a repo owner/<name>-base of a base's files, and owner/on-<name> of the delta on it; the base's commit."""
+    commit = hub.add_repo(f"owner/{name}-base", base, **access)
+    config = {"base_model": f"owner/{name}-base", "base_model_revision": commit}
+    add_delta(hub, f"owner/on-{name}", shared.delta, **config)
+    return commit
+
+
 def backbone_files(folder, seed=3, **changes):
     """The files of another tiny GPT-2."""
     torch.manual_seed(seed)
@@ -198,8 +201,16 @@ def saved(model, folder):
     return {name: (folder / name).read_bytes() for name in NAMES}
 
 
+def written(files, folder):
+    """The folder, with the model's files in it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in NAMES:
+        (folder / name).write_bytes(files[name])
+    return folder
+
+
 def logits_of(model, pixels=PIXELS):
-    """What `outputs` leaves of a model in this process."""
+    """What a `Pull` returns, of a model in this process."""
     with torch.no_grad():
         return model.eval()(pixel_values=eval(pixels)).logits.flatten().tolist()
 
@@ -209,37 +220,31 @@ def fetched(hub, repo_id):
     return [request for request in hub.requests if request.repo == ("model", repo_id)]
 
 
-def unused_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 # What is pulled
 
 
-def test_every_class_gives_the_pushed_model_bit_for_bit(client, shared, cache):
+@pytest.mark.parametrize("model_class", [FPT, AUTO, "fpt_adapters.FPTModel", "transformers.AutoModel"])
+def test_every_class_gives_the_pushed_model_bit_for_bit(pull, shared, model_class):
     assert shared.logits["v1"] != shared.logits["main"]
-    for model_class in (AUTO, FPT):
-        assert client.run(outputs("owner/delta", model_class, cache_dir=cache)) == shared.logits["main"]
-        assert client.run(outputs("owner/delta", model_class, cache_dir=cache, revision="v1")) == shared.logits["v1"]
-    for model_class in ("transformers.AutoModel", "fpt_adapters.FPTModel"):
-        assert client.run(outputs("owner/delta", model_class, cache_dir=cache)) == shared.logits["hidden"]
+    if model_class in CLASSES:
+        assert pull(model_class=model_class) == shared.logits["main"]
+        assert pull(model_class=model_class, revision="v1") == shared.logits["v1"]
+    else:
+        assert pull(model_class=model_class) == shared.logits["hidden"]
 
 
-def test_only_what_is_new_is_pulled(hub, client, shared, cache):
-    sizes = {name: len(data) for name, data in shared.delta.items()}
-    client.run(outputs("owner/delta", cache_dir=cache))
-    assert hub.pulled_bytes("owner/delta") == sizes["config.json"] + sizes["model.safetensors"]
-    assert hub.pulled_bytes("owner/base") == sum(len(shared.base[n]) for n in NAMES)
+def test_only_what_is_new_is_pulled(hub, pull, shared):
+    pull()
+    for repo_id, files in (("owner/delta", shared.delta), ("owner/base", shared.base)):
+        assert hub.pulled_bytes(repo_id) == sum(len(files[name]) for name in NAMES)
     hub.clear_log()
-    client.run(outputs("owner/delta", cache_dir=cache, revision="v1"))
+    pull(revision="v1")
     assert hub.pulled_bytes("owner/delta") > 0
     asked_again = {"adapter_config.json"} if OLD_CLIENT else set()  # what is not there old clients forget
     assert {request.path.rpartition("/")[2] for request in fetched(hub, "owner/base")} == asked_again
     hub.clear_log()
-    for model_class in (FPT, AUTO):
-        client.run(outputs("owner/delta", model_class, cache_dir=cache))
+    for model_class in CLASSES:
+        pull(model_class=model_class)
     assert hub.pulled_bytes("owner/delta") == hub.pulled_bytes("owner/base") == 0
 
 
@@ -249,21 +254,12 @@ def test_a_delta_of_gpt2_size_pulls_less_than_a_megabyte(hub, client, gpt2_base,
     hub.add_repo("owner/gpt2-size", saved(gpt2_base, tmp_path / "delta"))
     pixels = "torch.linspace(-1, 1, 3072).reshape(1, 3, 32, 32)"
     wanted = logits_of(copy.deepcopy(gpt2_base), pixels)
-    code = outputs("owner/gpt2-size", AUTO, pixels, cache_dir=cache)
-    assert client.run(code) == wanted
+    pull = Pull(client, cache)
+    assert pull("owner/gpt2-size", AUTO, pixels) == wanted
     assert 4 * 132_874 < hub.pulled_bytes("owner/gpt2-size") < 1_000_000
     hub.clear_log()
-    assert client.run(code) == wanted
+    assert pull("owner/gpt2-size", AUTO, pixels) == wanted
     assert hub.pulled_bytes("owner/gpt2-size") == 0
-
-
-BUILT = """
-model = fpt_adapters.FPTForImageClassification.from_backbone(
-    "owner/base", revision="{revision}", cache_dir="{cache}", input_type="images", image_size=8, num_channels=1,
-    patch_size=2
-)
-result = [model.config.base_model_fingerprint, model.fpt.backbone.wte.weight.sum().item()]
-"""
 
 
 # Whose revision, subfolder and token
@@ -272,30 +268,28 @@ result = [model.config.base_model_fingerprint, model.fpt.backbone.wte.weight.sum
 ADAPTER = {"adapter_config.json": b'{"base_model_name_or_path": "owner/base", "peft_type": "LORA"}'}
 
 
-def test_the_base_is_fetched_at_its_commit_after_its_main_branch_moved(hub, client, shared, cache, tmp_path):
-    pinned = hub.add_repo("owner/moving-base", shared.base)
-    add_delta(hub, "owner/on-moving", shared.delta, base_model="owner/moving-base", base_model_revision=pinned)
+def test_the_base_is_fetched_at_its_commit_after_its_main_branch_moved(hub, pull, shared, tmp_path):
+    pinned = add_delta_on(hub, shared, "moving", shared.base)
     hub.add_repo("owner/moving-base", backbone_files(tmp_path / "other") | ADAPTER)
-    assert client.run(outputs("owner/on-moving", cache_dir=cache)) == shared.logits["main"]
+    assert pull("owner/on-moving") == shared.logits["main"]
     paths = {request.path for request in fetched(hub, "owner/moving-base")}
     assert paths and all(path.startswith(f"/owner/moving-base/resolve/{pinned}/") for path in paths)
 
 
-def test_an_adapter_beside_the_base_neither_enters_nor_replaces_it(hub, client, shared, cache):
-    pinned = hub.add_repo("owner/adapted-base", shared.base | ADAPTER)
-    add_delta(hub, "owner/on-adapted", shared.delta, base_model="owner/adapted-base", base_model_revision=pinned)
-    error = client.fails(outputs("owner/on-adapted", cache_dir=cache))
+def test_an_adapter_beside_the_base_neither_enters_nor_replaces_it(hub, pull, shared):
+    add_delta_on(hub, shared, "adapted", shared.base | ADAPTER)
+    error = pull.fails("owner/on-adapted")
     assert "ValueError" in error.kinds and "'owner/adapted-base' holds a peft adapter" in str(error)
     assert not fetched(hub, "owner/base")
 
 
-@pytest.mark.parametrize("model_class", [FPT, AUTO])
-def test_revision_subfolder_and_token_of_the_delta_never_reach_the_base(hub, client, shared, cache, model_class):
-    repo_id = f"owner/private-{model_class.partition('.')[0].partition('_')[0]}"
+@pytest.mark.parametrize("model_class", CLASSES)
+def test_revision_subfolder_and_token_of_the_delta_never_reach_the_base(hub, pull, shared, model_class):
+    repo_id = f"owner/private-{CLASSES.index(model_class)}"
     commit = add_delta(hub, repo_id, shared.delta, folder="best/", private=True)
     hub.add_repo(repo_id, {"best/model.safetensors": b"of a later commit"})
-    kwargs = {"revision": commit, "subfolder": "best", "token": "hf_owner", "cache_dir": cache}
-    assert client.run(outputs(repo_id, model_class, **kwargs)) == shared.logits["main"]
+    got = pull(repo_id, model_class, revision=commit, subfolder="best", token="hf_owner")
+    assert got == shared.logits["main"]
     own, base = fetched(hub, repo_id), fetched(hub, "owner/base")
     assert {request.token for request in own} == {"hf_owner"}
     assert f"/{repo_id}/resolve/{commit}/best/model.safetensors" in {request.path for request in own}
@@ -304,25 +298,32 @@ def test_revision_subfolder_and_token_of_the_delta_never_reach_the_base(hub, cli
     assert asked - {"adapter_config.json"} == set(NAMES)  # which transformers looks for where there is peft
 
 
-def test_a_private_base_wants_the_login_and_not_the_token_of_the_delta(hub, client, shared, cache):
-    pinned = hub.add_repo("owner/secret-base", shared.base, private=True)
-    add_delta(hub, "owner/on-secret", shared.delta, base_model="owner/secret-base", base_model_revision=pinned)
-    error = client.fails(outputs("owner/on-secret", cache_dir=cache, token="hf_owner"))
+def test_a_private_base_wants_the_login_and_not_the_token_of_the_delta(hub, client, pull, shared):
+    add_delta_on(hub, shared, "secret", shared.base, private=True)
+    error = pull.fails("owner/on-secret", token="hf_owner")
     assert error.kinds[0] == "RepositoryNotFoundError" and "the base 'owner/secret-base'" in str(error)
     assert {request.token for request in hub.requests if "secret-base" in request.path} == {None}
-    code = LOGGED_IN.format(code=outputs("owner/on-secret", cache_dir=cache))
-    assert client.run(code) == shared.logits["main"]
+    client.run('os.environ["HF_TOKEN"] = "hf_owner"')
+    try:
+        assert pull("owner/on-secret") == shared.logits["main"]
+    finally:
+        client.run('del os.environ["HF_TOKEN"]')
 
 
-@pytest.mark.parametrize("model_class", [FPT, AUTO])
-def test_an_adapter_comes_with_the_delta(hub, client, shared, cache, model_class):
+@pytest.mark.parametrize("model_class", CLASSES)
+def test_an_adapter_comes_with_the_delta(hub, pull, shared, model_class):
     assert "lora" in hub.files("owner/with-adapter")["README.md"].decode()
-    assert client.run(outputs("owner/with-adapter", model_class, cache_dir=cache)) == shared.logits["adapter"]
+    assert pull("owner/with-adapter", model_class) == shared.logits["adapter"]
     assert shared.logits["adapter"] != shared.logits["main"]
 
 
 def test_a_peft_repo_is_taken(client, shared, cache):
-    assert client.run(TAKE.replace("CACHE", os.fspath(cache))) == shared.logits["adapter"]
+    code = """
+    model = built(cache_dir=cache)
+    model.load_adapter("owner/as-peft", cache_dir=cache)
+    result = outputs(model)
+    """
+    assert client.run(code, cache=os.fspath(cache)) == shared.logits["adapter"]
 
 
 # What cannot be found
@@ -331,24 +332,16 @@ def test_a_peft_repo_is_taken(client, shared, cache):
 @pytest.fixture(scope="module")
 def incomplete(hub, shared, tmp_path_factory):
     """Deltas whose bases are gone, replaced, private, gated or missing, and a private delta."""
-    bases = {
-        "gone-commit": {"base_model": "owner/base", "base_model_revision": NO_COMMIT},
-        "missing": {"base_model": "owner/missing-base", "base_model_revision": shared.base_commit},
-    }
-    for name, files, access in (
-        ("private", shared.base, {"private": True}),
-        ("gated", shared.base, {"gated": True}),
-        ("replaced", backbone_files(tmp_path_factory.mktemp("replaced")), {}),
-    ):
-        commit = hub.add_repo(f"owner/{name}-base", files, **access)
-        bases[name] = {"base_model": f"owner/{name}-base", "base_model_revision": commit}
-    for name, config in bases.items():
-        add_delta(hub, f"owner/on-{name}", shared.delta, **config)
+    add_delta(hub, "owner/on-gone-commit", shared.delta, base_model_revision="0" * 40)
+    add_delta(hub, "owner/on-missing", shared.delta, base_model="owner/missing-base")
+    add_delta_on(hub, shared, "private", shared.base, private=True)
+    add_delta_on(hub, shared, "gated", shared.base, gated=True)
+    add_delta_on(hub, shared, "replaced", backbone_files(tmp_path_factory.mktemp("replaced")))
     add_delta(hub, "owner/private-delta", shared.delta, private=True)
 
 
 @pytest.mark.parametrize(
-    ("repo_id", "revision", "kind", "text"),
+    "repo_id, revision, kind, text",
     [
         ("owner/on-gone-commit", None, "RevisionNotFoundError", "the base 'owner/base'.*base_model_name_or_path"),
         ("owner/on-replaced", None, "DeltaError", "Another base: 'owner/replaced-base'"),
@@ -361,15 +354,13 @@ def incomplete(hub, shared, tmp_path_factory):
     ],
 )
 def test_an_error_is_the_hubs_own_and_says_whether_it_is_about_delta_or_base(
-    client, shared, incomplete, cache, repo_id, revision, kind, text
+    pull, incomplete, repo_id, revision, kind, text
 ):
-    own = client.fails(outputs(repo_id, cache_dir=cache, revision=revision))
+    own, auto = (pull.fails(repo_id, model_class, revision=revision) for model_class in CLASSES)
     assert own.kinds[0] == kind and re.search(text, str(own), re.DOTALL)
-    auto = client.fails(outputs(repo_id, AUTO, cache_dir=cache, revision=revision))
     if "delta '" in text:  # transformers reads the configuration first
-        assert auto.kinds[0] == "OSError" and repo_id in str(auto)
-    else:
-        assert auto.kinds[0] == kind and re.search(text, str(auto), re.DOTALL)
+        kind, text = "OSError", repo_id
+    assert auto.kinds[0] == kind and re.search(text, str(auto), re.DOTALL)
 
 
 # A bad connection
@@ -384,12 +375,14 @@ FAULTS = {
     "corrupt once": ("corrupt", 1, "right"),
     "corrupt always": ("corrupt", None, "DeltaError"),
 }
+DELTA_CAME = r"the delta 'owner/delta', not its base|of owner/delta came damaged"
+BASE_CAME = r"the base 'owner/base'|of (the base )?owner/base came damaged"
 
 
-def check_outcome(client, code, wanted, expected, whose):
-    """Run code that gives the right logits, or fails as expected, saying whose file it was."""
+def check_outcome(pull, wanted, expected, whose, **kwargs):
+    """Load a model: it has the right logits, or fails as expected, saying whose file it was."""
     try:
-        got = client.run(code)
+        got = pull(**kwargs)
     except ClientError as error:
         kind = "OSError" if OLD_CLIENT and expected == "right" else expected.rpartition(" ")[2]
         assert kind in error.kinds and re.search(whose, str(error)), f"{error.kinds[0]}: {error}"
@@ -399,145 +392,127 @@ def check_outcome(client, code, wanted, expected, whose):
 
 @pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.parametrize("name", NAMES)
-def test_a_fault_in_the_deltas_download_gives_the_right_model_or_an_error(hub, client, shared, cache, name, fault):
+@pytest.mark.parametrize("of", ["delta", "base"])
+def test_a_fault_in_a_download_gives_the_right_model_or_an_error(hub, pull, shared, of, name, fault):
     kind, times, expected = FAULTS[fault]
-    wanted = shared.logits["main"]
-    code = outputs("owner/delta", cache_dir=cache, revision=shared.delta_commit)
-    hub.fault(f"{shared.delta_commit}/{name}", kind, times, seconds=0.3)
-    check_outcome(
-        client, code, wanted, expected, r"(the delta 'owner/delta', not its base|of owner/delta came damaged)"
-    )
-    check_cache(cache)
+    if of == "delta":
+        commit, whose, kwargs = shared.delta_commit, DELTA_CAME, {"revision": shared.delta_commit}
+    else:
+        commit, whose, kwargs = shared.base_commit, BASE_CAME, {"model_class": AUTO}
+    hub.fault(f"{commit}/{name}", kind, times, seconds=0.3)
+    check_outcome(pull, shared.logits["main"], expected, whose, **kwargs)
+    check_cache(pull.cache)
     hub.clear_faults()
-    assert client.run(code) == wanted
-    assert check_cache(cache) == 4
-
-
-@pytest.mark.parametrize("fault", FAULTS)
-@pytest.mark.parametrize("name", NAMES)
-def test_a_fault_in_the_bases_download_gives_the_right_model_or_an_error(hub, client, shared, cache, name, fault):
-    kind, times, expected = FAULTS[fault]
-    wanted = shared.logits["main"]
-    code = outputs("owner/delta", AUTO, cache_dir=cache)
-    hub.fault(f"{shared.base_commit}/{name}", kind, times, seconds=0.3)
-    whose = "the base 'owner/base'|of (the base )?owner/base came damaged"
-    check_outcome(client, code, wanted, expected, whose)
-    check_cache(cache)
-    hub.clear_faults()
-    assert client.run(code) == wanted
-    assert check_cache(cache) == 4
+    assert pull(**kwargs) == shared.logits["main"]
+    assert check_cache(pull.cache) == 4
 
 
 @needs_new_client
 @pytest.mark.parametrize("fault", [fault for fault in FAULTS if "corrupt" not in fault])
-def test_a_fault_in_the_download_of_the_config_through_the_autos(hub, client, shared, cache, fault):
+def test_a_fault_in_the_download_of_the_config_through_the_autos(hub, pull, shared, fault):
     kind, times, expected = FAULTS[fault]
-    code = outputs("owner/delta", AUTO, cache_dir=cache)
     hub.fault(f"owner/delta/resolve/{shared.delta_commit}/config.json", kind, times, seconds=0.3)
     if fault == "cut always":  # transformers lets the HTTP client's own error through
         expected = "Exception"
-    check_outcome(client, code, shared.logits["main"], expected, "")
-    check_cache(cache)
+    check_outcome(pull, shared.logits["main"], expected, "", model_class=AUTO)
+    check_cache(pull.cache)
     hub.clear_faults()
-    assert client.run(code) == shared.logits["main"]
+    assert pull(model_class=AUTO) == shared.logits["main"]
 
 
 @needs_new_client
 def test_a_config_that_comes_damaged_through_the_autos_is_mended_by_our_classes(hub, client, shared, tmp_path):
-    cache = tmp_path / "unchecked"  # transformers reads a configuration before any class of ours is known
+    pull = Pull(client, tmp_path / "unchecked")  # transformers reads a configuration before any class of ours is known
     hub.fault(f"owner/delta/resolve/{shared.delta_commit}/config.json", "corrupt", 1)
-    error = client.fails(outputs("owner/delta", AUTO, cache_dir=cache))
+    error = pull.fails(model_class=AUTO)
     assert {"OSError", "ValueError"} & set(error.kinds)
-    for model_class in (FPT, AUTO):
-        assert client.run(outputs("owner/delta", model_class, cache_dir=cache)) == shared.logits["main"]
-    assert check_cache(cache) == 4
+    for model_class in CLASSES:
+        assert pull(model_class=model_class) == shared.logits["main"]
+    assert check_cache(pull.cache) == 4
 
 
-def test_a_hub_that_is_busy_for_a_moment_is_asked_again(hub, client, shared, cache):
+def test_a_hub_that_is_busy_for_a_moment_is_asked_again(hub, pull, shared):
     hub.fault("config.json", "status", 2, methods=("HEAD",))
-    assert client.run(outputs("owner/delta", cache_dir=cache)) == shared.logits["main"]
+    assert pull() == shared.logits["main"]
 
 
-def test_a_hub_that_stays_busy_is_given_up_on(hub, client, shared, cache):
+def slept_in_vain(pull, model_class=FPT):
+    """The error of a load that must fail, and the seconds that it waited between its attempts."""
+    pull.client.run("time.slept = 0.0")
+    error = pull.fails(model_class=model_class)
+    assert "OSError" in error.kinds
+    return str(error), pull.client.run("result = time.slept")
+
+
+def test_a_hub_that_stays_busy_is_given_up_on(hub, pull, shared):
     hub.fault("config.json", "status", None, methods=("GET", "HEAD"))
-    code = outputs("owner/delta", cache_dir=cache)
-    error = client.fails(f"time = __import__('time'); time.slept = 0.0\n{code}")
-    assert "OSError" in error.kinds and "the delta 'owner/delta', not its base" in str(error)
-    assert client.run("result = __import__('time').slept") < 30
+    error, slept = slept_in_vain(pull)
+    assert "the delta 'owner/delta', not its base" in error and slept < 30
     hub.clear_faults()
-    assert client.run(code) == shared.logits["main"]
+    assert pull() == shared.logits["main"]
 
 
-@pytest.mark.parametrize("times, kind", [(1, None), (None, "DeltaError")], ids=["once", "always"])
+@pytest.mark.parametrize("always", [False, True], ids=["once", "always"])
 @pytest.mark.parametrize("which", ["a delta's", "a new model's"])
-def test_no_weight_is_built_on_that_came_damaged(hub, client, shared, cache, which, times, kind):
-    code = outputs("owner/delta", cache_dir=cache)
+def test_no_weight_is_built_on_that_came_damaged(hub, client, pull, shared, which, always):
+    code, values = pull.code(), {}
     if which == "a new model's":
-        code = BUILT.format(revision=shared.base_commit, cache=str(cache))
-    hub.fault(f"{shared.base_commit}/model.safetensors", "corrupt", times)
-    if kind is None:
-        assert (got := client.run(code)) is not None and check_cache(cache)
-    else:
-        error = client.fails(code)
-        assert error.kinds[0] == kind and "owner/base came damaged 2 times" in str(error)
+        code, values = BUILT, {"revision": shared.base_commit, "cache": os.fspath(pull.cache)}
+    hub.fault(f"{shared.base_commit}/model.safetensors", "corrupt", None if always else 1)
+    if always:
+        error = client.fails(code, **values)
+        assert error.kinds[0] == "DeltaError" and "owner/base came damaged 2 times" in str(error)
         hub.clear_faults()
-        got = client.run(code)
-    assert got == (shared.logits["main"] if which == "a delta's" else client.run(code))
+    got = client.run(code, **values)
+    assert check_cache(pull.cache)
+    assert got == (shared.logits["main"] if which == "a delta's" else client.run(code, **values))
 
 
-def test_what_a_killed_process_left_is_checked(hub, client, shared, cache):
+def test_what_a_killed_process_left_is_checked(hub, pull, shared):
     """It was fetched, and its process ended before it was looked at."""
-    code = outputs("owner/delta", cache_dir=cache)
-    client.run(code)
-    blob = blob_of(cache, "owner/base", "model.safetensors")
+    pull()
+    blob = blob_of(pull.cache, "owner/base", "model.safetensors")
     data = bytearray(blob.read_bytes())
     data[-100] ^= 1
     blob.write_bytes(data)
     hub.clear_log()
-    assert client.run(code) == shared.logits["main"]
-    assert hub.pulled_bytes("owner/base") == len(data)
+    assert pull() == shared.logits["main"] and hub.pulled_bytes("owner/base") == len(data)
     hub.clear_log()
     shutil.rmtree(blob.parents[1] / ".fpt_checked")
-    assert client.run(code) == shared.logits["main"] and hub.pulled_bytes("owner/base") == 0
+    assert pull() == shared.logits["main"] and hub.pulled_bytes("owner/base") == 0
 
 
 # The cache
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_blob_that_rots_in_the_cache_is_noticed_and_fetched_again(hub, client, shared, cache, name):
-    code = outputs("owner/delta", cache_dir=cache)
-    client.run(code)
-    blob = blob_of(cache, "owner/delta", name)
+def test_a_blob_that_rots_in_the_cache_is_noticed_and_fetched_again(hub, pull, shared, name):
+    pull()
+    blob = blob_of(pull.cache, "owner/delta", name)
     data = blob.read_bytes()
     blob.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
     hub.clear_log()
-    assert client.run(code) == shared.logits["main"]
-    assert hub.pulled_bytes("owner/delta") == len(data)
+    assert pull() == shared.logits["main"] and hub.pulled_bytes("owner/delta") == len(data)
     assert blob.read_bytes() == data
 
 
-def test_no_model_is_built_of_a_config_that_rots_into_another_valid_one(client, shared, cache):
-    code = outputs("owner/delta", AUTO, cache_dir=cache)
-    client.run(code)
-    blob = blob_of(cache, "owner/delta", "config.json")
+def test_no_model_is_built_of_a_config_that_rots_into_another_valid_one(pull, shared):
+    pull(model_class=AUTO)
+    blob = blob_of(pull.cache, "owner/delta", "config.json")
     data = blob.read_bytes()
     assert data.count(b'"pooling": "last"') == 1
     blob.write_bytes(data.replace(b'"pooling": "last"', b'"pooling": "mean"'))
-    check_outcome(client, code, shared.logits["main"], "right or DeltaError", "owner/delta")
-    assert client.run(code) == shared.logits["main"]
+    check_outcome(pull, shared.logits["main"], "right or DeltaError", "owner/delta", model_class=AUTO)
+    assert pull(model_class=AUTO) == shared.logits["main"]
 
 
-def test_two_processes_that_pull_at_once_into_one_cache(hub, environment, client, shared, cache):
+def test_two_processes_that_pull_at_once_into_one_cache(hub, client, other, pull, shared):
     for name in NAMES:
         hub.fault(name, "slow", None, seconds=0.4)
-    code = outputs("owner/delta", AUTO, cache_dir=cache)
-    with Client(environment) as other:
-        other.run("result = None")
-        for one in (client, other):
-            one.send(code)
-        assert [one.receive() for one in (client, other)] == [shared.logits["main"]] * 2
-    assert check_cache(cache) == 4
+    for one in (client, other):
+        one.send(pull.code(model_class=AUTO))
+    assert [one.receive() for one in (client, other)] == [shared.logits["main"]] * 2
+    assert check_cache(pull.cache) == 4
 
 
 def ending(client, wanted):
@@ -553,7 +528,7 @@ def ending(client, wanted):
 @needs_new_client
 @pytest.mark.parametrize("rounds", [8, pytest.param(200, marks=pytest.mark.slow)])
 def test_two_processes_pull_while_every_tenth_transfer_has_a_wrong_bit(
-    rounds, hub, environment, client, shared, tmp_path, record_property
+    rounds, hub, client, other, shared, tmp_path, record_property
 ):
     """Both go on from round to round, since what they share is the cache, and each round has a new one.
 
@@ -561,23 +536,21 @@ def test_two_processes_pull_while_every_tenth_transfer_has_a_wrong_bit(
     """
     fault, draws = hub.fault(NAMES, "corrupt", None, every=10, count=1), random.Random(rounds)
     endings, again, seconds = Counter(), Counter(), []
-    with Client(environment) as other:
-        other.run(SHORT_PAUSES)
-        for number in range(rounds):
-            cache, clients = tmp_path / str(number), (client, other)
-            fault.times, fault.options["at"], fault.options["mask"] = None, draws.random(), 1 << draws.randrange(8)
-            start = time.monotonic()
-            for one in clients:
-                one.send(outputs("owner/delta", draws.choice((FPT, AUTO)), cache_dir=cache))
-                time.sleep(draws.choice((0, 0, draws.uniform(0, 0.1))))
-            endings.update([ending(one, shared.logits["main"]) for one in clients])
-            seconds.append(time.monotonic() - start)
-            fault.times = 0
-            for one, model_class in zip(clients, (FPT, AUTO), strict=True):
-                one.send(outputs("owner/delta", model_class, cache_dir=cache))
-                again[ending(one, shared.logits["main"])] += 1
-            assert check_cache(cache) == 4
-            shutil.rmtree(cache)
+    for number in range(rounds):
+        pull = Pull(client, tmp_path / str(number))
+        fault.times, fault.options["at"], fault.options["mask"] = None, draws.random(), 1 << draws.randrange(8)
+        start = time.monotonic()
+        for one in (client, other):
+            one.send(pull.code(model_class=draws.choice(CLASSES)))
+            time.sleep(draws.choice((0, 0, draws.uniform(0, 0.1))))
+        endings.update([ending(one, shared.logits["main"]) for one in (client, other)])
+        seconds.append(time.monotonic() - start)
+        fault.times = 0
+        for one, model_class in zip((client, other), CLASSES, strict=True):
+            one.send(pull.code(model_class=model_class))
+            again[ending(one, shared.logits["main"])] += 1
+        assert check_cache(pull.cache) == 4
+        shutil.rmtree(pull.cache)
     text = (
         f"{rounds} rounds of two processes, {fault.seen} transfers, {fault.struck} with a wrong bit: {dict(endings)}, "
         f"the Hub being well again {dict(again)}; the slowest round {max(seconds):.1f} s"
@@ -592,35 +565,39 @@ def test_two_processes_pull_while_every_tenth_transfer_has_a_wrong_bit(
 
 
 @pytest.fixture
-def warm(hub, client, shared, cache):
+def warm(pull):
     """A cache that holds the delta and its base."""
-    client.run(outputs("owner/delta", cache_dir=cache))
-    return cache
+    pull()
+    return pull.cache
 
 
 @pytest.fixture(scope="module")
-def cut_off(environment):
+def cut_off(start):
     """A client whose Hub refuses connections."""
-    with Client(environment | {"HF_ENDPOINT": f"http://127.0.0.1:{unused_port()}"}) as client:
-        client.run(SHORT_PAUSES)
-        yield client
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    return start(HF_ENDPOINT=f"http://127.0.0.1:{port}")
 
 
-def test_offline_a_warm_cache_is_enough(shared, warm):
+HERE = (FPTForImageClassification, AutoModelForImageClassification)  # in this process, which is offline
+
+
+@pytest.mark.parametrize("model_class", HERE)
+def test_offline_a_warm_cache_is_enough(shared, warm, model_class):
     assert os.environ["HF_HUB_OFFLINE"] == "1"
-    for model_class in (FPTForImageClassification, AutoModelForImageClassification):
-        model = model_class.from_pretrained("owner/delta", cache_dir=warm)
-        assert logits_of(model) == shared.logits["main"]
+    assert logits_of(model_class.from_pretrained("owner/delta", cache_dir=warm)) == shared.logits["main"]
 
 
 def test_offline_a_cold_cache_is_an_error_that_says_whose_file_lacks(warm, tmp_path):
     start = time.monotonic()
-    with pytest.raises(OSError, match="the delta 'owner/delta', not its base"):
-        FPTForImageClassification.from_pretrained("owner/delta", cache_dir=tmp_path / "cold")
-    with pytest.raises(OSError, match=r"owner/delta|cached files"):
-        AutoModelForImageClassification.from_pretrained("owner/delta", cache_dir=tmp_path / "cold")
+    for model_class, message in zip(
+        HERE, ("the delta 'owner/delta', not its base", "owner/delta|cached files"), strict=True
+    ):
+        with pytest.raises(OSError, match=message):
+            model_class.from_pretrained("owner/delta", cache_dir=tmp_path / "cold")
     shutil.rmtree(warm / "models--owner--base")
-    for model_class in (FPTForImageClassification, AutoModelForImageClassification):
+    for model_class in HERE:
         with pytest.raises(OSError, match="the base 'owner/base'"):
             model_class.from_pretrained("owner/delta", cache_dir=warm)
     assert time.monotonic() - start < 5
@@ -629,25 +606,19 @@ def test_offline_a_cold_cache_is_an_error_that_says_whose_file_lacks(warm, tmp_p
 @needs_new_client
 def test_a_hub_that_is_gone_is_no_matter_with_a_warm_cache(cut_off, shared, warm):
     start = time.monotonic()
-    for model_class in (FPT, AUTO):
-        assert cut_off.run(outputs("owner/delta", model_class, cache_dir=warm)) == shared.logits["main"]
+    for model_class in CLASSES:
+        assert Pull(cut_off, warm)(model_class=model_class) == shared.logits["main"]
     assert time.monotonic() - start < 5
 
 
 @needs_new_client
 def test_a_hub_that_is_gone_is_an_error_with_a_cold_cache(cut_off, warm, tmp_path):
-    def fails(model_class, cache):
-        code = outputs("owner/delta", model_class, cache_dir=cache)
-        error = cut_off.fails(f"import time; time.slept = 0.0\n{code}")
-        assert "OSError" in error.kinds
-        assert cut_off.run("import time; result = time.slept") < 60  # Auto classes also ask for adapter_config.json
-        return str(error)
-
-    assert "the delta 'owner/delta', not its base" in fails(FPT, tmp_path / "cold")
-    fails(AUTO, tmp_path / "cold")
+    cold = [slept_in_vain(Pull(cut_off, tmp_path / "cold"), model_class) for model_class in CLASSES]
+    assert "the delta 'owner/delta', not its base" in cold[0][0]
     shutil.rmtree(warm / "models--owner--base")
-    for model_class in (FPT, AUTO):
-        assert "the base 'owner/base'" in fails(model_class, warm)
+    half = [slept_in_vain(Pull(cut_off, warm), model_class) for model_class in CLASSES]
+    assert all("the base 'owner/base'" in error for error, _ in half)
+    assert max(slept for _, slept in cold + half) < 70  # Auto classes also ask for both adapter_config.json
 
 
 # A push while it is loaded
@@ -667,23 +638,20 @@ def racing(hub, shared, request, tmp_path):
     """A delta's repo, the files of another delta with another pooling, and the other's logits."""
     repo_id = f"owner/racing-{hashlib.sha256(request.node.name.encode()).hexdigest()[:8]}"
     hub.add_repo(repo_id, shared.delta)
-    hub_files = tmp_path / "base"
-    hub_files.mkdir()
-    for name in NAMES:
-        (hub_files / name).write_bytes(shared.base[name])
     torch.manual_seed(4)
-    model = FPTForImageClassification.from_backbone(hub_files, base_model="owner/base", pooling="mean", **FIELDS)
+    base = written(shared.base, tmp_path / "base")
+    model = FPTForImageClassification.from_backbone(base, base_model="owner/base", pooling="mean", **FIELDS)
     model.config.base_model_revision = shared.base_commit
     return repo_id, saved(model, tmp_path / "after"), logits_of(model)
 
 
 @needs_new_client
-@pytest.mark.parametrize("model_class", [FPT, AUTO])
-def test_a_push_between_configuration_and_weights_mixes_nothing(hub, client, shared, cache, racing, model_class):
+@pytest.mark.parametrize("model_class", CLASSES)
+def test_a_push_between_configuration_and_weights_mixes_nothing(hub, client, shared, pull, racing, model_class):
     name, after, logits = racing
     before = hub.commits(name)[0]
     hub.fault("/config.json", "slow", 1, seconds=0.5)
-    code = outputs(name, model_class, cache_dir=cache)
+    code = pull.code(name, model_class)
     got = run_while_pushing(hub, client, code, "/config.json", lambda: hub.add_repo(name, after))
     assert got == shared.logits["main"]
     weights = {request.path for request in fetched(hub, name) if request.path.endswith("model.safetensors")}
@@ -691,11 +659,11 @@ def test_a_push_between_configuration_and_weights_mixes_nothing(hub, client, sha
     assert client.run(code) == logits
 
 
-def test_a_push_behind_the_configuration_that_the_autos_read_mixes_nothing(hub, client, shared, cache, racing):
+def test_a_push_behind_the_configuration_that_the_autos_read_mixes_nothing(hub, client, shared, pull, racing):
     name, after, logits = racing
     hub.fault(f"/api/models/{name}", "status", None)  # so that transformers does not settle on a commit first
     hub.fault("/config.json", "slow", 1, seconds=0.5)
-    code = outputs(name, AUTO, cache_dir=cache)
+    code = pull.code(name, AUTO)
     try:
         got = run_while_pushing(hub, client, code, "/config.json", lambda: hub.add_repo(name, after))
     except ClientError as error:
@@ -733,70 +701,65 @@ def pickle_that_writes(marker):
 
 
 @pytest.mark.parametrize("base_model", ["here", "owner/here"])
-def test_a_base_that_names_a_folder_where_one_works_is_refused(hub, client, shared, cache, place, base_model):
-    folder = place / base_model
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in NAMES:
-        (folder / name).write_bytes(shared.base[name])
+def test_a_base_that_names_a_folder_where_one_works_is_refused(hub, pull, shared, home, base_model):
+    written(shared.base, home / base_model)
     repo_id = f"owner/on-folder-{len(base_model)}"
     add_delta(hub, repo_id, shared.delta, base_model=base_model, base_model_revision=None)
-    for model_class in (FPT, AUTO):
-        error = client.fails(outputs(repo_id, model_class, cache_dir=cache))
+    for model_class in CLASSES:
+        error = pull.fails(repo_id, model_class)
         assert error.kinds[0] == "DeltaError" and "a folder has that name" in str(error)
 
 
 @pytest.mark.parametrize("base_model", ["./here", "../here", "/tmp", "a/b/c", "."])
-def test_a_base_that_is_a_path_is_refused(hub, client, shared, cache, base_model):
+def test_a_base_that_is_a_path_is_refused(hub, pull, shared, base_model):
     repo_id = f"owner/on-path-{sum(base_model.encode())}"
     add_delta(hub, repo_id, shared.delta, base_model=base_model)
-    for model_class in (FPT, AUTO):
-        error = client.fails(outputs(repo_id, model_class, cache_dir=cache))
+    for model_class in CLASSES:
+        error = pull.fails(repo_id, model_class)
         assert "ValueError" in error.kinds and "never a path" in str(error)
     assert not any("on-path" not in request.path for request in hub.requests)
 
 
-def test_a_pickle_is_never_opened(hub, client, shared, cache, marker):
-    harm = pickle_that_writes(marker)
-    hub.add_repo("owner/pickle", {"config.json": shared.delta["config.json"], "pytorch_model.bin": harm})
-    commit = hub.add_repo("owner/pickle-base", {"config.json": shared.base["config.json"], "pytorch_model.bin": harm})
-    add_delta(hub, "owner/on-pickle", shared.delta, base_model="owner/pickle-base", base_model_revision=commit)
-    for model_class in (FPT, AUTO):
-        error = client.fails(outputs("owner/pickle", model_class, cache_dir=cache))
-        assert "OSError" in error.kinds and "the delta 'owner/pickle', not its base" in str(error)
-        error = client.fails(outputs("owner/on-pickle", model_class, cache_dir=cache))
-        assert "OSError" in error.kinds and "the base 'owner/pickle-base'" in str(error)
-        error = client.fails(outputs("owner/pickle", model_class, cache_dir=cache, use_safetensors=False))
-        assert "ValueError" in error.kinds and "safetensors only" in str(error)
+@pytest.mark.parametrize("model_class", CLASSES)
+def test_a_pickle_is_never_opened(hub, pull, shared, marker, model_class):
+    harm = {"pytorch_model.bin": pickle_that_writes(marker)}
+    hub.add_repo("owner/pickle", {"config.json": shared.delta["config.json"]} | harm)
+    add_delta_on(hub, shared, "pickle", {"config.json": shared.base["config.json"]} | harm)
+    for repo_id, kwargs, kind, message in (
+        ("owner/pickle", {}, "OSError", "the delta 'owner/pickle', not its base"),
+        ("owner/on-pickle", {}, "OSError", "the base 'owner/pickle-base'"),
+        ("owner/pickle", {"use_safetensors": False}, "ValueError", "safetensors only"),
+    ):
+        error = pull.fails(repo_id, model_class, **kwargs)
+        assert kind in error.kinds and message in str(error)
     assert not any("pytorch_model.bin" in request.path for request in hub.requests if request.bytes_sent)
     assert not marker.exists()
 
 
-def test_code_beside_a_delta_is_not_run_where_the_library_is_installed(hub, client, shared, cache, marker):
-    auto_map = {"AutoConfig": "harm.FPTConfig", "AutoModelForImageClassification": "harm.FPTForImageClassification"}
-    files = shared.delta | {"harm.py": code_that_writes(marker)}
-    add_delta(hub, "owner/code", files, auto_map=auto_map)
-    for kwargs in ({}, {"trust_remote_code": True}):
-        assert client.run(outputs("owner/code", AUTO, cache_dir=cache, **kwargs)) == shared.logits["main"]
-    assert client.run(outputs("owner/code", FPT, cache_dir=cache)) == shared.logits["main"]
+def check_no_code_ran(hub, marker):
     assert not any("harm.py" in request.path for request in hub.requests)
     assert not marker.exists()
 
 
-def test_trust_in_a_delta_is_none_in_its_base(hub, client, cache, tmp_path, marker):
+def test_code_beside_a_delta_is_not_run_where_the_library_is_installed(hub, pull, shared, marker):
+    auto_map = {"AutoConfig": "harm.FPTConfig", "AutoModelForImageClassification": "harm.FPTForImageClassification"}
+    files = shared.delta | {"harm.py": code_that_writes(marker)}
+    add_delta(hub, "owner/code", files, auto_map=auto_map)
+    for model_class, kwargs in ((AUTO, {}), (AUTO, {"trust_remote_code": True}), (FPT, {})):
+        assert pull("owner/code", model_class, **kwargs) == shared.logits["main"]
+    check_no_code_ran(hub, marker)
+
+
+def test_trust_in_a_delta_is_none_in_its_base(hub, pull, tmp_path, marker):
     auto_map = {"AutoConfig": "harm.GPT2Config", "AutoModel": "harm.GPT2Model"}
     base = backbone_files(tmp_path / "base", auto_map=auto_map) | {"harm.py": code_that_writes(marker)}
     assert json.loads(base["config.json"])["auto_map"] == auto_map
     commit = hub.add_repo("owner/code-base", base)
     model = FPTForImageClassification.from_backbone(tmp_path / "base", base_model="owner/code-base", **FIELDS)
     files = saved(model, tmp_path / "delta")
-    add_delta(hub, "owner/on-code", files, base_model_revision=commit)
-    for model_class in (FPT, AUTO):
-        code = outputs("owner/on-code", model_class, cache_dir=cache, trust_remote_code=True)
-        assert client.run(code) == logits_of(model)
-    nested = json.loads(files["config.json"])["base_model_config"] | {"auto_map": auto_map}
-    add_delta(hub, "owner/on-code", files, base_model_revision=commit, base_model_config=nested)
-    for model_class in (FPT, AUTO):
-        code = outputs("owner/on-code", model_class, cache_dir=cache, trust_remote_code=True)
-        assert client.run(code) == logits_of(model)
-    assert not any("harm.py" in request.path for request in hub.requests)
-    assert not marker.exists()
+    nested = json.loads(files["config.json"])["base_model_config"]
+    for base_config in (nested, nested | {"auto_map": auto_map}):
+        add_delta(hub, "owner/on-code", files, base_model_revision=commit, base_model_config=base_config)
+        for model_class in CLASSES:
+            assert pull("owner/on-code", model_class, trust_remote_code=True) == logits_of(model)
+    check_no_code_ran(hub, marker)

@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 import torch
-from conftest import COMMON, IMAGE_BACKBONES, PICTURES, TINY_BACKBONES, checkpoint_activations, trained_by
+from conftest import COMMON, IMAGE_BACKBONES, PICTURES, TINY_BACKBONES, checkpoint_activations, trainer_of
 from PIL import Image
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
@@ -368,7 +368,7 @@ def test_ids_beyond_the_bases_vocabulary_are_found_before_training(make, tmp_pat
     rows = examples()
     rows[0]["input_ids"][0] = 100
     with pytest.raises(ValueError, match=r"input_ids must lie in 0\.\.99"):
-        trained_by(lambda model, args, **_: FPTTrainer(model, args, train_dataset=rows), make(), tmp_path)
+        trainer_of(make(), tmp_path, train_dataset=rows).train()
 
 
 def test_only_an_open_policy_is_found(native_base):

@@ -8,12 +8,23 @@ from pathlib import Path
 import pytest
 import torch
 from client import Client
-from conftest import tiny_config
+from conftest import (
+    assert_same,
+    losses,
+    moved,
+    outputs,
+    reloaded,
+    run_trainer,
+    tiny_config,
+    trained,
+    trained_names,
+    weights,
+)
 from huggingface_hub.errors import StrictDataclassFieldValidationError
 from safetensors.torch import load, load_file
 from toys.forecast import FPTForForecast
 from toys.waves import WavesInput
-from transformers import Trainer, TrainingArguments
+from transformers import Trainer
 
 from fpt_adapters import FPTConfig, FPTForSequenceClassification, FPTTrainer
 from fpt_adapters.heads.table import HEADS
@@ -21,7 +32,7 @@ from fpt_adapters.inputs.table import INPUTS
 
 TESTS = Path(__file__).parents[1]
 WAVES = {"input_type": "waves", "num_waves": 5, "wave_length": 4, "horizon": 3, "num_labels": 1}
-NO_VALUES = {"input_size": None, "sequence_length": None, "num_labels": None}
+FIELDS = {"input_size": None, "sequence_length": None} | WAVES
 NO_DROPOUT = {"input_dropout": 0, "backbone_dropout": 0}
 
 
@@ -51,39 +62,29 @@ def batch_of(rows):
     return {name: torch.stack([row[name] for row in rows]) for name in rows[0] if name != "labels"}
 
 
-def train(model, folder, trainer_class=FPTTrainer, **changes):
-    settings = {"use_cpu": True, "report_to": "none", "disable_tqdm": True, "dataloader_pin_memory": False}
-    settings |= {"max_steps": 30, "learning_rate": 3e-2, "logging_steps": 1, "save_strategy": "no"} | changes
-    trainer = trainer_class(model, TrainingArguments(folder, **settings), train_dataset=signals())
-    trainer.train()
-    return [row["loss"] for row in trainer.state.log_history if "loss" in row]
-
-
 @pytest.mark.parametrize("trainer_class", [Trainer, FPTTrainer])
 def test_they_train_save_and_load(trainer_class, registered, make_model, tmp_path):
-    model = make_model("gpt2", FPTForForecast, **NO_VALUES | WAVES, **NO_DROPOUT)
-    frozen = {name: p.clone() for name, p in model.named_parameters() if not p.requires_grad}
-    losses = train(model, tmp_path / "run", trainer_class)
-    assert losses[-1] < losses[0] / 2
-    assert all(torch.equal(p, dict(model.named_parameters())[name]) for name, p in frozen.items())
-    model.save_pretrained(tmp_path / "delta")
-    names = set(load_file(tmp_path / "delta" / "model.safetensors"))
+    model = make_model("gpt2", FPTForForecast, **FIELDS, **NO_DROPOUT)
+    before = weights(model)
+    settings = {"max_steps": 30, "learning_rate": 3e-2}
+    seen = losses(run_trainer(model, tmp_path / "run", trainer_class, signals(), **settings))
+    assert seen[-1] < seen[0] / 2
+    assert moved(model, before) == trained_names(model)
+    loaded = reloaded(model, tmp_path)
+    names = set(load_file(tmp_path / "model.safetensors"))
     for part in ("output.out_proj", "input.projection"):
         assert {f"{part}.weight", f"{part}.bias"} <= names
-    assert not names & set(frozen)
-    saved = json.loads((tmp_path / "delta" / "config.json").read_text())
-    assert saved["input_type"] == "waves" and saved["problem_type"] == "regression"
+    assert not names & (set(before) - trained_names(model))
+    saved = json.loads((tmp_path / "config.json").read_text())
+    assert saved.items() >= {"input_type": "waves", "problem_type": "regression"}.items()
     assert (saved["num_waves"], saved["wave_length"], saved["horizon"]) == (5, 4, 3) and "wave_unit" not in saved
-    loaded = FPTForForecast.from_pretrained(tmp_path / "delta")
-    model.eval()
-    with torch.no_grad():
-        expected = model(**batch_of(signals(1))).logits
-        assert torch.equal(loaded(**batch_of(signals(1))).logits, expected) and expected.shape == (12, 3)
+    expected = outputs(model, **batch_of(signals(1)))
+    assert torch.equal(outputs(loaded, **batch_of(signals(1))), expected) and expected.shape == (12, 3)
 
 
 def test_what_the_input_learned_reaches_the_head(registered, make_model):
     """The answer to a signal that is higher and larger is higher and larger, by as much."""
-    model = make_model("bert", FPTForForecast, **NO_VALUES | WAVES).eval()
+    model = make_model("bert", FPTForForecast, **FIELDS).eval()
     batch = batch_of(signals()[6:])
     with torch.no_grad():
         encoded = model.fpt.encode(**batch)
@@ -102,25 +103,20 @@ def test_what_the_input_learned_reaches_the_head(registered, make_model):
 
 
 def test_features_are_cached_as_of_any_head(registered, make_model, tmp_path):
-    fields = NO_VALUES | WAVES | NO_DROPOUT | {"trainable": ["output"]}
-    trained = []
+    states = []
     for cached in (True, False):
-        model = make_model("gpt2", FPTForForecast, **fields)
-        settings = {"use_cpu": True, "report_to": "none", "disable_tqdm": True, "save_strategy": "no", "max_steps": 6}
-        arguments = TrainingArguments(tmp_path / str(cached), dataloader_pin_memory=False, **settings)
-        trainer = FPTTrainer(model, arguments, train_dataset=signals(), cache_features=cached)
-        trainer.train()
-        trained.append(model.head.out_proj.weight)
-    torch.testing.assert_close(*trained)
+        model = make_model("gpt2", FPTForForecast, **FIELDS, **NO_DROPOUT, trainable=["output"])
+        run_trainer(model, tmp_path, data=signals(), trainer={"cache_features": cached}, max_steps=6)
+        states.append(trained(model))
+    assert_same(*states, rtol=1.3e-6, atol=1e-5)
 
 
 def test_wrong_labels_of_a_new_head_are_named(registered, make_model, tmp_path):
     rows = signals()
     rows[3]["labels"] = rows[3]["labels"][:2]
-    model = make_model("gpt2", FPTForForecast, **NO_VALUES | WAVES)
-    arguments = TrainingArguments(tmp_path, use_cpu=True, report_to="none", disable_tqdm=True, max_steps=1)
+    model = make_model("gpt2", FPTForForecast, **FIELDS)
     with pytest.raises(ValueError, match=r"labels of regression have shape \(3, 1\) in .*got \(2,\).*row 3 of"):
-        FPTTrainer(model, arguments, train_dataset=rows).train()
+        run_trainer(model, tmp_path, data=rows)
 
 
 @pytest.mark.parametrize(
@@ -147,15 +143,15 @@ def test_without_its_row_an_input_is_named_beside_the_known_ones(registered, tmp
     values = FPTConfig(input_type="values", sequence_length=3, input_size=2)
     values.save_pretrained(tmp_path / "values")  # whose file has nothing of a new input
     monkeypatch.undo()
-    known = "input_type is one of values, tokens, images, series; got 'waves'"
+    known = "input_type is one of values, tokens, images, series, table; got 'waves'"
     with pytest.raises(StrictDataclassFieldValidationError, match=known):
         FPTConfig.from_pretrained(tmp_path)
     assert FPTConfig.from_pretrained(tmp_path / "values").input_size == 2
 
 
 def test_a_new_input_meets_the_heads_that_are_here(registered, make_model):
-    model = make_model("gpt2", FPTForSequenceClassification, **NO_VALUES | WAVES | {"num_labels": 4}).eval()
-    assert model(**batch_of(signals())).logits.shape == (12, 4)
+    model = make_model("gpt2", FPTForSequenceClassification, **FIELDS | {"num_labels": 4})
+    assert outputs(model, **batch_of(signals())).shape == (12, 4)
 
 
 PUSHING = """

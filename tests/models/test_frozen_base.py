@@ -5,20 +5,18 @@ import threading
 
 import pytest
 import torch
-from conftest import TINY_BACKBONES, tiny_config, trained_by
+from conftest import FIELDS, TINY_BACKBONES, example, move, run_trainer, tiny_config, trained
 from transformers import AutoModel, AutoModelForSequenceClassification, Trainer
 
 from fpt_adapters import DeltaError, FPTForSequenceClassification, FPTModel, FPTTrainer, FrozenBase
 from fpt_adapters.backbones.structure import position_parameters
 
-INPUTS = torch.randn(2, 10, 3, generator=torch.Generator().manual_seed(0))
-FIELDS = {"input_type": "values", "input_size": 3, "num_labels": 4}
 DELTAS = {  # on one base: other inputs, policies, dropouts, adapters
-    "the paper's": {"sequence_length": 10},
-    "shorter": {"sequence_length": 10, "backbone_dropout": 0.2, "input_dropout": 0.0},
+    "the paper's": {},
+    "other dropout": {"backbone_dropout": 0.2, "input_dropout": 0.0},
     "attention": {"sequence_length": 12, "trainable": ["input", "output", "attention"], "positions": "new"},
-    "the head": {"sequence_length": 10, "trainable": ["output"]},
-    "an adapter": {"sequence_length": 10, "peft_config": {"peft_type": "lora", "r": 2, "init_lora_weights": False}},
+    "the head": {"trainable": ["output"]},
+    "an adapter": {"peft_config": {"peft_type": "lora", "r": 2, "init_lora_weights": False}},
 }
 FAMILIES = [name for name in TINY_BACKBONES if name in ("gpt2", "bert", "llama", "t5", "vit", "albert")]
 NO_ADAPTER = ("albert", "vit")  # peft knows no layers of these by itself
@@ -39,23 +37,24 @@ def saved(tmp_path_factory):
                     continue
                 torch.manual_seed(number)
                 model = FPTForSequenceClassification.from_backbone(folder / "base", **FIELDS | fields)
-                with torch.no_grad():
-                    for parameter in [parameter for parameter in model.parameters() if parameter.requires_grad]:
-                        parameter.add_(torch.randn_like(parameter), alpha=0.1)
-                model.save_pretrained(folder / name)
+                move(model, number).save_pretrained(folder / name)
             made[family] = folder
         return made[family]
 
     return save
 
 
-def load(folder, name, base):
-    return FPTForSequenceClassification.from_pretrained(folder / name, base_model_name_or_path=base)
+def load(folder, name, base, loader=FPTForSequenceClassification, **given):
+    return loader.from_pretrained(folder / name, base_model_name_or_path=base, **given)
+
+
+def shared_base(folder, **given):
+    return FrozenBase.from_pretrained(folder / "base", **given)
 
 
 @torch.no_grad()
 def logits(model):
-    return model(input_values=INPUTS).logits
+    return model(**example()).logits
 
 
 def memory(*models):
@@ -68,7 +67,7 @@ def memory(*models):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_models_on_one_base_are_as_they_would_be_alone(saved, family):
     folder = saved(family)
-    base = FrozenBase.from_pretrained(folder / "base")
+    base = shared_base(folder)
     names = [name for name in DELTAS if (folder / name).exists()]
     shared = {name: load(folder, name, base) for name in names}
     alone = {name: load(folder, name, folder / "base") for name in names}
@@ -85,7 +84,7 @@ def test_models_on_one_base_are_as_they_would_be_alone(saved, family):
 @pytest.mark.parametrize("family", ["gpt2", "bert"])
 def test_threads_predict_with_models_on_one_base(saved, family):
     folder = saved(family)
-    base = FrozenBase.from_pretrained(folder / "base")
+    base = shared_base(folder)
     models = {name: load(folder, name, base) for name in ("the paper's", "attention")}
     expected = {name: logits(load(folder, name, folder / "base")) for name in models}
     wrong = []
@@ -104,7 +103,7 @@ def test_threads_predict_with_models_on_one_base(saved, family):
 @pytest.mark.parametrize("trainer_class", [FPTTrainer, Trainer])
 def test_training_one_leaves_the_others_as_they_are(saved, tmp_path, trainer_class):
     folder = saved("gpt2")
-    base = FrozenBase.from_pretrained(folder / "base")
+    base = shared_base(folder)
     others = {name: load(folder, name, base) for name in DELTAS}
     before = {name: logits(model) for name, model in others.items()}
     for number, fields in enumerate(DELTAS.values()):
@@ -112,24 +111,19 @@ def test_training_one_leaves_the_others_as_they_are(saved, tmp_path, trainer_cla
         for source in (base, folder / "base"):
             torch.manual_seed(3)
             model = FPTForSequenceClassification.from_backbone(source, **FIELDS | fields)
-            pair.append(trained_by(trainer_class, model, tmp_path / str(number)))
-        assert pair[0].keys() == pair[1].keys()
-        assert all(torch.equal(tensor, pair[1][name]) for name, tensor in pair[0].items())
+            pair.append(trained(run_trainer(model, tmp_path / str(number), trainer_class).model))
+        torch.testing.assert_close(*pair, rtol=0, atol=0)
     for name, model in others.items():
         assert torch.equal(logits(model), before[name])
 
 
 def test_a_model_on_a_shared_base_is_saved_as_any_other(saved, tmp_path):
     folder = saved("bert")
-    load(folder, "attention", FrozenBase.from_pretrained(folder / "base")).save_pretrained(tmp_path)
+    load(folder, "attention", shared_base(folder)).save_pretrained(tmp_path)
     assert (tmp_path / "config.json").read_bytes() == (folder / "attention" / "config.json").read_bytes()
-    assert torch.equal(
-        logits(load(tmp_path, ".", folder / "base")), logits(load(folder, "attention", folder / "base"))
-    )
-    auto = AutoModelForSequenceClassification.from_pretrained(
-        tmp_path, base_model_name_or_path=FrozenBase.from_pretrained(folder / "base")
-    )
-    assert torch.equal(logits(auto), logits(load(folder, "attention", folder / "base")))
+    expected = logits(load(folder, "attention", folder / "base"))
+    assert torch.equal(logits(load(tmp_path, ".", folder / "base")), expected)
+    assert torch.equal(logits(load(tmp_path, ".", shared_base(folder), AutoModelForSequenceClassification)), expected)
 
 
 def test_what_is_another_base_is_refused(saved, tmp_path):
@@ -139,12 +133,12 @@ def test_what_is_another_base_is_refused(saved, tmp_path):
     with pytest.raises(DeltaError, match="Another base: a FrozenBase"):
         load(folder, "the head", FrozenBase.from_pretrained(tmp_path / "other"))
     with pytest.raises(ValueError, match=r"was read with backbone_layers=1, but the model has None: read one"):
-        load(folder, "the head", FrozenBase.from_pretrained(folder / "base", backbone_layers=1))
+        load(folder, "the head", shared_base(folder, backbone_layers=1))
     AutoModel.from_config(tiny_config("gpt2", n_embd=16)).save_pretrained(tmp_path / "narrow")
     with pytest.raises(ValueError, match=r"n_embd=32, but the config\.json of the base"):
         load(folder, "the head", FrozenBase.from_pretrained(tmp_path / "narrow"))
     with pytest.raises(TypeError, match="trainable says nothing of the frozen weights: a FrozenBase takes backbone_i"):
-        FrozenBase.from_pretrained(folder / "base", trainable=["norm"])
+        shared_base(folder, trainable=["norm"])
 
 
 @pytest.mark.parametrize(
@@ -152,19 +146,18 @@ def test_what_is_another_base_is_refused(saved, tmp_path):
 )
 def test_what_only_the_base_can_have_is_refused_for_a_model(saved, asked):
     folder = saved("bert")
-    base = FrozenBase.from_pretrained(folder / "base")
+    base = shared_base(folder)
     load(folder, "the head", base)
     with pytest.raises(ValueError, match=r"came, but models on a FrozenBase have its own, .*: leave it out, or"):
-        FPTForSequenceClassification.from_pretrained(folder / "the head", base_model_name_or_path=base, **asked)
+        load(folder, "the head", base, **asked)
     with pytest.raises(ValueError, match=r"came, but models on a FrozenBase have its own"):
-        FPTForSequenceClassification.from_backbone(base, sequence_length=10, **FIELDS, **asked)
-    same = {"dtype": torch.float32, "attn_implementation": base.config._attn_implementation}
-    FPTForSequenceClassification.from_pretrained(folder / "the head", base_model_name_or_path=base, **same)
+        FPTForSequenceClassification.from_backbone(base, **FIELDS, **asked)
+    load(folder, "the head", base, dtype=torch.float32, attn_implementation=base.config._attn_implementation)
 
 
 def test_a_base_that_was_changed_by_hand_is_refused(saved):
     folder = saved("gpt2")
-    base = FrozenBase.from_pretrained(folder / "base")
+    base = shared_base(folder)
     model = load(folder, "the head", base)
     with torch.no_grad():
         model.fpt.backbone.h[0].mlp.c_fc.weight.add_(1)
@@ -175,25 +168,22 @@ def test_a_base_that_was_changed_by_hand_is_refused(saved):
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
 def test_a_base_has_one_dtype_for_all(saved, dtype):
     folder = saved("llama")
-    base = FrozenBase.from_pretrained(folder / "base", dtype=dtype, attn_implementation="eager")
-    model = load(folder, "attention", base)
-    alone = FPTForSequenceClassification.from_pretrained(
-        folder / "attention", base_model_name_or_path=folder / "base", dtype=dtype, attn_implementation="eager"
-    )
+    given = {"dtype": dtype, "attn_implementation": "eager"}
+    model = load(folder, "attention", shared_base(folder, **given))
+    alone = load(folder, "attention", folder / "base", **given)
     assert torch.equal(logits(model), logits(alone)) and model.config._attn_implementation == "eager"
     assert {p.dtype for p in model.parameters()} == {p.dtype for p in alone.parameters()}
     assert copy.deepcopy(model).config.dtype == model.config.dtype == alone.config.dtype
 
 
 def test_a_random_base_is_shared_too(tmp_path):
-    config = tiny_config("bert")
-    base = FrozenBase.from_pretrained(config, backbone_init="random", backbone_init_seed=5)
-    fields = FIELDS | {"sequence_length": 10}
+    config, drawn = tiny_config("bert"), {"backbone_init": "random", "backbone_init_seed": 5}
+    base = FrozenBase.from_pretrained(config, **drawn)
     torch.manual_seed(0)
-    model = FPTForSequenceClassification.from_backbone(base, **fields).eval()
+    model = FPTForSequenceClassification.from_backbone(base, **FIELDS).eval()
     torch.manual_seed(0)
-    alone = FPTForSequenceClassification.from_backbone(config, backbone_init="random", backbone_init_seed=5, **fields)
-    assert torch.equal(logits(model), logits(alone.eval()))
+    alone = FPTForSequenceClassification.from_backbone(config, **FIELDS, **drawn).eval()
+    assert torch.equal(logits(model), logits(alone))
     model.save_pretrained(tmp_path)
     assert torch.equal(logits(FPTForSequenceClassification.from_pretrained(tmp_path)), logits(model))
     assert isinstance(FPTModel.from_pretrained(tmp_path, base_model_name_or_path=base), FPTModel)

@@ -4,26 +4,33 @@ import json
 
 import pytest
 import torch
-from conftest import EXAMPLES, GPT, POSITIONS, TINY_BACKBONES, load_script, tiny_config
+from conftest import (
+    EXAMPLES,
+    GPT,
+    NUMBERS,
+    POSITIONS,
+    TINY_BACKBONES,
+    arguments,
+    contents,
+    example,
+    tiny_config,
+)
 from safetensors.torch import load_file
-from transformers import AutoModel, BartConfig, TrainingArguments
+from transformers import AutoModel, BartConfig
 from transformers.utils import logging
 
 from fpt_adapters import PAPER_GROUPS, FPTForTokenClassification, FPTModel, FPTTrainer
 from fpt_adapters.backbones.baselines.modeling_lstm import LSTMConfig
 from fpt_adapters.backbones.images import IMAGE_FAMILIES
 from fpt_adapters.backbones.structure import POSITION_TABLES, output_width
+from fpt_adapters.run import training as run_fpt
 from fpt_adapters.tasks import BitMemory
 
 RECIPE = EXAMPLES / "recipes" / "pretrain-bit-memory.yaml"
-run_fpt = load_script(EXAMPLES / "run_fpt.py")
+
 WHOLE_GROUPS = [*PAPER_GROUPS, "attention", "feedforward"]
-BART = {
-    "d_model": 32,
-    "vocab_size": 99,
-    **{f"{part}_{name}": 1 for part in ("encoder", "decoder") for name in ("layers", "attention_heads")},
-}
-INPUT = {"input_type": "values", "input_size": 3, "sequence_length": 10}
+BART = {f"{part}_{name}": 1 for part in ("encoder", "decoder") for name in ("layers", "attention_heads")}
+BART |= {"d_model": 32, "vocab_size": 99}
 
 
 @pytest.fixture(autouse=True)
@@ -44,35 +51,38 @@ def trained(model):
 
 def rebuilt(folder, model, **fields):
     """A new model on the saved backbone, with the other parameters of the one that it is from."""
-    new = FPTModel.from_backbone(folder, **INPUT, **fields).eval()
+    new = FPTModel.from_backbone(folder, **NUMBERS, **fields).eval()
     others = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith("backbone.")}
     assert new.load_state_dict(others, strict=False).unexpected_keys == []
     return new
 
 
+@torch.no_grad()
 def hidden(model):
-    torch.manual_seed(4)
-    with torch.no_grad():
-        return model(input_values=torch.randn(4, 10, 3)).last_hidden_state
+    return model(**example(batch=4)).last_hidden_state
+
+
+def assert_same(found, expected):
+    """That two dicts hold the same tensors, to the bit."""
+    torch.testing.assert_close(dict(found), dict(expected), rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("model_type", [*(t for t in TINY_BACKBONES if t not in IMAGE_FAMILIES), "fpt_lstm"])
 def test_a_saved_backbone_computes_what_the_trained_one_did(model_type, tmp_path):
     lstm = model_type == "fpt_lstm"
     config = LSTMConfig(hidden_size=32, num_hidden_layers=2) if lstm else tiny_config(model_type)
-    model = trained(FPTModel.from_backbone(config, backbone_init="random", backbone_dropout=0.3, **INPUT))
+    model = trained(FPTModel.from_backbone(config, backbone_init="random", backbone_dropout=0.3, **NUMBERS))
     model.save_backbone(tmp_path / "base")
     again = rebuilt(tmp_path / "base", model)
-    trained_weights, read = model.backbone.state_dict(), again.backbone.state_dict()
-    assert trained_weights.keys() == read.keys()
-    assert all(torch.equal(tensor, read[name]) for name, tensor in trained_weights.items())
+    assert_same(again.backbone.state_dict(), model.backbone.state_dict())
     torch.testing.assert_close(hidden(again), hidden(model), rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("model_type", ["gpt2", "bert", "roberta", "opt", "llama"])
 def test_it_is_an_ordinary_checkpoint(model_type, tmp_path):
     own = tiny_config(model_type)
-    FPTModel.from_backbone(own, backbone_init="random", backbone_dropout=0.3, **INPUT).save_backbone(tmp_path / "base")
+    model = FPTModel.from_backbone(own, backbone_init="random", backbone_dropout=0.3, **NUMBERS)
+    model.save_backbone(tmp_path / "base")
     base, found = AutoModel.from_pretrained(tmp_path / "base", output_loading_info=True)
     assert all(name.startswith("pooler.") for name in found["missing_keys"])
     assert not found["unexpected_keys"] and not found["mismatched_keys"]
@@ -103,18 +113,17 @@ def test_positions_beyond_the_trained_ones_are_drawn_from_a_fixed_seed(model_typ
 
 def test_saving_leaves_the_model_alone(tmp_path, make_model):
     model = trained(make_model("gpt2", FPTModel))
-    before, state, generator = hidden(model), model.config.to_dict(), torch.get_rng_state()
-    backbone_config = model.backbone.config.to_dict()
-    torch.set_rng_state(generator)
+    before, generator = hidden(model), torch.get_rng_state()
+    configurations = model.config.to_dict(), model.backbone.config.to_dict()
     model.save_backbone(tmp_path / "base")
     assert torch.equal(torch.get_rng_state(), generator)
     assert torch.equal(hidden(model), before) and model.backbone.wpe.weight.shape[0] == 10
-    assert model.config.to_dict() == state and model.backbone.config.to_dict() == backbone_config
+    assert (model.config.to_dict(), model.backbone.config.to_dict()) == configurations
 
 
 def test_a_cut_backbone_is_saved_with_the_layers_it_has(tmp_path):
     config = tiny_config("qwen3", num_hidden_layers=3, layer_types=["full_attention"] * 3)
-    model = trained(FPTModel.from_backbone(config, backbone_init="random", backbone_layers=2, **INPUT))
+    model = trained(FPTModel.from_backbone(config, backbone_init="random", backbone_layers=2, **NUMBERS))
     model.save_backbone(tmp_path / "base")
     again = rebuilt(tmp_path / "base", model)
     assert again.config.base_model_config.num_hidden_layers == 2 and again.config.backbone_layers is None
@@ -123,7 +132,7 @@ def test_a_cut_backbone_is_saved_with_the_layers_it_has(tmp_path):
 
 def test_half_precision_is_saved_without_a_loss(tmp_path, saved_base):
     """Frozen weights in bf16 and trained norms in fp32 stay what they are, in a file of one dtype."""
-    model = FPTModel.from_backbone(saved_base, dtype="bfloat16", **INPUT)
+    model = FPTModel.from_backbone(saved_base, dtype="bfloat16", **NUMBERS)
     with torch.no_grad():
         model.backbone.ln_f.weight.add_(1e-4)  # which bf16 would round away
     model.save_backbone(tmp_path / "base")
@@ -136,23 +145,13 @@ def test_tied_weights_are_stored_once(tmp_path, make_model):
     make_model("t5", FPTModel, dtype="bfloat16").save_backbone(tmp_path / "base")
     stored = load_file(tmp_path / "base" / "model.safetensors")
     assert len({"shared.weight", "encoder.embed_tokens.weight"} & stored.keys()) == 1
-    again = FPTModel.from_backbone(tmp_path / "base", **INPUT).backbone
+    again = FPTModel.from_backbone(tmp_path / "base", **NUMBERS).backbone
     assert again.shared.weight is again.encoder.embed_tokens.weight
 
 
-def train(model, data, task, folder, steps=4):
-    arguments = TrainingArguments(
-        folder,
-        max_steps=steps,
-        per_device_train_batch_size=4,
-        learning_rate=1e-2,
-        report_to="none",
-        save_strategy="no",
-        disable_tqdm=True,
-        use_cpu=True,
-        remove_unused_columns=False,
-    )
-    trainer = FPTTrainer(model, arguments, train_dataset=data.train, data_collator=task.collate)
+def train(model, data, task, folder):
+    args = arguments(folder, max_steps=4, per_device_train_batch_size=4, remove_unused_columns=False)
+    trainer = FPTTrainer(model, args, train_dataset=data.train, data_collator=task.collate)
     trainer.train()
     trainer.save_model()
 
@@ -176,10 +175,8 @@ def test_a_backbone_is_pretrained_whole_and_frozen_under_a_new_delta(tmp_path):
     frozen = delta.fpt.backbone.state_dict()
     assert torch.equal(frozen["h.0.attn.c_attn.weight"], base["h.0.attn.c_attn.weight"])
     assert not torch.equal(frozen["ln_f.weight"], base["ln_f.weight"])
-    again = FPTForTokenClassification.from_pretrained(
-        tmp_path / "delta", base_model_name_or_path=tmp_path / "base"
-    ).state_dict()
-    assert all(torch.equal(tensor, again[name]) for name, tensor in delta.state_dict().items())
+    again = FPTForTokenClassification.from_pretrained(tmp_path / "delta", base_model_name_or_path=tmp_path / "base")
+    assert_same(again.state_dict(), delta.state_dict())
 
 
 def test_the_recipe_makes_a_base(tmp_path, monkeypatch):
@@ -191,9 +188,8 @@ def test_the_recipe_makes_a_base(tmp_path, monkeypatch):
     results = run_fpt.main([str(RECIPE), *small, *quiet])
     assert {"eval_masked_accuracy", "test_masked_accuracy"} <= results.keys()
     model = FPTForTokenClassification.from_pretrained("outputs/pretrain-bit-memory")
-    trained_groups = {row.group for row in model.count_parameters() if row.trained}
-    assert trained_groups == set(WHOLE_GROUPS)
-    base = FPTModel.from_backbone("outputs/pretrain-bit-memory-backbone", **INPUT).backbone
+    assert {row.group for row in model.count_parameters() if row.trained} == set(WHOLE_GROUPS)
+    base = FPTModel.from_backbone("outputs/pretrain-bit-memory-backbone", **NUMBERS).backbone
     assert torch.equal(base.h[1].mlp.c_fc.weight, model.fpt.backbone.h[1].mlp.c_fc.weight)
 
 
@@ -204,32 +200,29 @@ def test_a_folder_in_use_is_refused_and_left_alone(tmp_path, make_model):
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "mine.txt").write_text("mine")
     (tmp_path / "file").write_text("mine")
+    before = contents(tmp_path)
     for name in ("empty", "notes", "file"):
         with pytest.raises(ValueError, match=f"new folder, but .*{name} holds something"):
             model.save_backbone(tmp_path / name)
-    assert [file.name for file in (tmp_path / "notes").iterdir()] == ["mine.txt"]
+    assert contents(tmp_path) == before
 
 
-def test_a_failure_leaves_nothing_behind(tmp_path, make_model):
+def test_a_failure_and_other_processes_leave_nothing_behind(tmp_path, make_model):
     model = make_model("gpt2", FPTModel)
-    with torch.no_grad():
-        model.backbone.ln_f.weight[0] = torch.nan
+    model.save_backbone(tmp_path / "base", is_main_process=False)
+    model.backbone.ln_f.weight.data[0] = torch.nan
     with pytest.raises(ValueError, match=r"ln_f\.weight is not finite"):
         model.save_backbone(tmp_path / "base")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_only_the_main_process_writes(tmp_path, make_model):
-    make_model("gpt2", FPTModel).save_backbone(tmp_path / "base", is_main_process=False)
-    assert not (tmp_path / "base").exists()
+PARTS = {"bart": "BartEncoder"} | {name: "ImageEncoder" for name in TINY_BACKBONES if name == "vit"}
 
 
-@pytest.mark.parametrize(("model_type", "part"), [("vit", "ImageEncoder"), ("bart", "BartEncoder")])
+@pytest.mark.parametrize("model_type, part", PARTS.items())
 def test_a_part_of_a_model_is_refused(model_type, part, tmp_path):
-    if model_type == "vit" and "vit" not in TINY_BACKBONES:
-        pytest.skip("this transformers is too old for image backbones")
     config = BartConfig(**BART) if model_type == "bart" else tiny_config(model_type)
-    model = FPTModel.from_backbone(config, backbone_init="random", positions="none", trainable=["input"], **INPUT)
+    model = FPTModel.from_backbone(config, backbone_init="random", positions="none", trainable=["input"], **NUMBERS)
     with pytest.raises(ValueError, match=f"{part} is a part of a {model_type} model"):
         model.save_backbone(tmp_path / "base")
     assert list(tmp_path.iterdir()) == []

@@ -8,30 +8,15 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
-from conftest import labelled_examples, tiny_config
+from conftest import COMMON, FIELDS, example, tiny_config
 from torch import nn
 from torch.nn.modules import module as torch_modules
-from transformers import (
-    AutoModel,
-    LlamaConfig,
-    LlamaForCausalLM,
-    PreTrainedModel,
-)
+from transformers import AutoModel, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from fpt_adapters import FPTConfig, FPTForSequenceClassification
 from fpt_adapters.deltas.tensors import tensor_digest
 
-THREADS, CALLS = 16, 200
-FIELDS = {"input_type": "values", "input_size": 3, "sequence_length": 10, "num_labels": 4}
-INPUTS = torch.stack([example["input_values"] for example in labelled_examples()])
-LLAMA = LlamaConfig(
-    hidden_size=32,
-    intermediate_size=64,
-    num_attention_heads=2,
-    num_hidden_layers=2,
-    vocab_size=100,
-    tie_word_embeddings=True,
-)
+LLAMA = LlamaConfig(**COMMON, tie_word_embeddings=True)
 # Bases of every way to build one: name -> model type, dtype of its weights (None: none are stored), fields
 CASES = {
     "gpt2": ("gpt2", torch.float32, {}),
@@ -66,7 +51,7 @@ def load(delta, base):
     """What a loaded delta answers, and all of its bytes."""
     model = FPTForSequenceClassification.from_pretrained(delta, base_model_name_or_path=base)
     with torch.no_grad():
-        logits = model(input_values=INPUTS).logits
+        logits = model(**example(batch=8)).logits
     return logits, {name: tensor_digest(tensor) for name, tensor in model.state_dict().items()}
 
 
@@ -74,10 +59,8 @@ def build(delta, base):
     """The frozen weights of a model built anew; its new modules are drawn from the process's generator."""
     config = FPTConfig.from_pretrained(delta)
     model = FPTForSequenceClassification.from_backbone(base or config.base_model_config, config=config)
-    frozen = {name: p for name, p in model.named_parameters() if not p.requires_grad}
-    return torch.zeros(()), {name: tensor_digest(tensor) for name, tensor in frozen.items()} | {
-        "fingerprint": model.config.base_model_fingerprint
-    }
+    frozen = {name: tensor_digest(p) for name, p in model.named_parameters() if not p.requires_grad}
+    return torch.zeros(()), frozen | {"fingerprint": model.config.base_model_fingerprint}
 
 
 def same(one, other):
@@ -121,11 +104,11 @@ class OtherWork(threading.Thread):
         self.join()
 
 
-def run_together(function, deltas):
-    """The cases whose result in one of many threads is not the one that they have alone."""
+def run_together(function, deltas, calls=200):
+    """The cases whose result in one of 16 threads is not the one that they have alone."""
     alone = {name: function(*places) for name, places in deltas.items()}
-    names = list(itertools.islice(itertools.cycle(deltas), CALLS))
-    with ThreadPoolExecutor(THREADS) as pool:
+    names = list(itertools.islice(itertools.cycle(deltas), calls))
+    with ThreadPoolExecutor(16) as pool:
         together = list(pool.map(lambda name: function(*deltas[name]), names))
     return {name for name, found in zip(names, together, strict=True) if not same(found, alone[name])}
 
@@ -167,5 +150,5 @@ def test_backbones_built_in_threads_are_those_of_one(deltas, llama):
 def test_loading_in_threads_leaves_the_process_as_it_was(deltas):
     load(*deltas["gpt2"])  # what is imported when it is first needed
     before = process_state()
-    assert run_together(load, deltas) == set()
+    assert run_together(load, deltas, calls=50) == set()
     assert process_state() == before

@@ -6,19 +6,28 @@ Each test takes a good delta, changes it as its author could (with digests that 
 import json
 import os
 import pickle
+import runpy
 import shutil
-import subprocess
-import sys
 import time
 from pathlib import Path
 
+import conftest
 import pytest
-import safetensors
 import torch
-from conftest import COMMON, TINY_BACKBONES, forked, needs_fork, rewrite_config, sign, tiny_config
+from conftest import (
+    COMMON,
+    FIELDS,
+    IMAGES,
+    SERIES,
+    TINY_BACKBONES,
+    example,
+    forked,
+    needs_fork,
+    rewrite_config,
+    sign,
+    tiny_config,
+)
 from huggingface_hub.errors import StrictDataclassError
-from packaging.version import Version
-from safetensors.torch import load_file, save_file
 from transformers import (
     CONFIG_MAPPING,
     AutoConfig,
@@ -37,15 +46,12 @@ import fpt_adapters.backbones.baselines.modeling_lstm
 import fpt_adapters.backbones.building
 import fpt_adapters.models.base
 from fpt_adapters import DeltaError, FPTConfig, FPTForSequenceClassification, FPTModel
-from fpt_adapters.deltas.file import CONFIG_KEY, DIGESTS_KEY, FORMAT_KEY
 from fpt_adapters.hub.download import commit_of
 from fpt_adapters.hub.repository import repository_files, write_repository
 from fpt_adapters.rules.config_rules import build_base_config
 
 resource = pytest.importorskip("resource")  # where memory can be limited and measured
 
-FIELDS = {"input_type": "values", "input_size": 3, "sequence_length": 10, "num_labels": 4}
-INPUTS = torch.linspace(-1, 1, 60).reshape(2, 10, 3)
 HUGE = 10**12
 KERNEL = "evil/kernel"
 REFUSALS = (ValueError, StrictDataclassError)  # by transformers' release, it or the library checks the types of labels
@@ -71,10 +77,8 @@ def good(saved_base, tmp_path_factory):
     """Two good deltas: one on the saved base, one on random weights."""
     folder = tmp_path_factory.mktemp("good")
     for init in ("pretrained", "random"):
-        model = FPTForSequenceClassification.from_backbone(
-            saved_base, base_model="someone/tiny", backbone_init=init, **FIELDS
-        )
-        model.save_pretrained(folder / init)
+        fields = FIELDS | {"base_model": "someone/tiny", "backbone_init": init}
+        FPTForSequenceClassification.from_backbone(saved_base, **fields).save_pretrained(folder / init)
     return folder
 
 
@@ -94,8 +98,8 @@ def hostile(good, tmp_path):
 
 @pytest.fixture
 def load(saved_base):
-    def load(folder, loader=FPTForSequenceClassification, **arguments):
-        return loader.from_pretrained(folder, **{"base_model_name_or_path": saved_base} | arguments)
+    def load(folder, loader=FPTForSequenceClassification, base_model_name_or_path=saved_base, **arguments):
+        return loader.from_pretrained(folder, base_model_name_or_path=base_model_name_or_path, **arguments)
 
     return load
 
@@ -103,27 +107,20 @@ def load(saved_base):
 @pytest.fixture
 def refused(load):
     def refused(folder, *words, error=REFUSALS, **arguments):
-        with pytest.raises(error) as caught:
+        with conftest.refused(*words, error=error):
             load(folder, **arguments)
-        for word in words:
-            assert word in str(caught.value)
-        assert len(str(caught.value)) < 2000
 
     return refused
 
 
 @torch.no_grad()
 def outputs(model):
-    return model(input_values=INPUTS).logits
+    return model(**example()).logits
 
 
 @pytest.fixture
 def expected(good, load):
     return outputs(load(good / "pretrained"))
-
-
-def test_the_helpers_damage_nothing(hostile, load, expected):
-    assert torch.equal(outputs(load(hostile())), expected)
 
 
 # Code
@@ -133,11 +130,7 @@ IMPLEMENTATIONS = [
     {name: KERNEL}
     for stem in ("attn_implementation", "experts_implementation")
     for name in (stem, f"_{stem}", f"_{stem}_internal")
-] + [
-    {"attn_implementation": f"paged|{KERNEL}"},
-    {"attn_implementation": {"": KERNEL}},
-    {"attn_implementation": [KERNEL]},
-]
+] + [{"attn_implementation": value} for value in (f"paged|{KERNEL}", {"": KERNEL}, [KERNEL])]
 
 
 @pytest.mark.parametrize("values", IMPLEMENTATIONS, ids=str)
@@ -189,11 +182,6 @@ LOADS_MORE = {
 def test_a_nested_configuration_makes_nothing_else_be_loaded(hostile, refused, name, value, place):
     nested = {name: value} if place == "the backbone's" else {"text_config": {name: value}}
     refused(hostile(nested=nested), f"{name}=", "more than a model's own weights")
-
-
-@pytest.mark.parametrize("name, value", LOADS_MORE.items(), ids=LOADS_MORE)
-def test_nor_does_the_deltas_own(hostile, refused, name, value):
-    refused(hostile(**{name: value}), f"FPTConfig has no field {name!r}", error=TypeError)
 
 
 @pytest.mark.parametrize(
@@ -284,26 +272,23 @@ def marker(tmp_path):
     return tmp_path / "marker"
 
 
-def write_evil(folder, marker):
-    (folder / "evil.py").write_text(f"open({os.fspath(marker)!r}, 'w').close()\n")
-
-
 @pytest.fixture
 def code(hostile, saved_base, tmp_path, marker):
     """A delta and a base with code that every configuration file names, at both levels."""
-    auto_map = {
-        name: "evil.Evil"
-        for name in ("AutoConfig", "AutoModel", "AutoModelForSequenceClassification", "AutoFeatureExtractor")
-    } | {"AutoImageProcessor": "evil.Evil", "AutoProcessor": "evil.Evil", "AutoTokenizer": ["evil.Evil", None]}
+    classes = ("Config", "Model", "ModelForSequenceClassification", "FeatureExtractor", "ImageProcessor", "Processor")
+    auto_map = {f"Auto{name}": "evil.Evil" for name in classes} | {"AutoTokenizer": ["evil.Evil", None]}
     pipelines = {"evil-task": {"impl": "evil.Evil", "pt": ["AutoModel"]}}
     folder = hostile(nested={"auto_map": auto_map}, auto_map=auto_map, custom_pipelines=pipelines)
     base = shutil.copytree(saved_base, tmp_path / "base")
     edit(base / "config.json", auto_map=auto_map)
     for where in (folder, base):
-        write_evil(where, marker)
+        (where / "evil.py").write_text(f"open({os.fspath(marker)!r}, 'w').close()\n")
         for name in ("tokenizer_config.json", "preprocessor_config.json", "processor_config.json"):
             kinds = ("tokenizer_class", "image_processor_type", "feature_extractor_type", "processor_class")
             (where / name).write_text(json.dumps({"auto_map": auto_map, **dict.fromkeys(kinds, "Evil")}))
+        runpy.run_path(where / "evil.py")
+        assert marker.exists()
+        marker.unlink()
     return folder, base
 
 
@@ -322,19 +307,12 @@ def test_code_beside_a_delta_is_not_run_where_the_library_is_installed(code, mar
 def test_code_of_a_processor_or_pipeline_is_not_run_without_trust(code, marker, monkeypatch, trust):
     monkeypatch.setattr("builtins.input", lambda *args: "n")  # what a person who is asked would answer
     folder, _ = code
-    loaders = [AutoTokenizer, AutoImageProcessor, AutoFeatureExtractor, AutoProcessor]
-    for loader in loaders:
+    for loader in (AutoTokenizer, AutoImageProcessor, AutoFeatureExtractor, AutoProcessor):
         with pytest.raises((ValueError, OSError, ImportError)):
             loader.from_pretrained(folder, **trust)
     with pytest.raises(ValueError, match=r"trust_remote_code|custom code"):
         pipeline("evil-task", model=os.fspath(folder), **trust)
     assert not marker.exists()
-
-
-def test_the_code_would_leave_its_mark(code, marker):
-    folder, _ = code
-    subprocess.run([sys.executable, folder / "evil.py"], check=True)
-    assert marker.exists()
 
 
 class Evil:
@@ -402,31 +380,26 @@ def test_a_folder_with_the_name_of_the_base_is_not_read(hostile, refused, saved_
     refused(hostile(), "'someone/tiny'", "a folder has that name", base_model_name_or_path=None)
 
 
-@pytest.mark.parametrize("revision", ["../../others", "/etc/passwd", "main", "", "607A", "0" * 65], ids=str)
-def test_a_revision_is_a_commit_and_never_a_path(hostile, refused, revision):
-    refused(hostile(base_model_revision=revision), "base_model_revision is a hash")
-
-
 # Sizes
 
 
 def nested_dicts(depth):
-    values = {"n": 1}
-    for _ in range(depth):
-        values = {"x": values}
-    return values
+    return {"x": nested_dicts(depth - 1)} if depth else {"n": 1}
 
 
 RANDOM = {"backbone_init": "random", "backbone_init_scheme": None, "backbone_init_seed": 0}
 LAYERS_512 = {"n_layer": 512, "n_embd": 1024, "n_head": 1}
 TINY = COMMON | {"num_attention_heads": 1, "hidden_size": 8, "intermediate_size": 8}
-WIDE_32 = ["larger than any model of width 32, 167772160 bytes"]
+NO_VALUES = {"sequence_length": None, "input_size": None}
+IMAGES, SERIES = IMAGES | NO_VALUES, SERIES | NO_VALUES
+NO_NAMES, MANY_NAMES = {"id2label": None, "label2id": None}, {str(number): "x" for number in range(2**17 + 1)}
+MOST, DEEP = "at most 8192 values", "nested more than 8 levels deep"
 ABSURD = {  # fields of config.json (base_model_config: changes, or all of it where it has a model type), and words
-    "labels": ({"num_labels": HUGE, "id2label": None, "label2id": None}, ["num_labels", "131072", str(HUGE)]),
+    "labels": (NO_NAMES | {"num_labels": HUGE}, ["num_labels", "131072", str(HUGE)]),
     "labels beside their names": ({"num_labels": HUGE}, ["num_labels", "131072"]),
     "labels per token": ({"labels_per_token": HUGE}, ["labels_per_token", "131072"]),
     "labels per token and label": (
-        {"labels_per_token": 2**15, "num_labels": 2**10, "id2label": None, "label2id": None},
+        NO_NAMES | {"labels_per_token": 2**15, "num_labels": 2**10},
         ["labels_per_token * num_labels"],
     ),
     "a seed": ({"backbone_init_seed": 10**30}, ["backbone_init_seed", str(10**30)]),
@@ -439,102 +412,66 @@ ABSURD = {  # fields of config.json (base_model_config: changes, or all of it wh
     "numbers that the file lacks": ({"input_size": 2**24}, ["input_projection", "(32, 16777216)"]),
     "new positions": ({"positions": "new", "sequence_length": 2**24}, ["positions for 64"]),
     "a vocabulary": ({"input_type": "tokens", "vocab_size": HUGE, "input_size": None}, ["vocab_size", str(HUGE)]),
-    "a side": (
-        {"input_type": "images", "image_size": HUGE, "num_channels": 3, "patch_size": 4}
-        | {"sequence_length": None, "input_size": None},
-        ["image_size", str(HUGE)],
-    ),
-    "a patch": (
-        {"input_type": "images", "image_size": 2**20, "num_channels": 2**20, "patch_size": 2**20}
-        | {"sequence_length": None, "input_size": None},
-        ["numbers per token"],
-    ),
-    "patches": (
-        {"input_type": "images", "image_size": 2**20, "num_channels": 1, "patch_size": 1}
-        | {"sequence_length": None, "input_size": None},
-        ["tokens", str(2**40)],
-    ),
+    "a side": (IMAGES | {"image_size": HUGE}, ["image_size", str(HUGE)]),
+    "a patch": (IMAGES | dict.fromkeys(("image_size", "num_channels", "patch_size"), 2**20), ["numbers per token"]),
+    "patches": (IMAGES | {"image_size": 2**20, "num_channels": 1, "patch_size": 1}, ["tokens", str(2**40)]),
     "a long window": (
-        {"input_type": "series", "series_length": 2**24, "num_channels": 2**24, "patch_length": 2**24}
-        | {"patch_stride": 1, "sequence_length": None, "input_size": None},
+        SERIES | {"patch_stride": 1} | dict.fromkeys(("series_length", "num_channels", "patch_length"), 2**24),
         ["numbers per token"],
     ),
     "text": ({"base_model_fingerprint": "x" * 10**7}, ["base_model_fingerprint is a hash"]),
     "groups": ({"trainable": ["norm"] * 10**3}, ["trainable names each group once"]),
-    "many groups": (
-        {"trainable": ["norm"] * 10**5},
-        ["at most 8192 values", "100000 of them in config.json.trainable"],
-    ),
-    "deep": ({"base_model_config": nested_dicts(100)}, ["nested more than 8 levels deep"]),
-    "deep labels": ({"id2label": {"0": nested_dicts(240)}}, ["nested more than 8 levels deep"]),
-    "deep code": ({"auto_map": nested_dicts(240)}, ["nested more than 8 levels deep"]),
-    "deep lists": ({"base_model_config": {"x": [[[[[[[[[[1]]]]]]]]]]}}, ["nested more than 8 levels deep"]),
+    "many groups": ({"trainable": ["norm"] * 10**5}, [MOST, "100000 of them in config.json.trainable"]),
+    "deep settings": ({"base_model_config": nested_dicts(100)}, [DEEP]),
+    "deep labels": ({"id2label": {"0": nested_dicts(240)}}, [DEEP]),
+    "deep code": ({"auto_map": nested_dicts(240)}, [DEEP]),
+    "deep lists": ({"base_model_config": {"x": [[[[[[[[[[1]]]]]]]]]]}}, [DEEP]),
     "many settings": (
         {"base_model_config": {"x": [[0] * 5000] * 2}},
-        ["at most 8192 values", "5000 of them in config.json.base_model_config.x"],
+        [MOST, "5000 of them in config.json.base_model_config.x"],
     ),
     "a base's labels": (
-        {"base_model_config": {"id2label": {str(number): "x" for number in range(2**17 + 1)}}},
-        ["at most 8192 values", "131073 of them in config.json.base_model_config.id2label"],
+        {"base_model_config": {"id2label": MANY_NAMES}},
+        [MOST, "131073 of them in config.json.base_model_config.id2label"],
     ),
-    "more labels than there may be": (
-        {"id2label": {str(number): "x" for number in range(2**17 + 1)}},
-        ["at most 8192 values", "131073 of them in config.json.id2label"],
-    ),
+    "more labels than there may be": ({"id2label": MANY_NAMES}, [MOST, "131073 of them in config.json.id2label"]),
     "names of layers": (
         {"base_model_config": TINY | {"model_type": "qwen3", "layer_types": ["full_attention"] * 10**3}},
         ["must be equal to the number of", "1000"],
     ),
-} | {
-    f"{name} of {init} weights": (
-        {"base_model_config": values} | (RANDOM if init == "random" else {}),
-        words if isinstance(words, list) else words[init],
-    )
-    for init in ("pretrained", "random", "statistics")
-    for name, values, words in [
-        ("hidden size", {"n_embd": HUGE}, ["n_embd=1000000000000", "add up to more than"]),
-        ("hidden size by another name", {"hidden_size": HUGE}, ["hidden_size=1000000000000"]),
-        ("layers", {"n_layer": HUGE}, ["n_layer=1000000000000", "no backbone has more than 512 layers"]),
-        ("layers by another name", {"num_hidden_layers": 10**6}, ["num_hidden_layers=1000000", "512 layers"]),
-        ("vocabulary", {"vocab_size": HUGE}, ["vocab_size=1000000000000"]),
-        ("a narrow vocabulary", {"vocab_size": 2**24}, {"random": WIDE_32, "pretrained": ["vocab_size=16777216"]}),
-        ("narrow layers", {"n_inner": 2**24}, {"random": WIDE_32, "pretrained": ["n_inner=16777216"]}),
-        ("narrow positions", {"n_positions": 2**24}, {"random": WIDE_32, "pretrained": ["n_positions=16777216"]}),
-        ("feed-forward", {"n_inner": HUGE}, ["n_inner=1000000000000"]),
-        ("heads", {"n_head": HUGE}, ["n_head=1000000000000"]),
-        ("positions", {"n_positions": HUGE}, ["n_positions=1000000000000"]),
-        ("a token id", {"eos_token_id": -HUGE}, ["eos_token_id=-1000000000000"]),
-        ("a list", {"model_type": "gpt_neo", "attention_types": [[["global"], HUGE]]}, ["attention_types="]),
-        ("many in a list", {"x": [2**20] * 33}, ["add up to more than 33554432"]),
-        (
-            "large layers",
-            LAYERS_512 | {"n_inner": 2**24},
-            {"random": ["larger than this machine's memory"], "pretrained": ["belongs to another base"]},
-        ),
-        ("wide", {"n_embd": 2**22}, {"random": ["larger than this machine's memory"], "pretrained": ["has 32"]}),
-        (
-            "pictures",
-            TINY | {"model_type": "vit", "image_size": 2**16, "patch_size": 1},
-            {"random": ["larger than any model of width 8"], "pretrained": ["belongs to another base"]},
-        ),
-        (
-            "gates",
-            {"model_type": "fpt_lstm", "hidden_size": 2**20},
-            {"random": ["larger than this machine's memory"], "pretrained": ["belongs to another base"]},
-        ),
-        (
-            "experts",
-            TINY | {"model_type": "mixtral", "num_local_experts": 2**24},
-            {"random": ["larger than any model of width 8"], "pretrained": ["belongs to another base"]},
-        ),
-        (
-            "many small groups",
-            TINY | {"model_type": "albert", "embedding_size": 8, "num_hidden_groups": 10**6},
-            {"random": ["over 8192 tensors"], "pretrained": ["belongs to another base"]},
-        ),
-    ]
-    if init in ("random", "pretrained") or isinstance(words, list)
 }
+IMAGE_SIZES = TINY | {"model_type": "vit", "image_size": 2**16, "patch_size": 1}
+GROUPS = TINY | {"model_type": "albert", "embedding_size": 8, "num_hidden_groups": 10**6}
+BIG, WIDE_32 = "larger than this machine's memory", "larger than any model of width 32, 167772160 bytes"
+WIDE_8, OTHER = "larger than any model of width 8", "belongs to another base"
+BACKBONES = {  # base_model_config, and the words for all weights, or for random and for pretrained ones
+    "hidden size": ({"n_embd": HUGE}, ["n_embd=1000000000000", "add up to more than"]),
+    "hidden size by another name": ({"hidden_size": HUGE}, ["hidden_size=1000000000000"]),
+    "layers": ({"n_layer": HUGE}, ["n_layer=1000000000000", "no backbone has more than 512 layers"]),
+    "layers by another name": ({"num_hidden_layers": 10**6}, ["num_hidden_layers=1000000", "512 layers"]),
+    "vocabulary": ({"vocab_size": HUGE}, ["vocab_size=1000000000000"]),
+    "a narrow vocabulary": ({"vocab_size": 2**24}, {"random": WIDE_32, "pretrained": "vocab_size=16777216"}),
+    "narrow layers": ({"n_inner": 2**24}, {"random": WIDE_32, "pretrained": "n_inner=16777216"}),
+    "narrow positions": ({"n_positions": 2**24}, {"random": WIDE_32, "pretrained": "n_positions=16777216"}),
+    "feed-forward": ({"n_inner": HUGE}, ["n_inner=1000000000000"]),
+    "heads": ({"n_head": HUGE}, ["n_head=1000000000000"]),
+    "positions": ({"n_positions": HUGE}, ["n_positions=1000000000000"]),
+    "a token id": ({"eos_token_id": -HUGE}, ["eos_token_id=-1000000000000"]),
+    "a list": ({"model_type": "gpt_neo", "attention_types": [[["global"], HUGE]]}, ["attention_types="]),
+    "many in a list": ({"x": [2**20] * 33}, ["add up to more than 33554432"]),
+    "large layers": (LAYERS_512 | {"n_inner": 2**24}, {"random": BIG, "pretrained": OTHER}),
+    "wide": ({"n_embd": 2**22}, {"random": BIG, "pretrained": "has 32"}),
+    "pictures": (IMAGE_SIZES, {"random": WIDE_8, "pretrained": OTHER}),
+    "gates": ({"model_type": "fpt_lstm", "hidden_size": 2**20}, {"random": BIG, "pretrained": OTHER}),
+    "experts": (TINY | {"model_type": "mixtral", "num_local_experts": 2**24}, {"random": WIDE_8, "pretrained": OTHER}),
+    "many small groups": (GROUPS, {"random": "over 8192 tensors", "pretrained": OTHER}),
+}
+for name, (values, words) in BACKBONES.items():
+    words = words if isinstance(words, dict) else dict.fromkeys(("random", "pretrained", "statistics"), words)
+    for init, said in words.items():
+        fields = RANDOM if init == "random" else {"backbone_init": init}
+        said = [said] if isinstance(said, str) else said
+        ABSURD[f"{name} of {init} weights"] = {"base_model_config": values} | fields, said
 BASES = {  # a base that the author of the delta made, too, and whose configuration is not its weights'
     "wide": {"n_embd": 2**14, "n_head": 2},
     "long": {"n_positions": 2**24},
@@ -563,7 +500,7 @@ def absurd(good, saved_base, tmp_path_factory):
     """How each absurd delta was refused, and what that cost, in another process, whose memory is limited."""
     root, cases = tmp_path_factory.mktemp("absurd"), []
 
-    def copy(name, fields, base=saved_base):
+    def add(name, fields, base=saved_base):
         folder = shutil.copytree(good / "pretrained", root / str(len(cases)))
         edit(folder / "config.json", **fields)
         nested = fields.get("base_model_config", {})
@@ -573,11 +510,11 @@ def absurd(good, saved_base, tmp_path_factory):
         cases.append((name, folder, base))
 
     for name, (fields, _) in ABSURD.items():
-        copy(name, fields | ({"backbone_init": "statistics"} if name.endswith("of statistics weights") else {}))
+        add(name, fields)
     for name, values in BASES.items():
         base = shutil.copytree(saved_base, root / f"base-{name}")
         edit(base / "config.json", **values)
-        copy(f"base {name}", {"base_model_config": values}, base)
+        add(f"base {name}", {"base_model_config": values}, base)
 
     def measure():
         resource.setrlimit(resource.RLIMIT_DATA, (MOST_DATA, MOST_DATA))
@@ -589,9 +526,7 @@ def absurd(good, saved_base, tmp_path_factory):
 
 def check_absurd(result, words):
     assert {"ValueError", "StrictDataclassError"} & set(result["kinds"]), result
-    for word in words:
-        assert word in result["message"]
-    assert len(result["message"]) < 2000
+    assert [word for word in words if word not in result["message"]] == [] and len(result["message"]) < 2000, result
     assert result["seconds"] < 2 and result["megabytes"] < 200
 
 
@@ -609,7 +544,7 @@ def test_a_base_is_not_built_larger_than_its_weights(absurd, name):
     check_absurd(absurd[f"base {name}"], ["larger than its weights can be", "base_model_config asks for too much"])
 
 
-def test_a_configuration_alone_builds_nothing_larger_than_the_machine(hostile, monkeypatch):
+def test_a_configuration_builds_nothing_larger_than_the_machine(hostile, monkeypatch):
     config = AutoConfig.from_pretrained(hostile("random", input_size=2**20))
     with monkeypatch.context() as patch:
         patch.setattr(fpt_adapters.models.base, "MEMORY", 2**26)
@@ -652,56 +587,48 @@ def test_what_transformers_own_models_say_is_accepted(model_type):
 # Labels and other text
 
 
-@pytest.mark.parametrize(
-    "fields",
-    [
-        {"id2label": {"0": {"a": 1}}},
-        {"id2label": {"0": ["a"]}, "label2id": None},
-        {"id2label": {"0": None}},
-        {"id2label": {"0": 5}},
-        {"id2label": {"zero": "a"}},
-        {"id2label": {"-1": "a"}},
-        {"id2label": {}},
-        {"id2label": ["a", "b"]},
-        {"id2label": "abc"},
-        {"id2label": 4},
-        {"label2id": {"a": [1]}},
-        {"label2id": {"a": {"b": 1}}},
-        {"label2id": [1]},
-        {"label2id": "evil"},
-    ],
-    ids=str,
-)
-def test_labels_are_numbers_and_names(hostile, refused, fields):
-    refused(replace(hostile(), **fields), next(iter(fields)))
+NO_LABELS = {
+    "id2label": [{"0": {"a": 1}}, {"0": None}, {"0": 5}, {"zero": "a"}, {"-1": "a"}, {}, ["a", "b"], "abc", 4],
+    "label2id": [{"a": [1]}, {"a": {"b": 1}}, [1], "evil"],
+}
+RULES = [({name: value}, [name]) for name, values in NO_LABELS.items() for value in values] + [
+    ({"id2label": {"0": ["a"]}, "label2id": None}, ["id2label"]),
+    ({"id2label": {str(10**i): "a" for i in range(4)}}, ["id2label numbers its labels 0..3"]),
+    ({"id2label": {str(i): "a" for i in range(1, 10**5)}}, ["id2label numbers its labels", "..."]),
+    ({"num_labels": -1}, ["num_labels", "at least 1"]),
+    ({"num_labels": 0}, ["num_labels", "at least 1"]),
+    ({"num_labels": "4"}, ["num_labels", "'4'"]),
+    ({"num_labels": 4.0}, ["num_labels", "4.0"]),
+    ({"num_labels": True}, ["num_labels", "True"]),
+    ({"problem_type": "evil"}, ["problem_type", "single_label_classification", "evil"]),
+    ({"problem_type": ["regression"]}, ["problem_type"]),
+    ({"trainable": ["x" * 10**6]}, ["trainable takes groups", "..."]),
+    ({"input_dropout": float("nan")}, ["input_dropout", "nan"]),
+    ({"input_dropout": 10**400}, ["input_dropout", "10**308"]),
+    ({"backbone_dropout": float("inf")}, ["backbone_dropout", "inf"]),
+]
+RULES += [
+    ({"base_model_revision": value}, ["base_model_revision is a hash"])
+    for value in ("../../others", "/etc/passwd", "main", "", "607A", "0" * 65)
+]
+RULES += [
+    ({name: value}, [name])  # and a long value is not repeated whole
+    for name in ("pooling", "backbone_layers", "base_model", "trainable", "problem_type")
+    for value in ("x" * 10**5, {"x" * 10**5: 1})
+]
 
 
-@pytest.mark.parametrize(
-    "fields, words",
-    [
-        ({"id2label": {str(10**i): "a" for i in range(4)}}, ["id2label numbers its labels 0..3"]),
-        ({"id2label": {str(i): "a" for i in range(1, 10**5)}}, ["id2label numbers its labels", "..."]),
-        ({"num_labels": -1}, ["num_labels", "at least 1"]),
-        ({"num_labels": 0}, ["num_labels", "at least 1"]),
-        ({"num_labels": "4"}, ["num_labels", "'4'"]),
-        ({"num_labels": 4.0}, ["num_labels", "4.0"]),
-        ({"num_labels": True}, ["num_labels", "True"]),
-        ({"problem_type": "evil"}, ["problem_type", "single_label_classification", "evil"]),
-        ({"problem_type": ["regression"]}, ["problem_type"]),
-        ({"trainable": ["x" * 10**6]}, ["trainable takes groups", "..."]),
-        ({"input_dropout": float("nan")}, ["input_dropout", "nan"]),
-        ({"input_dropout": 10**400}, ["input_dropout", "10**308"]),
-        ({"backbone_dropout": float("inf")}, ["backbone_dropout", "inf"]),
-    ],
-    ids=lambda value: str(value)[:40],
-)
-def test_other_fields_hold_their_rules(hostile, refused, fields, words):
+@pytest.mark.parametrize("fields, words", RULES, ids=lambda value: str(value)[:40])
+def test_fields_hold_their_rules(hostile, refused, fields, words):
     refused(replace(hostile(), **fields), *words)
 
 
-@pytest.mark.parametrize("name", ["task_specific_params", "to_dict", "x" * 10**4, "evil\n\x1b[2J"], ids=ascii)
-def test_an_unknown_field_is_refused(hostile, refused, name):
-    refused(hostile(**{name: {"a": 1}}), "FPTConfig has no field", error=TypeError)
+UNKNOWN = LOADS_MORE | {name: {"a": 1} for name in ("task_specific_params", "to_dict", "x" * 10**4, "evil\n\x1b[2J")}
+
+
+@pytest.mark.parametrize("name, value", UNKNOWN.items(), ids=map(ascii, UNKNOWN))
+def test_an_unknown_field_is_refused(hostile, refused, name, value):
+    refused(hostile(**{name: value}), f"FPTConfig has no field {name!r}"[:60], error=TypeError)
 
 
 NO_CONFIGURATIONS = ("", "[]", "3", '"x"', "null", "{", "\x00", "[" * 10**5, "1" * 10**5, "NaN")
@@ -717,67 +644,27 @@ def test_what_is_no_configuration_is_refused(hostile, content):
 
 
 @pytest.mark.parametrize("init", ["pretrained", "random"])
-@pytest.mark.parametrize(
-    "nested",
-    [{"activation_function": "evil"}, {"n_head": 0}, {"n_positions": -5}],
-    ids=str,
-)
+@pytest.mark.parametrize("nested", [{"activation_function": "evil"}, {"n_head": 0}, {"n_positions": -5}], ids=str)
 def test_what_transformers_cannot_build_is_a_wrong_value(hostile, refused, nested, init):
     refused(hostile(init, nested=nested), "base_model_config")
 
 
-@pytest.mark.parametrize("value", ["x" * 10**5, {"x" * 10**5: 1}], ids=lambda value: type(value).__name__)
-@pytest.mark.parametrize("name", ["pooling", "backbone_layers", "base_model", "trainable", "problem_type"])
-def test_a_long_value_is_not_repeated_whole(hostile, refused, name, value):
-    refused(replace(hostile(), **{name: value}), name)
-
-
 @pytest.mark.parametrize("name", ["n_embd", "dtype", "layers" + "x" * 10**5])
-def test_nor_is_a_long_one_of_the_base(hostile, refused, name):
+def test_a_long_value_of_the_base_is_not_repeated_whole(hostile, refused, name):
     refused(hostile(nested={name: "x" * 10**5 if "layers" not in name else HUGE}), name[:20])
 
 
 # Weights
 
 
-HEAD, HEAD_NAME = "output.weight", "head.weight"  # its place in the file, its name in the model
-NOT_TRAINED = (
-    "backbone.other.0",
-    "backbone.layers.0.attention.0",
-    "backbone.layers.2.norm.0",
-    "fpt.backbone.wte.weight",
-    "fpt.backbone.h.0.attn.c_attn.weight",
-    "fpt.backbone.h.0.attn.bias",
-    "head.weight",
-    "fpt.backbone.ln_f.weight.data",
-    "fpt.config",
-    "backbone.wte.weight",
-    "wte.weight",
-    "head.evil",
-    "__class__",
-    "",
-    ".",
-    "..",
-)
-
-
-def add(name):
-    def change(tensors):
-        tensors[name] = torch.zeros(100, 32)
-
-    return change
-
-
-@pytest.mark.parametrize("name", [*NOT_TRAINED, "x" * 10**5], ids=lambda name: name[:40])
-def test_no_frozen_weight_is_changed(hostile, refused, name):
-    named = {"backbone.other.0": "fpt.backbone.wte.weight", "backbone.layers.0.attention.0": "h.0.attn.c_attn.weight"}
-    words = named.get(name, f"has {name[:200]}")
-    refused(hostile(tensors=add(name)), words, "which this model does not train", error=DeltaError)
+def adding(name, tensor):
+    """A change of the tensors: one more of them."""
+    return lambda tensors: tensors.update({name: tensor})
 
 
 @pytest.mark.parametrize("loader", [FPTModel, AutoModel])
-def test_nor_through_the_headless_model(hostile, refused, loader):
-    folder = hostile(tensors=add("fpt.backbone.wte.weight"))
+def test_no_frozen_weight_is_changed_through_the_headless_model(hostile, refused, loader):
+    folder = hostile(tensors=adding("fpt.backbone.wte.weight", torch.zeros(100, 32)))
     refused(folder, "backbone.wte.weight", "does not train", error=DeltaError, loader=loader)
 
 
@@ -785,109 +672,6 @@ def test_nor_through_the_headless_model(hostile, refused, loader):
 def test_what_the_policy_does_not_name_is_not_changed(hostile, refused, group):
     groups = [name for name in ("input", "output", "norm", "position") if name != group]
     refused(hostile(trainable=groups), "which this model does not train", error=DeltaError)
-
-
-def read_header(file):
-    """The header of a safetensors file, and what follows it."""
-    data = file.read_bytes()
-    length = int.from_bytes(data[:8], "little")
-    return json.loads(data[8 : 8 + length]), data[8 + length :]
-
-
-def with_length(text):
-    return len(text).to_bytes(8, "little") + text
-
-
-HEADERS = {  # the start of the file, or changes of the entry of HEAD, or of the metadata
-    "a length beyond the file": (10**9).to_bytes(8, "little") + b"{}",
-    "a length beyond all": b"\xff" * 8 + b"{}",
-    "no length": b"",
-    "an empty header": bytes(8),
-    "a list": with_length(b"[]"),
-    "a deep list": with_length(b"[" * 10**5 + b"]" * 10**5),
-    "a negative shape": {"shape": [-4, 32]},
-    "a shape beyond all": {"shape": [2**62, 2**62]},
-    "a shape of fractions": {"shape": [0.5]},
-    "an empty tensor of many rows": {"shape": [HUGE, 0], "data_offsets": [0, 0]},
-    "offsets beyond the file": {"data_offsets": [0, HUGE]},
-    "offsets backwards": {"data_offsets": [512, 0]},
-    "the bytes of another": {"shape": [4], "data_offsets": [0, 16]},
-    "an unknown dtype": {"dtype": "EVIL"},
-    "a dtype of other size": {"dtype": "F64"},
-    "metadata that is none": {"__metadata__": 5},
-    "metadata of numbers": {"__metadata__": {"format": 5}},
-}
-
-
-@pytest.mark.parametrize("change", HEADERS.values(), ids=HEADERS)
-def test_a_forged_header_is_refused(hostile, refused, change):
-    folder = hostile()
-    file = folder / "model.safetensors"
-    header, body = read_header(file)
-    if isinstance(change, dict):
-        header[HEAD] |= {name: value for name, value in change.items() if name != "__metadata__"}
-        header["__metadata__"] = change.get("__metadata__", header["__metadata__"])
-        change = with_length(json.dumps(header).encode())
-    file.write_bytes(change + body)
-    refused(folder, "truncated or no safetensors file", error=DeltaError)
-
-
-def test_a_name_that_comes_twice_is_one_tensor(hostile, refused):
-    folder = hostile()
-    file = folder / "model.safetensors"
-    header, body = read_header(file)
-    twice = json.dumps({HEAD: header[HEAD] | {"shape": [128]}})
-    file.write_bytes(with_length((json.dumps(header)[:-1] + ", " + twice[1:]).encode()) + body)
-    refused(folder, HEAD_NAME, "shape", error=DeltaError)
-
-
-@pytest.mark.parametrize(
-    "metadata, words",
-    [
-        ({}, "was not written by fpt_adapters"),
-        ({DIGESTS_KEY: ""}, "is corrupt"),
-        ({DIGESTS_KEY: "0" * 16}, "is corrupt"),
-        ({DIGESTS_KEY: ",".join(["0" * 16] * 15)}, "were not saved together"),
-        ({DIGESTS_KEY: ",".join(["0" * 16] * 15), CONFIG_KEY: "0" * 16}, "were not saved together"),
-    ],
-    ids=str,
-)
-def test_forged_digests_are_refused(hostile, refused, metadata, words):
-    folder = hostile()
-    file = folder / "model.safetensors"
-    save_file(load_file(file), file, metadata={"format": "pt", FORMAT_KEY: "1", **metadata})
-    refused(folder, words, error=DeltaError)
-
-
-@pytest.mark.parametrize("shape", [(0, 32), (4, 0), (128,), (32, 4), (4, 32, 1), (5, 32), ()], ids=str)
-def test_a_tensor_of_another_shape_is_refused(hostile, refused, shape):
-    def reshape(tensors):
-        tensors[HEAD] = torch.zeros(shape)
-
-    refused(hostile(tensors=reshape), HEAD_NAME, str(shape), "(4, 32)", error=DeltaError)
-
-
-OLD_SAFETENSORS = Version(safetensors.__version__) < Version("0.7")
-COMPLEX = pytest.param("complex64", marks=pytest.mark.skipif(OLD_SAFETENSORS, reason="safetensors has it since 0.7"))
-TRAINED = {HEAD: HEAD_NAME, "backbone.norm.0": "fpt.backbone.ln_f.weight"}
-
-
-@pytest.mark.parametrize("place", TRAINED)
-@pytest.mark.parametrize("dtype", ["float64", "int64", "int8", "uint8", "bool", COMPLEX, "float8_e4m3fn"])
-def test_a_tensor_of_another_dtype_is_refused(hostile, refused, place, dtype):
-    def cast(tensors):
-        tensors[place] = tensors[place].to(getattr(torch, dtype))
-
-    refused(hostile(tensors=cast), TRAINED[place], dtype, "float32", error=DeltaError)
-
-
-@pytest.mark.parametrize("place", TRAINED)
-@pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
-def test_a_tensor_that_is_not_finite_is_refused(hostile, refused, place, value):
-    def spoil(tensors):
-        tensors[place].view(-1)[-1] = float(value)
-
-    refused(hostile(tensors=spoil), TRAINED[place], "not finite", error=DeltaError)
 
 
 def test_no_other_file_takes_the_place_of_the_configuration(hostile, refused):
@@ -909,11 +693,7 @@ def test_a_buffer_that_no_training_changes_is_frozen(refused, tmp_path):
     model.save_pretrained(tmp_path / "delta")
     name = "fpt.backbone.layers.1.mlp.gate.e_score_correction_bias"
     assert name in model.state_dict()
-
-    def choose(tensors):
-        tensors[name] = torch.linspace(-9, 9, 8)
-
-    sign(tmp_path / "delta", choose)
+    sign(tmp_path / "delta", adding(name, torch.linspace(-9, 9, 8)))
     refused(tmp_path / "delta", name, "does not train", error=DeltaError)
 
 
@@ -927,9 +707,10 @@ def test_a_link_out_of_the_folder_is_neither_read_nor_uploaded(good, tmp_path, n
     secret.write_bytes((folder / name).read_bytes() if (folder / name).exists() else b"{}")
     (folder / name).unlink(missing_ok=True)
     (folder / name).symlink_to(secret)
-    with pytest.raises(DeltaError, match=rf"{name} is a link to .*secret, outside of"):
+    message = rf"{name} is a link to .*secret, outside of"
+    with pytest.raises(DeltaError, match=message):
         repository_files(folder)
-    with pytest.raises(DeltaError, match=rf"{name} is a link to .*secret, outside of"):
+    with pytest.raises(DeltaError, match=message):
         write_repository(FPTForSequenceClassification.from_pretrained(folder), tmp_path / "pushed", "owner/x")
     (folder / name).unlink()
     (folder / "inside").write_bytes(secret.read_bytes())

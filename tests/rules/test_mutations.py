@@ -5,7 +5,6 @@ looked at. `benchmarks/faults.py` prints the counts of the long run.
 """
 
 import contextlib
-import importlib
 import json
 import linecache
 import logging
@@ -26,14 +25,33 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import TINY_BACKBONES, forked, needs_fork, tiny_config
+from conftest import (
+    IMAGES,
+    NUMBERS,
+    SERIES,
+    TINY_BACKBONES,
+    TOKENS,
+    contents,
+    example,
+    forked,
+    move,
+    needs_fork,
+    tiny_config,
+)
 from huggingface_hub.constants import HF_HOME
 from huggingface_hub.errors import StrictDataclassError
-from mutations import CONFIG, WEIGHTS, Files, mutate, mutate_bytes, mutate_fields, read_header, with_header
+from mutations import CONFIG, WEIGHTS, Files, mutate, mutate_bytes, mutate_fields, read_header, with_metadata
 from safetensors.torch import load as load_tensors
 from tokenizers import normalizers, pre_tokenizers
-from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, AutoModelForSequenceClassification, AutoTokenizer
-from transformers.models.auto.image_processing_auto import AutoImageProcessor
+from transformers import (
+    AutoConfig,
+    AutoFeatureExtractor,
+    AutoImageProcessor,
+    AutoModel,
+    AutoModelForImageClassification,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+)
 
 import fpt_adapters
 from fpt_adapters import (
@@ -55,24 +73,14 @@ MOST_MEGABYTES = 300  # that all loads together may take beyond what good ones d
 MOST_DATA = 8 * 2**30  # bytes for the whole process
 KILLED_AFTER = 60  # seconds of a processor
 
-SERIES = {"input_type": "series", "series_length": 20, "num_channels": 2, "patch_length": 4, "patch_stride": 2}
-TOKENS = {"input_type": "tokens", "vocab_size": 12, "sequence_length": 10, "pad_token_id": 0}
-IMAGES = {"input_type": "images", "image_size": 8, "num_channels": 1, "patch_size": 4}
-NUMBERS = {"input_type": "values", "input_size": 3, "sequence_length": 10}
-INPUTS = {
-    "values": {"input_values": torch.linspace(-1, 1, 60).reshape(2, 10, 3)},
-    "series": {"input_values": torch.linspace(-1, 1, 80).reshape(2, 20, 2)},
-    "tokens": {"input_ids": torch.arange(20).reshape(2, 10) % 12},
-    "images": {"pixel_values": torch.linspace(-1, 1, 128).reshape(2, 1, 8, 8)},
-}
 LORA = {"peft_type": "lora", "r": 2, "target_modules": ["c_attn"], "fan_in_fan_out": True}
 KINDS = {  # base, whether it is pretrained, fields
     "gpt2": ("gpt2", True, NUMBERS),
     "gpt2 of an earlier version": ("gpt2", True, NUMBERS),
-    "bert, tokens": ("bert", True, TOKENS),
+    "bert, tokens": ("bert", True, TOKENS | {"pad_token_id": 0}),
     "gpt2 with an adapter": ("gpt2", True, NUMBERS | {"peft_config": LORA}),
     "gpt2, series, new positions": ("gpt2", True, SERIES | {"positions": "new", "pooling": "mean"}),
-    "random gpt2": ("gpt2", False, TOKENS),
+    "random gpt2": ("gpt2", False, TOKENS | {"pad_token_id": 0}),
     "random llama": ("llama", False, SERIES),
     "vit": ("vit", True, IMAGES),
     "random vit": ("vit", False, IMAGES),
@@ -106,30 +114,23 @@ def all_tensors(model):
 def make_truth(name, folder):
     """A trained tiny model of a kind, saved."""
     family, pretrained, fields = KINDS[name]
-    images = fields["input_type"] == "images"
-    model_class = FPTForImageClassification if images else FPTForSequenceClassification
-    auto = importlib.import_module("transformers").AutoModelForImageClassification if images else None
-    base, kwargs = tiny_config(family), {}
+    model_class, auto_class = FPTForSequenceClassification, AutoModelForSequenceClassification
+    if fields["input_type"] == "images":
+        model_class, auto_class = FPTForImageClassification, AutoModelForImageClassification
+    base, kwargs, init = tiny_config(family), {}, "random"
     if pretrained:
         torch.manual_seed(1)
         AutoModel.from_config(base).save_pretrained(folder / "base")
-        base, kwargs = folder / "base", {"base_model_name_or_path": folder / "base"}
+        base, kwargs, init = folder / "base", {"base_model_name_or_path": folder / "base"}, "pretrained"
     torch.manual_seed(2)
-    init = "pretrained" if pretrained else "random"
     model = model_class.from_backbone(base, base_model="someone/tiny", backbone_init=init, num_labels=4, **fields)
     before = {name: tensor.clone() for name, tensor in all_tensors(model).items()}
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.requires_grad:
-                parameter.add_(torch.randn_like(parameter), alpha=0.1)
-    model.save_pretrained(folder / "delta")
-    files = {name: (folder / "delta" / name).read_bytes() for name in (CONFIG, WEIGHTS)}
+    move(model).save_pretrained(folder / "delta")
+    files = contents(folder / "delta")
     if "earlier version" in name:
-        header, body = read_header(files[WEIGHTS])
-        del header["__metadata__"][CONFIG_TEXT_KEY]
-        files[WEIGHTS] = with_header(json.dumps(header), body)
-    inputs = INPUTS[fields["input_type"]]
-    loaders = (model_class, model_class, auto or AutoModelForSequenceClassification, AutoConfig, FPTConfig)
+        files[WEIGHTS] = with_metadata(files[WEIGHTS], CONFIG_TEXT_KEY, None)
+    inputs = example(fields["input_type"])
+    loaders = (model_class, model_class, auto_class, AutoConfig, FPTConfig)
     config = model_class.from_pretrained(folder / "delta", **kwargs).config.to_dict()
     return Truth(files, loaders, kwargs, inputs, logits_of(model, inputs), config, before)
 
@@ -143,8 +144,7 @@ def plain(value):
 
 
 def changed_fields(truth, model):
-    now = plain(model.config.to_dict())
-    before = plain(truth.config)
+    now, before = plain(model.config.to_dict()), plain(truth.config)
     return sorted(name for name in {*now, *before} - {"_name_or_path"} if now.get(name) != before.get(name))
 
 
@@ -204,19 +204,18 @@ def judge_honest(truth, files, values, model):
 # Processors
 
 
-def pixels():
-    return np.arange(3 * 16 * 16, dtype=np.uint8).reshape(16, 16, 3)
+PIXELS = np.arange(3 * 16 * 16, dtype=np.uint8).reshape(16, 16, 3)
 
 
 def word_tokenizer():
     return fixed_tokenizer(["[PAD]", *"abcdefgh"], 10, normalizers.Lowercase(), pre_tokenizers.Whitespace())
 
 
-PROCESSORS = {  # made, loaded by, and used; words are read by transformers' own classes alone
+PROCESSORS = {  # made, loaded by, and used; words are read only by transformers' own classes
     "pictures": (
         lambda: FPTImageProcessor(size=8, num_channels=3, image_mean=0.5, image_std=0.25),
         (FPTImageProcessor, AutoImageProcessor),
-        lambda processor: processor(pixels())["pixel_values"],
+        lambda processor: processor(PIXELS)["pixel_values"],
     ),
     "sequences": (
         lambda: FPTFeatureExtractor(feature_size=2, max_length=20, mean=[0.5, 1.0], std=2.0, sampling_rate=8),
@@ -239,23 +238,9 @@ def mutate_processor(files, draws):
 # The other process
 
 
-READ_FROM = [
-    sysconfig.get_path("stdlib"),
-    sysconfig.get_path("purelib"),
-    sysconfig.get_path("platlib"),
-    sys.prefix,
-    sys.base_prefix,
-]
-READ_FROM += [
-    os.fspath(Path(__file__).parents[2]),
-    HF_HOME,
-    "/proc",
-    "/sys",
-    "/dev",
-    "/etc/localtime",
-    "/usr/lib",
-    "/usr/share",
-]
+READ_FROM = [sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")]
+READ_FROM += [sys.prefix, sys.base_prefix, os.fspath(Path(__file__).parents[2]), HF_HOME]
+READ_FROM += ["/proc", "/sys", "/dev", "/etc/localtime", "/usr/lib", "/usr/share"]
 HARM = ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "socket.connect", "pickle.find_class")
 
 
@@ -307,9 +292,7 @@ def judge_error(error, through_auto):
 
 
 def load(loader, folder, kwargs):
-    if loader in (AutoConfig, FPTConfig):
-        return loader.from_pretrained(folder)
-    return loader.from_pretrained(folder, **kwargs)
+    return loader.from_pretrained(folder, **({} if loader in (AutoConfig, FPTConfig) else kwargs))
 
 
 def run_cases(root, numbers, seed, log):
@@ -323,8 +306,7 @@ def run_cases(root, numbers, seed, log):
     made = {}
     for name, (make, loaders, use) in PROCESSORS.items():
         make().save_pretrained(root / name)
-        files = {file.name: file.read_bytes() for file in (root / name).iterdir()}
-        made[name] = files, loaders, use, use(loaders[-1].from_pretrained(root / name))
+        made[name] = contents(root / name), loaders, use, use(loaders[-1].from_pretrained(root / name))
     for truth in truths.values():  # imports what loading imports
         for loader in truth.loaders:
             load(loader, write(truth.files, root / "case"), truth.kwargs)
@@ -338,11 +320,10 @@ def run_cases(root, numbers, seed, log):
         messages.texts.clear()
         watch.found.clear()
         kind = draws.choice((*truths, *PROCESSORS))
-        case = (
-            run_processor(made[kind], root, draws)
-            if kind in PROCESSORS
-            else run_delta(truths[kind], root, draws, messages)
-        )
+        if kind in PROCESSORS:
+            case = run_processor(made[kind], root, draws)
+        else:
+            case = run_delta(truths[kind], root, draws, messages)
         if watch.found:
             case["outcome"] = f"wrong: {watch.found[0]}"
         memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
@@ -416,14 +397,8 @@ def mutated(root, count, seed=0):
         assert lines, "the process did not begin"
         following = lines[-1]["number"] + 1
         if "outcome" not in lines[-1]:
-            results.append(
-                {
-                    **lines[-1],
-                    "kind": "?",
-                    "outcome": f"wrong: the process ended with {status}",
-                    "seconds": KILLED_AFTER,
-                }
-            )
+            ended = {"kind": "?", "outcome": f"wrong: the process ended with {status}", "seconds": KILLED_AFTER}
+            results.append(lines[-1] | ended)
         attempt += 1
     return results
 

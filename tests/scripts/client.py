@@ -1,6 +1,4 @@
-"""A fresh process that runs what it is told on stdin, a JSON line a time; used by tests that need the real Hub client.
-
-    client.py MODULE ...        imports the modules first, and answers {"ready": true}
+"""A fresh process that imports the modules that it is given, and runs what it is told on stdin, a JSON line a time.
 
 {"code": "..."} is executed; the answer has what the code left in `result`, or the error with its class's ancestors.
 """
@@ -13,7 +11,6 @@ import traceback
 answers = sys.stdout
 sys.stdout = sys.stderr
 names = {name: importlib.import_module(name) for name in sys.argv[1:]}
-print(json.dumps({"ready": True}), file=answers, flush=True)
 for line in sys.stdin:
     space = dict(names)
     try:

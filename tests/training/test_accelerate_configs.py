@@ -7,9 +7,8 @@ import pytest
 from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.commands.launch import launch_command_parser
 from accelerate.utils import DistributedType
-from conftest import EXAMPLES
+from runs import CONFIGS
 
-CONFIGS = sorted((EXAMPLES / "accelerate").glob("*.yaml"))
 TYPES = {
     "cpu": DistributedType.MULTI_GPU,
     "ddp": DistributedType.MULTI_GPU,
@@ -20,35 +19,32 @@ TYPES = {
 
 
 def read(name):
-    return load_config_from_file(str(EXAMPLES / "accelerate" / f"{name}.yaml"))
+    return load_config_from_file(str(CONFIGS / f"{name}.yaml"))
 
 
 def test_there_is_one_for_each_back_end():
-    assert {path.stem for path in CONFIGS} == set(TYPES)
+    assert {path.stem for path in CONFIGS.glob("*.yaml")} == set(TYPES)
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-def test_accelerate_reads_it(path):
-    config = load_config_from_file(str(path))
-    assert config.distributed_type is TYPES[path.stem]
+@pytest.mark.parametrize("name", TYPES)
+def test_accelerate_reads_it_and_knows_every_field(name):
+    config = read(name)
+    assert config.distributed_type is TYPES[name]
     assert config.num_processes == 2 and config.num_machines == 1
     assert config.mixed_precision == "no"  # Trainer's own flag decides: DeepSpeed refuses two that differ
     assert config.use_cpu is False  # else one process would start
-
-
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-def test_accelerate_launch_knows_every_field(path):
-    """It would pass over one that it does not know."""
-    config = load_config_from_file(str(path))
-    known = {action.dest for action in launch_command_parser()._actions}
+    known = {
+        action.dest for action in launch_command_parser()._actions
+    }  # it would pass over one that it does not know
     assert {*config.fsdp_config, *config.deepspeed_config} <= known
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-def test_it_says_how_it_is_started_and_what_it_needs(path):
-    comment = " ".join(line.lstrip("# ") for line in path.read_text().splitlines() if line.startswith("#"))
-    assert f"accelerate launch --config_file examples/accelerate/{path.name} examples/run_fpt.py" in comment
-    assert ("pip install deepspeed" in comment) == path.stem.startswith("deepspeed")
+@pytest.mark.parametrize("name", TYPES)
+def test_it_says_how_it_is_started_and_what_it_needs(name):
+    lines = (CONFIGS / f"{name}.yaml").read_text().splitlines()
+    comment = " ".join(line.lstrip("# ") for line in lines if line.startswith("#"))
+    assert f"accelerate launch --config_file examples/accelerate/{name}.yaml examples/run_fpt.py" in comment
+    assert ("pip install deepspeed" in comment) == name.startswith("deepspeed")
     assert "rocesses" in comment
 
 

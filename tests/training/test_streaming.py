@@ -1,51 +1,24 @@
-"""Training from streams: what is seen and when, resume to the bit, processes and workers, tasks and the script."""
+"""Training from streams: what is seen and when, resume to the bit, processes and workers."""
 
 import itertools
 import json
 import shutil
-from pathlib import Path
 
 import pytest
 import torch
 from conftest import load_script, since
-from test_distributed import launch
+from runs import SCRIPTS, assert_same, copied, losses, own_messages, stop_after, two_processes
 from test_streams import ROWS, source
-from test_training import arguments, assert_same, copied, losses, stop_after
 from torch.utils.data import IterableDataset
 
-from fpt_adapters import FPTTrainer
 from fpt_adapters.data.streams import ExampleStream
 
-SCRIPT = Path(__file__).parents[1] / "scripts" / "train_stream.py"
-
-# Training
-
-
-def to_example(row, place=None):
-    """An example of the fixture's default model whose first number is the row's."""
-    generator = torch.Generator().manual_seed(row["x"])
-    values = torch.randn(10, 3, generator=generator)
-    values[0, 0] = row["x"] / 1000
-    return {"input_values": values, "labels": row["x"] % 4}
-
-
-class Recorder(FPTTrainer):
-    """Keeps the rows of each batch that is trained on."""
-
-    def training_step(self, model, inputs, *args):
-        self.seen.append([round(1000 * x) for x in inputs["input_values"][:, 0, 0].tolist()])
-        return super().training_step(model, inputs, *args)
-
-    seen = property(lambda self: self.__dict__.setdefault("_seen", []))
+script = load_script(SCRIPTS / "two_processes.py")
+to_example = script.to_example
 
 
 def examples(**options):
     return ExampleStream(source(), to_example, **({"buffer_size": 6, "seed": 1} | options))
-
-
-def streamed(folder, **changes):
-    changes = {"max_steps": 10, "per_device_train_batch_size": 4, "save_strategy": "steps", "save_steps": 3} | changes
-    return arguments(folder, lr_scheduler_type="linear", **changes)
 
 
 def a_datasets_stream():
@@ -62,15 +35,42 @@ class Once(IterableDataset):
         yield from (to_example({"x": row}) for row in self.rows)
 
 
-def test_training_takes_every_example_once_an_epoch(make_model, tmp_path):
-    trainer = Recorder(make_model("gpt2"), streamed(tmp_path, max_steps=14), train_dataset=examples())
-    trainer.train()
-    assert list(map(len, trainer.seen)) == [4, 4, 4, 4, 4, 4, 1] * 2
-    assert sorted(itertools.chain(*trainer.seen[:7])) == sorted(itertools.chain(*trainer.seen[7:])) == ROWS
-    assert trainer.seen[:7] != trainer.seen[7:]
+STREAMED = {
+    "trainer_class": script.Recorder,
+    "lr_scheduler_type": "linear",
+    "max_steps": 10,
+    "per_device_train_batch_size": 4,
+    "save_steps": 3,
+}
 
 
-DROPOUT = {"backbone_dropout": 0.2, "input_dropout": 0.1}
+@pytest.fixture
+def make_streamed(make_trainer):
+    """Build a Recorder that takes ten steps of four examples of a stream."""
+
+    def make(stream=None, **changes):
+        return make_trainer(**(STREAMED | {"train_dataset": examples() if stream is None else stream} | changes))
+
+    return make
+
+
+@pytest.fixture
+def stream(make_streamed):
+    """As `make_streamed`, and train."""
+
+    def make(stream=None, resume=None, **changes):
+        trainer = make_streamed(stream, **changes)
+        trainer.train(resume_from_checkpoint=resume)
+        return trainer
+
+    return make
+
+
+def test_training_takes_every_example_once_an_epoch(stream):
+    seen = stream(max_steps=14).seen
+    assert list(map(len, seen)) == [4, 4, 4, 4, 4, 4, 1] * 2
+    assert sorted(itertools.chain(*seen[:7])) == sorted(itertools.chain(*seen[7:])) == ROWS
+    assert seen[:7] != seen[7:]
 
 
 @pytest.mark.parametrize(
@@ -82,42 +82,37 @@ DROPOUT = {"backbone_dropout": 0.2, "input_dropout": 0.1}
         (a_datasets_stream, {"dataloader_num_workers": 1, "dataloader_drop_last": True}),
     ],
 )
-def test_a_resumed_run_sees_what_the_whole_one_saw(make, changes, make_model, tmp_path, warned):
-    whole = Recorder(make_model("gpt2", **DROPOUT), streamed(tmp_path / "whole", **changes), train_dataset=make())
-    whole.train()
+def test_a_resumed_run_sees_what_the_whole_one_saw(make, changes, stream, make_model, tmp_path, warned):
+    def run(folder, **resume):
+        model = make_model("gpt2", backbone_dropout=0.2, input_dropout=0.1)
+        trainer = stream(make(), model=model, folder=folder, **changes, **resume)
+        return trainer, [row.get("epoch") for row in trainer.state.log_history]
+
+    whole, logged = run("whole")
     for step in (3, 9):  # within the first epoch, and in the second
-        folder = tmp_path / f"from{step}"
-        shutil.copytree(tmp_path / "whole" / f"checkpoint-{step}", folder / f"checkpoint-{step}")
-        resumed = Recorder(make_model("gpt2", **DROPOUT), streamed(folder, **changes), train_dataset=make())
-        resumed.train(resume_from_checkpoint=True)
+        checkpoint = f"checkpoint-{step}"
+        shutil.copytree(tmp_path / "whole" / checkpoint, tmp_path / str(step) / checkpoint)
+        resumed, logged_again = run(str(step), resume=True)
         done = step * changes.get("gradient_accumulation_steps", 1)
         assert resumed.seen == whole.seen[done:] and len(whole.seen) == 10 * (done // step)
         assert_same(copied(resumed.model), copied(whole.model))
-        assert losses(resumed) == losses(whole)
-        logged = [[row.get("epoch") for row in t.state.log_history] for t in (resumed, whole)]
-        assert logged[0] == logged[1]
-    assert [record for record in warned.records if record.name.startswith("fpt_adapters")] == []
-
-
-def test_without_its_state_a_stream_is_read_again(make_model, tmp_path, warned):
-    first = Recorder(make_model("gpt2"), streamed(tmp_path), train_dataset=examples(), callbacks=[stop_after(3)])
-    first.train()
-    (tmp_path / "checkpoint-3" / "stream_state_0.json").unlink()
-    resumed = Recorder(make_model("gpt2"), streamed(tmp_path), train_dataset=examples())
-    resumed.train(resume_from_checkpoint=True)
-    whole = Recorder(make_model("gpt2"), streamed(tmp_path / "whole"), train_dataset=examples())
-    whole.train()
-    assert resumed.seen == whole.seen[3:]
-    assert_same(copied(resumed.model), copied(whole.model))
-    assert "stream_state_0.json is not there: the stream is read from its start" in warned.text
+        assert losses(resumed) == losses(whole) and logged_again == logged
+    assert own_messages(warned) == []
 
 
 @pytest.fixture
-def checkpoint(make_model, tmp_path):
+def checkpoint(stream, tmp_path):
     """A checkpoint of three steps on a stream."""
-    stopped = streamed(tmp_path / "first")
-    FPTTrainer(make_model("gpt2"), stopped, train_dataset=examples(), callbacks=[stop_after(3)]).train()
+    stream(folder="first", callbacks=[stop_after(3)])
     return tmp_path / "first" / "checkpoint-3"
+
+
+def test_without_its_state_a_stream_is_read_again(checkpoint, stream, warned):
+    (checkpoint / "stream_state_0.json").unlink()
+    resumed, whole = stream(resume=str(checkpoint)), stream(folder="whole")
+    assert resumed.seen == whole.seen[3:]
+    assert_same(copied(resumed.model), copied(whole.model))
+    assert "stream_state_0.json is not there: the stream is read from its start" in warned.text
 
 
 def test_the_state_is_small_and_names_no_path(checkpoint, tmp_path):
@@ -136,39 +131,28 @@ def test_the_state_is_small_and_names_no_path(checkpoint, tmp_path):
         ({}, {"gradient_accumulation_steps": 2}, "stands after 3 batches, but 3 steps of .*=2 are 6"),
     ],
 )
-def test_resume_refuses_another_stream(options, changes, message, checkpoint, make_model, tmp_path):
-    trainer = Recorder(make_model("gpt2"), streamed(tmp_path, **changes), train_dataset=examples(**options))
+def test_resume_refuses_another_stream(options, changes, message, checkpoint, make_streamed):
+    trainer = make_streamed(examples(**options), **changes)
     with pytest.raises(ValueError, match=message):
         trainer.train(resume_from_checkpoint=str(checkpoint))
     assert trainer.seen == []
 
 
-def test_data_may_start_anew(checkpoint, make_model, tmp_path):
-    anew = streamed(tmp_path, ignore_data_skip=True, max_steps=5)
-    trainer = Recorder(make_model("gpt2"), anew, train_dataset=examples(seed=2))
-    trainer.train(resume_from_checkpoint=str(checkpoint))
-    assert trainer.seen == taken_rows(examples(seed=2), 2) and trainer.state.global_step == 5
+def test_data_may_start_anew(checkpoint, stream):
+    trainer = stream(examples(seed=2), ignore_data_skip=True, max_steps=5, resume=str(checkpoint))
+    rows = [script.row_of(example["input_values"]) for example in itertools.islice(examples(seed=2), 8)]
+    assert trainer.seen == [rows[:4], rows[4:]] and trainer.state.global_step == 5
 
 
-def taken_rows(stream, batches):
-    rows = [round(1000 * example["input_values"][0, 0].item()) for example in itertools.islice(stream, 4 * batches)]
-    return [rows[start : start + 4] for start in range(0, len(rows), 4)]
-
-
-def test_a_finished_run_is_not_trained_further(make_model, tmp_path):
-    finished = Recorder(make_model("gpt2"), streamed(tmp_path, max_steps=3), train_dataset=examples())
-    finished.train()
-    again = Recorder(make_model("gpt2"), streamed(tmp_path, max_steps=3), train_dataset=examples())
-    again.train(resume_from_checkpoint=True)
+def test_a_finished_run_is_not_trained_further(stream):
+    finished, again = stream(max_steps=3), stream(max_steps=3, resume=True)
     assert again.seen == [] and again.state.global_step == 3
     assert_same(copied(again.model), copied(finished.model))
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])
-def test_the_check_loses_no_example_of_a_stream_that_is_read_once(num_workers, make_model, tmp_path):
-    args = streamed(tmp_path, max_steps=5, dataloader_num_workers=num_workers)
-    trainer = Recorder(make_model("gpt2"), args, train_dataset=Once())
-    trainer.train()
+def test_the_check_loses_no_example_of_a_stream_that_is_read_once(num_workers, stream):
+    trainer = stream(Once(), max_steps=5, dataloader_num_workers=num_workers)
     assert trainer.seen == [list(range(start, start + 4)) for start in range(0, 20, 4)]
 
 
@@ -189,46 +173,42 @@ def spoilt(**changes):
         (ExampleStream(source((0,)), to_example), "no batch of 4 for process 0 of 1: it is empty"),
     ],
 )
-def test_a_wrong_first_batch_is_refused_before_a_step(stream, message, make_model, tmp_path):
-    args = streamed(tmp_path, remove_unused_columns=False)
-    trainer = Recorder(make_model("gpt2"), args, train_dataset=stream)
+def test_a_wrong_first_batch_is_refused_before_a_step(stream, message, make_streamed):
+    trainer = make_streamed(stream, remove_unused_columns=False)
     with pytest.raises(ValueError, match=message):
         trainer.train()
     assert trainer.seen == []
 
 
-def test_columns_that_the_model_does_not_take_are_left_out(make_model, tmp_path):
+def test_columns_that_the_model_does_not_take_are_left_out(stream):
     data = source().map(to_example).map(lambda row: {"note": "text", "attention_pattern": [1]})
-    trainer = Recorder(make_model("gpt2"), streamed(tmp_path, max_steps=2), train_dataset=data)
-    trainer.train()
-    assert trainer.seen == [ROWS[:4], ROWS[4:8]]
+    assert stream(data, max_steps=2).seen == [ROWS[:4], ROWS[4:8]]
 
 
-def test_what_a_stream_cannot_do_is_refused(make_model, tmp_path):
+def test_what_a_stream_cannot_do_is_refused(make_streamed, make_model):
     with pytest.raises(ValueError, match="max_steps"):
-        FPTTrainer(make_model("gpt2"), arguments(tmp_path, max_steps=-1), train_dataset=examples())
+        make_streamed(max_steps=-1)
     model = make_model("gpt2", trainable=["output"], input_dropout=0.0, backbone_dropout=0.0)
-    trainer = FPTTrainer(model, streamed(tmp_path), train_dataset=examples(), cache_features=True)
+    trainer = make_streamed(model=model, cache_features=True)
     with pytest.raises(ValueError, match="a stream is not held"):
         trainer.train()
 
 
 # Processes
 
-STREAMS = load_script(SCRIPT).STREAMS
-
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory):
     """What two processes saw of each stream."""
-    folder = tmp_path_factory.mktemp("ranks")
-    launch(SCRIPT, folder)
-    return [json.loads((folder / f"rank{rank}.json").read_text()) for rank in (0, 1)]
+    return two_processes(tmp_path_factory.getbasetemp())[1]
 
 
-@pytest.mark.parametrize("name", STREAMS)
+EACH_STREAM = pytest.mark.parametrize("name", script.STREAMS)
+
+
+@EACH_STREAM
 def test_two_processes_see_every_example_once_an_epoch(name, ranks):
-    expected = [100 * shard + row for shard, count in enumerate(STREAMS[name][0]) for row in range(count)]
+    expected = [100 * shard + row for shard, count in enumerate(script.STREAMS[name][0]) for row in range(count)]
     runs = [rank[name]["whole"]["seen"] for rank in ranks]
     assert all(run[-1][0] >= 1 and len(run) == 7 for run in runs)  # both are through with the first epoch
     first = [row for run in runs for epoch, rows in run if epoch == 0 for row in rows]
@@ -237,12 +217,11 @@ def test_two_processes_see_every_example_once_an_epoch(name, ranks):
 
 
 @since("5.18", "resume several processes on a CPU")
-@pytest.mark.parametrize("name", STREAMS)
+@EACH_STREAM
 def test_two_resumed_processes_go_on_each_where_it_was(name, ranks):
     for rank in ranks:
         assert rank[name]["again"]["seen"] == rank[name]["whole"]["seen"][3:]
-    weights = {rank[name][run]["weights"] for rank in ranks for run in ("whole", "again")}
-    assert len(weights) == 1
+    assert len({rank[name][run]["weights"] for rank in ranks for run in ("whole", "again")}) == 1
 
 
 def test_no_process_reads_for_the_other(ranks):

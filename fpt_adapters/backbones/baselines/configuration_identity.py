@@ -1,4 +1,4 @@
-"""`IdentityConfig`: the configuration of no backbone at all, registered with AutoConfig; see modeling_identity.py."""
+"""`IdentityConfig`: the control without a backbone, registered with AutoConfig; modeling_identity.py has the model."""
 
 from huggingface_hub.dataclasses import strict
 from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
@@ -17,10 +17,10 @@ class IdentityConfig(PreTrainedConfig):
     hidden_size: int = 768
 
     def validate_architecture(self) -> None:
-        """Called by the strict dataclass. Raises ValueError: the rule, what came."""
+        """Check the size; the strict dataclass calls this. Raises ValueError with the rule and what came."""
         if self.hidden_size < 1:
             raise ValueError(f"hidden_size is a whole number of at least 1, got {self.hidden_size}.")
 
 
-if IdentityConfig.model_type not in CONFIG_MAPPING:  # a copy that travels with a model takes no one's place
+if IdentityConfig.model_type not in CONFIG_MAPPING:  # a copy in a model's repo must not replace another one
     AutoConfig.register(IdentityConfig.model_type, IdentityConfig)

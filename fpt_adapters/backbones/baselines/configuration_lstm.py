@@ -18,14 +18,14 @@ class LSTMConfig(FloatFields, PreTrainedConfig):
 
     model_type = "fpt_lstm"
 
-    hidden_size: int = 768  # of the embeddings that enter, of every layer's state, and of what comes out
+    hidden_size: int = 768  # width of the embeddings, of every layer's state, and of the output
     num_hidden_layers: int = 3
     residual: bool = False  # whether each layer's input is added to its output
     hidden_dropout_prob: float | int = 0.0  # after each layer's norm
     layer_norm_eps: float | int = 1e-5  # PyTorch's
 
     def validate_architecture(self) -> None:
-        """Called by the strict dataclass. Raises ValueError: the rule, what came."""
+        """Check the numbers; the strict dataclass calls this. Raises ValueError with the rule and what came."""
         for name in ("hidden_size", "num_hidden_layers"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is a whole number of at least 1, got {getattr(self, name)}.")
@@ -37,5 +37,5 @@ class LSTMConfig(FloatFields, PreTrainedConfig):
             raise ValueError(f"layer_norm_eps is a small number above 0, got {self.layer_norm_eps}.")
 
 
-if LSTMConfig.model_type not in CONFIG_MAPPING:  # a copy of this file that travels with a model takes no one's place
+if LSTMConfig.model_type not in CONFIG_MAPPING:  # a copy in a model's repo must not replace another one
     AutoConfig.register(LSTMConfig.model_type, LSTMConfig)

@@ -1,4 +1,4 @@
-"""`IdentityModel`: no backbone at all, the control for what a frozen backbone adds to input projection and head.
+"""`IdentityModel`: no backbone at all, a control that shows what a frozen backbone adds to input and head.
 
 Tan et al., "Are Language Models Actually Useful for Time Series Forecasting?", arXiv 2406.16964, removed the language
 model from methods built on one, and often lost nothing.
@@ -14,13 +14,13 @@ from .configuration_identity import IdentityConfig
 
 
 class IdentityModel(PreTrainedModel):
-    """Embeddings -> the same, without a parameter: no token sees another, so pool with "mean"."""
+    """Return the embeddings unchanged; it has no parameters. No token sees another, so pool with "mean"."""
 
     config: IdentityConfig
     config_class = IdentityConfig
     base_model_prefix = "model"
     main_input_name = "inputs_embeds"
-    # There is no attention, so any choice of how to compute it is honoured: FPT models pass theirs on.
+    # There is no attention, so every attn_implementation is accepted: FPT models pass theirs on.
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_flex_attn = True
@@ -28,18 +28,18 @@ class IdentityModel(PreTrainedModel):
 
     def __init__(self, config: IdentityConfig):
         super().__init__(config)
-        # Empty. It knows where `to` put the model, and without it transformers saves no file of weights to load again.
+        # An empty buffer that knows the model's device. Without it transformers saves no weights file to load again.
         self.register_buffer("place", torch.empty(0))
         self.post_init()
 
     @property
     def device(self) -> torch.device:
-        """The device that the model was put on, which transformers reads off parameters."""
+        """The model's device, which transformers otherwise reads from the parameters."""
         return self.place.device
 
     @property
     def dtype(self) -> torch.dtype:
-        """The dtype that the model was cast to; embeddings pass in their own."""
+        """The dtype that the model was cast to; embeddings keep their own."""
         return self.place.dtype
 
     @can_return_tuple
@@ -50,9 +50,9 @@ class IdentityModel(PreTrainedModel):
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
     ) -> BaseModelOutput:
-        """Embeddings (batch, tokens, hidden) -> `last_hidden_state`, the very same; padding touches no real token.
+        """Embeddings (batch, tokens, hidden) -> the same as `last_hidden_state`. `attention_mask` changes nothing.
 
-        Raises ValueError for `output_attentions`, as there are none.
+        Raises ValueError for `output_attentions`, because there are none.
         """
         if output_attentions if output_attentions is not None else self.config.output_attentions:
             raise ValueError("There is no backbone here, and no attentions: leave output_attentions out.")
@@ -61,6 +61,6 @@ class IdentityModel(PreTrainedModel):
         return BaseModelOutput(inputs_embeds, hidden_states=(inputs_embeds,) if output_hidden_states else None)
 
 
-for config_class in (IdentityConfig, CONFIG_MAPPING[IdentityConfig.model_type]):  # the second may be another copy's
+for config_class in (IdentityConfig, CONFIG_MAPPING[IdentityConfig.model_type]):  # perhaps from another copy's code
     if config_class not in MODEL_MAPPING:
         AutoModel.register(config_class, IdentityModel)

@@ -1,4 +1,4 @@
-"""`LSTMModel`: the paper's recurrent baseline as an ordinary transformers model, so that it is a backbone like others.
+"""`LSTMModel`: the paper's recurrent baseline as an ordinary transformers model, and so a backbone like the others.
 
 Paper: Lu, Grover, Abbeel, Mordatch, "Pretrained Transformers as Universal Computation Engines", arXiv 2103.05247: an
 LSTM with layer norm of 3 layers and GPT-2's width, and one of 12 layers with residual connections and positions.
@@ -7,10 +7,9 @@ What differs from the LSTM in its code, github.com/kzl/universal-computation (a 
 that one normalises inside the cell (Ba, Kiros, Hinton, arXiv 1607.06450), twice before the gates and once on the cell
 state, which needs a loop over time; here one norm follows each layer, so that PyTorch's fused kernels run. Its norms
 start from U(-1/sqrt(n), 1/sqrt(n)) and its states from random draws at each call; here norms start from 1 and 0,
-states from 0. Both draw the matrices alike.
+states from 0. Both draw the matrices in the same way.
 
-Unverified: which settings of that code made the figures in the paper, and whether this placement of the norm gives the
-same ones.
+Unverified: which settings of that code gave the figures in the paper, and whether norms in this place give the same.
 """
 
 import math
@@ -26,7 +25,7 @@ from .configuration_lstm import LSTMConfig
 
 
 class LSTMLayer(GradientCheckpointingLayer):
-    """One LSTM, its norm and dropout; with `residual` the input is added: (batch, tokens, hidden) -> the same."""
+    """One LSTM layer followed by its norm and dropout; with `residual` the input is added to the output."""
 
     def __init__(self, config: LSTMConfig):
         super().__init__()
@@ -36,17 +35,17 @@ class LSTMLayer(GradientCheckpointingLayer):
         self.residual = config.residual
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """As the class says. On CUDA, gradients need training mode: that is cuDNN's rule."""
-        output, _ = self.lstm(hidden)
+        """(batch, tokens, hidden) -> the same shape. On CUDA, gradients need training mode, as cuDNN demands."""
+        output, _ = self.lstm(hidden)  # (batch, tokens, hidden)
         output = self.dropout(self.norm(output))
         return hidden + output if self.residual else output
 
 
 class LSTMModel(PreTrainedModel):
-    """Embeddings -> hidden states, each token from itself and those before it.
+    """A stack of LSTM layers: embeddings -> hidden states. Each token sees itself and those before it.
 
-    Weights and biases of the LSTMs start from U(-1/sqrt(hidden), 1/sqrt(hidden)), PyTorch's default and that of the
-    paper's code; not left to transformers, which has a scheme of its own. Norms start from 1 and 0.
+    Weights and biases of the LSTMs start from U(-1/sqrt(hidden), 1/sqrt(hidden)), as in PyTorch and the paper's code;
+    transformers would use a scheme of its own. Norms start from 1 and 0.
     """
 
     config: LSTMConfig
@@ -55,7 +54,7 @@ class LSTMModel(PreTrainedModel):
     main_input_name = "inputs_embeds"
     supports_gradient_checkpointing = True
     _no_split_modules = ["LSTMLayer"]
-    # There is no attention, so any choice of how to compute it is honoured: FPT models pass theirs on.
+    # There is no attention, so every attn_implementation is accepted: FPT models pass theirs on.
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_flex_attn = True
@@ -84,9 +83,9 @@ class LSTMModel(PreTrainedModel):
     ) -> BaseModelOutput:
         """Embeddings (batch, tokens, hidden) -> `last_hidden_state` of that shape.
 
-        `attention_mask` (batch, tokens) is 1 for a real token and 0 for padding, wherever the padding is: the real
-        tokens are read in their order, as if there were none. `hidden_states` are the embeddings and what each layer
-        gives. Raises ValueError for `output_attentions`, as there are none.
+        `attention_mask` (batch, tokens) is 1 for a real token and 0 for padding, which may stand anywhere: the real
+        tokens are read in their order, as if there were no padding. `hidden_states` are the embeddings and each
+        layer's output. Raises ValueError for `output_attentions`, because there are none.
         """
         if output_attentions if output_attentions is not None else self.config.output_attentions:
             raise ValueError("An LSTM has no attentions: leave output_attentions out.")
@@ -103,7 +102,7 @@ class LSTMModel(PreTrainedModel):
 
 
 def _real_first(mask: Tensor) -> Tensor:
-    """The order (batch, tokens) in which real tokens come first, each kind in its own order."""
+    """Indices (batch, tokens) that put real tokens first and padding last, each in its old order."""
     return (mask == 0).argsort(dim=1, stable=True)
 
 
@@ -111,6 +110,6 @@ def _in_order(hidden: Tensor, order: Tensor | None) -> Tensor:
     return hidden if order is None else hidden.take_along_dim(order[..., None], dim=1)  # (batch, tokens, hidden)
 
 
-for config_class in (LSTMConfig, CONFIG_MAPPING[LSTMConfig.model_type]):  # the second may be another copy's
+for config_class in (LSTMConfig, CONFIG_MAPPING[LSTMConfig.model_type]):  # perhaps from another copy's code
     if config_class not in MODEL_MAPPING:
         AutoModel.register(config_class, LSTMModel)

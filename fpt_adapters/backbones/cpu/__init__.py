@@ -1,1 +1,1 @@
-"""What runs faster on a CPU: attention, dropout and GELU."""
+"""Attention, dropout and GELU that run faster on a CPU."""

@@ -1,6 +1,6 @@
-"""GELU's tanh form by torch's own function: transformers takes eight steps, and keeps the results of four of them.
+"""GELU's tanh form by torch's own function: transformers computes it in eight steps, and keeps four results.
 
-GPT-2, ALBERT, T5 1.1 and others have it. The values are the same but for rounding.
+GPT-2, ALBERT, T5 1.1 and others use it. The values are the same up to rounding.
 """
 
 from torch import nn
@@ -10,7 +10,7 @@ IN_STEPS = (NewGELUActivation, FastGELUActivation, AccurateGELUActivation)
 
 
 def replace_gelu(module: nn.Module) -> None:
-    """Put `torch.nn.GELU` in the place of every such activation inside `module`."""
+    """Replace every such activation inside `module` with `torch.nn.GELU`."""
     for parent in module.modules():
         for name, child in parent.named_children():
             if type(child) in IN_STEPS:

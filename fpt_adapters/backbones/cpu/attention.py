@@ -17,9 +17,9 @@ from transformers.masking_utils import sdpa_mask
 from ...rules.travelling import TRAVELS
 from .dropout import drop
 
-NAME = __name__ if TRAVELS else "fpt"  # so that the code of one repo takes no place of another's
-LONGEST = {torch.float32: 32, torch.bfloat16: 512}  # tokens, up to which plain products are faster without dropout
-SCORES = 2**20  # of a query and a key: so many are computed at once
+NAME = __name__ if TRAVELS else "fpt"  # so that the code of one repo does not replace another's
+LONGEST = {torch.float32: 32, torch.bfloat16: 512}  # most tokens for which plain products are faster without dropout
+SCORES = 2**20  # of queries with keys: this many are computed at once
 
 
 def attention_forward(
@@ -33,13 +33,13 @@ def attention_forward(
     is_causal: bool | None = None,
     **kwargs,
 ) -> tuple[Tensor, None]:
-    """Query (batch, heads, tokens, size), key and value likewise, with fewer heads -> (batch, tokens, heads, size).
+    """Attend: query (batch, heads, tokens, size), key and value (perhaps fewer heads) -> (batch, tokens, heads, size).
 
-    The signature is that of transformers' attention functions, which pass the mask as `sdpa_mask` makes it: boolean
-    (batch, 1, tokens, tokens), True where a token is seen, or None where all are, or all up to its own (`is_causal`).
+    The signature is that of transformers' attention functions. The mask is one of `sdpa_mask`: boolean (batch, 1,
+    tokens, tokens), True where a token is seen, or None if each sees all, or with `is_causal` all up to itself.
     """
     tokens = query.shape[2]
-    recorded = torch.compiler.is_compiling() or torch.jit.is_tracing()  # for any batch, but pieces are of one
+    recorded = torch.compiler.is_compiling() or torch.jit.is_tracing()  # the pieces would fit only this batch size
     plain = query.device.type == "cpu" and tokens == key.shape[2] and not recorded
     faster = dropout > 0 or tokens <= LONGEST.get(query.dtype, 0)
     if not (plain and faster) or any(kwargs.get(name) is not None for name in ("position_bias", "cache", "softcap")):
@@ -55,7 +55,7 @@ def attention_forward(
 
 
 def _attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout: float, scaling: float) -> Tensor:
-    """Query, key and value (batch, heads, tokens, size), mask (batch, heads, tokens, tokens) -> as the query."""
+    """Query, key, value (batch, heads, tokens, size), mask (batch, heads, tokens, tokens) -> the query's shape."""
     batch, heads, tokens, _ = query.shape
     pieces = math.ceil(batch * heads * tokens**2 / SCORES)
     if pieces > 1 and batch * heads > 1:
@@ -75,9 +75,9 @@ AttentionMaskInterface.register(NAME, sdpa_mask)
 
 
 def choose_attention(backbone: PreTrainedModel) -> None:
-    """Let `attention_forward` run in a backbone that transformers gave "sdpa" by default.
+    """Use `attention_forward` in a backbone that has transformers' default, "sdpa".
 
-    Nothing changes where its attention is another, or does not come through transformers' `AttentionInterface`.
+    Nothing changes for another attention, or if the backbone does not use transformers' `AttentionInterface`.
     """
     if backbone._supports_attention_backend and backbone.config._attn_implementation == "sdpa":
         backbone.set_attn_implementation(NAME)

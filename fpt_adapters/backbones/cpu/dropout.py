@@ -1,20 +1,20 @@
-"""Dropout that costs little on a CPU, where drawing its mask is a tenth of a training step with torch's own.
+"""Fast dropout for CPUs, where torch's own spends a tenth of a training step on drawing the mask.
 
-torch draws a Bernoulli number for each element, one after the other. Here each element takes 16 of the bits of a
-random 64-bit integer, and is dropped where they lie below p * 2**16: p is rounded to a multiple of 2**-16, and the
-scale is that of the rounded p. On other devices, and in code that torch.compile or jit.trace makes, torch's own runs.
+torch draws a Bernoulli number for each element, one after another. Here each element gets 16 bits of a random 64-bit
+integer, and is dropped if they are below p * 2**16: p is rounded to a multiple of 2**-16, and the scale is that of the
+rounded p. On other devices, and under torch.compile or jit.trace, torch's own dropout runs.
 """
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-LEVELS = 2**16  # values of an element's bits
-PER_DRAW = 4  # elements that an int64 serves
+LEVELS = 2**16  # possible values of an element's bits
+PER_DRAW = 4  # elements per int64
 
 
 class _Dropped(torch.autograd.Function):
-    """Keeps one byte an element for the backward pass; torch's own keeps a number."""
+    """Dropout that keeps one byte per element for the backward pass; torch's own keeps a number."""
 
     @staticmethod
     def forward(ctx, inputs: Tensor, threshold: int) -> Tensor:
@@ -50,7 +50,7 @@ class Dropout(nn.Dropout):
 
 
 def replace_dropout(module: nn.Module) -> None:
-    """Put `Dropout` in the place of every `torch.nn.Dropout` inside `module`."""
+    """Replace every `torch.nn.Dropout` inside `module` with `Dropout`."""
     for parent in module.modules():
         for name, child in parent.named_children():
             if type(child) is nn.Dropout and not child.inplace:

@@ -1,26 +1,16 @@
-"""The flags of run_fpt.py and its recipes, read and checked; and how a script tells of a mistake."""
+"""The flags of a training run, and of its recipes."""
 
-import contextlib
-import difflib
 import json
 import os
-import sys
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
-from huggingface_hub.errors import StrictDataclassError
-from transformers import BitsAndBytesConfig, HfArgumentParser, TrainingArguments
+from transformers import BitsAndBytesConfig, TrainingArguments
 
-from fpt_adapters import PAPER_GROUPS, PARAMETER_GROUPS, TrainingError
-from fpt_adapters.tasks import TASKS, Task
-
-SHORT_USAGE = (
-    "run_fpt.py [recipe.yaml] --task_name TASK --model_name_or_path MODEL --output_dir DIR [flags]; see --help"
-)
+from ..rules.policy_rules import PAPER_GROUPS, PARAMETER_GROUPS
+from ..tasks import TASKS
 
 
 @dataclass
@@ -84,7 +74,7 @@ class ModelArguments:
 
     @property
     def peft_config(self) -> dict[str, Any] | str | None:
-        """What --peft asks for. Raises ValueError for JSON that is none, OSError for a file that cannot be read."""
+        """The value of --peft, parsed. Raises ValueError for broken JSON, OSError for a file that cannot be read."""
         if self.peft is None or (not self.peft.startswith("{") and not os.path.exists(self.peft)):
             return self.peft
         path = os.path.join(self.peft, "adapter_config.json") if os.path.isdir(self.peft) else self.peft
@@ -96,7 +86,7 @@ class ModelArguments:
 
     @property
     def quantization_config(self) -> BitsAndBytesConfig | None:
-        """What the flags ask for. Raises ValueError for 8 and 4 bits at once."""
+        """The quantisation that the flags ask for. Raises ValueError for 8 and 4 bits at once."""
         if self.load_in_8bit and not self.load_in_4bit:
             return BitsAndBytesConfig(load_in_8bit=True)
         if not self.load_in_4bit:
@@ -111,14 +101,14 @@ class ModelArguments:
 
 @dataclass
 class DataArguments:
-    """The task, and how much of its data."""
+    """The task, and how much of its data to use."""
 
     task_name: str = field(metadata={"help": f"One of {', '.join(TASKS)}."})
     streaming: bool = field(
         default=False,
         metadata={
-            "help": "Read the training rows as they are used and hold none: those of train_file, which may be a "
-            "pattern such as 'rows-*.parquet', or of the Hub. Needs --max_steps."
+            "help": "Stream the training rows instead of holding them: from train_file, which may be a "
+            "pattern such as 'rows-*.parquet', or from the Hub. Needs --max_steps."
         },
     )
     shuffle_buffer: int = field(
@@ -126,7 +116,7 @@ class DataArguments:
     )
     label_names_file: str | None = field(
         default=None,
-        metadata={"help": "For streaming where the label column names no classes: a file with one a line, by number."},
+        metadata={"help": "For streaming, if the label column has no class names: a file with one a line, by number."},
     )
     max_train_samples: int | None = field(default=None, metadata={"help": "Keep this many training examples."})
     max_eval_samples: int | None = field(default=None, metadata={"help": "Keep this many validation examples."})
@@ -135,20 +125,20 @@ class DataArguments:
 
 @dataclass
 class CardArguments:
-    """What the model card says that the run cannot know."""
+    """Facts for the model card that the run cannot know."""
 
-    license: str | None = field(default=None, metadata={"help": "Licence of the delta: a Hub identifier, as mit."})
+    license: str | None = field(default=None, metadata={"help": "Licence of the delta: a Hub identifier such as mit."})
     card_task: str | None = field(
-        default=None, metadata={"help": "What the task is called, where the data is not the task's own."}
+        default=None, metadata={"help": "The task's name, if the data is not the task's own."}
     )
-    card_dataset: str | None = field(default=None, metadata={"help": "What the data is, in a line."})
+    card_dataset: str | None = field(default=None, metadata={"help": "The data in a few words."})
     card_dataset_id: str | None = field(
         default=None, metadata={"help": "Hub id of the data set that a local file or folder is a copy of."}
     )
     card_dataset_license: str | None = field(default=None, metadata={"help": "The data's licence."})
     card_limits: list[str] | None = field(default=None, metadata={"help": "Sentences: what it is not good for."})
     push_code: bool = field(
-        default=False, metadata={"help": "Push the library's code too, for machines with transformers alone."}
+        default=False, metadata={"help": "Push the library's code too, for machines that have only transformers."}
     )
 
 
@@ -162,11 +152,11 @@ class RunArguments(TrainingArguments):
     logging_steps: float = field(default=50, metadata={"help": "Steps between two logged losses."})
     report_to: str | None = field(default="none", metadata={"help": "Where to report to besides the terminal."})
     group_learning_rates: list[str] | None = field(
-        default=None, metadata={"help": "Learning rates of single groups, as norm=1e-3 input=1e-4."}
+        default=None, metadata={"help": "Learning rates of single groups, such as norm=1e-3 input=1e-4."}
     )
     cache_features: bool | None = field(
         default=None,
-        metadata={"help": "Frozen features computed once: true, false, or by itself where the head alone trains."},
+        metadata={"help": "Compute frozen features once: true or false; default: if only the head trains."},
     )
     save_backbone: str | None = field(
         default=None, metadata={"help": "A new folder: save the trained backbone as an ordinary checkpoint too."}
@@ -175,99 +165,6 @@ class RunArguments(TrainingArguments):
     def __post_init__(self):
         if self.output_dir is None:
             raise ValueError("--output_dir is needed: a new folder for results and checkpoints.")
-        if not torch.accelerator.is_available():  # else bf16 is refused
+        if not torch.accelerator.is_available():  # otherwise bf16 is refused
             self.use_cpu = True
         super().__post_init__()
-
-
-@contextlib.contextmanager
-def mistakes_in_one_line(script: str) -> Iterator[None]:
-    """End the program with one line instead of a traceback where a user's mistake is the likely cause."""
-    try:
-        yield
-    except (ValueError, TypeError, OSError, TrainingError, StrictDataclassError) as error:
-        if os.environ.get("FPT_DEBUG"):
-            raise
-        message = " ".join(str(error).split())
-        print(f"{script}: error: {message} (FPT_DEBUG=1 shows where)", file=sys.stderr)
-        sys.exit(2)
-
-
-def parse(arguments: list[str]) -> tuple[ModelArguments, DataArguments, CardArguments, RunArguments, Task]:
-    """Read a recipe and flags. The task's own flags are known once its name is."""
-    recipe, flags = {}, list(arguments)
-    if flags and flags[0].endswith((".yaml", ".yml", ".json")):
-        recipe = read_recipe(flags.pop(0))
-    name_parser = HfArgumentParser(DataArguments, add_help=False, usage=SHORT_USAGE, allow_abbrev=False)
-    set_recipe(name_parser, {key: value for key, value in recipe.items() if key == "task_name"})
-    if "task_name" not in recipe and not any(f.split("=")[0] == "--task_name" for f in flags):
-        if "--help" not in flags and "-h" not in flags:
-            raise ValueError(f"--task_name is needed: one of {', '.join(TASKS)}.")
-        task_class = None
-    else:
-        task_name = name_parser.parse_known_args(flags)[0].task_name
-        if task_name not in TASKS:
-            raise ValueError(f"--task_name is one of {', '.join(TASKS)}; got {task_name!r}.")
-        task_class = TASKS[task_name]
-    classes = [ModelArguments, DataArguments, CardArguments, RunArguments, *([task_class] if task_class else [])]
-    parser = HfArgumentParser(classes, description=__doc__.splitlines()[0], usage=SHORT_USAGE, allow_abbrev=False)
-    set_recipe(parser, recipe)
-    _, unknown = parser.parse_known_args(flags)
-    if unknown:
-        raise ValueError(unknown_name(unknown[0], [s for a in parser._actions for s in a.option_strings]))
-    model_args, data_args, card_args, args, task = parser.parse_args_into_dataclasses(flags)
-    return model_args, data_args, card_args, args, task
-
-
-def read_recipe(path: str) -> dict:
-    """A recipe file's flags and values. Raises ValueError for what is no flat mapping."""
-    if not os.path.isfile(path):
-        raise ValueError(f"The recipe {path!r} is not there.")
-    with open(path, encoding="utf-8") as file:
-        try:
-            recipe = json.load(file) if path.endswith(".json") else yaml.safe_load(file)
-        except (ValueError, yaml.YAMLError) as error:
-            raise ValueError(f"The recipe {path!r} cannot be read: {' '.join(str(error).split())}") from error
-    if not isinstance(recipe, dict):
-        raise ValueError(f"The recipe {path!r} holds flags and their values (task_name: mnist); got {recipe!r:.40}.")
-    return recipe
-
-
-def set_recipe(parser: HfArgumentParser, recipe: dict) -> None:
-    """Make a recipe's values the parser's defaults, converted as flags would be."""
-    actions = {action.dest: action for action in parser._actions}
-    for name, value in recipe.items():
-        if name not in actions:
-            raise ValueError(unknown_name(name, list(actions)))
-        action = actions[name]
-        action.required = False
-        if isinstance(value, dict) and name in ("backbone_config", "peft"):
-            value = json.dumps(value)
-        if value is not None and action.type is not None:
-            many = isinstance(value, list)
-            if many != (action.nargs in ("+", "*")):
-                raise ValueError(f"The recipe's {name} takes {'one value' if many else 'a list'}; got {value!r}.")
-            try:
-                value = [action.type(v) for v in value] if many else action.type(value)
-            except (ValueError, TypeError) as error:
-                raise ValueError(f"The recipe's {name} cannot be {value!r}: {error}") from error
-        action.default = value
-
-
-def unknown_name(name: str, known: list[str]) -> str:
-    """The message for a flag or recipe key that does not exist."""
-    near = difflib.get_close_matches(name.split("=")[0], known, n=3)
-    hint = f" Did you mean {' or '.join(near)}?" if near else ""
-    return f"There is no flag {name!r} for this task.{hint} See --task_name TASK --help."
-
-
-def parse_group_learning_rates(items: list[str] | None) -> dict[str, float]:
-    """`["norm=1e-3"]` -> `{"norm": 1e-3}`."""
-    rates = {}
-    for item in items or []:
-        group, _, rate = item.partition("=")
-        try:
-            rates[group] = float(rate)
-        except ValueError as error:
-            raise ValueError(f"group_learning_rates takes GROUP=RATE such as norm=1e-3; got {item!r}.") from error
-    return rates

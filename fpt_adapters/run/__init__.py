@@ -1,0 +1,1 @@
+"""The command line: what `fpt-adapters` and examples/run_fpt.py do."""

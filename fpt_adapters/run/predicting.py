@@ -1,0 +1,156 @@
+"""`fpt-adapters predict`: a file of rows -> a file of answers, read and written a batch at a time."""
+
+import csv
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
+from tqdm.auto import tqdm
+from transformers import HfArgumentParser
+
+from ..data.sources import open_rows
+from ..inference.pipeline import BATCH_SIZE, FPTPipeline, pipeline
+
+ENDINGS = (".csv", ".jsonl", ".parquet")
+PREFIX = "predicted_"
+
+
+@dataclass
+class PredictArguments:
+    """Which delta answers which rows, and where the answers go."""
+
+    model: str = field(metadata={"help": "A saved delta: a folder or a Hub id."})
+    file: str = field(metadata={"help": "Rows: a parquet, csv, json or jsonl file."})
+    output: str = field(metadata={"help": f"The file of the answers, a new one, which ends in {', '.join(ENDINGS)}."})
+    base_model_name_or_path: str | None = field(default=None, metadata={"help": "Where the delta's base is."})
+    input_column: str | None = field(
+        default=None, metadata={"help": "Column with the inputs (default: as the kind of input is usually called)."}
+    )
+    batch_size: int = field(default=BATCH_SIZE, metadata={"help": "Rows that are answered at once."})
+    revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of the delta."})
+    cache_dir: str | None = field(default=None, metadata={"help": "The Hub's cache folder."})
+    dtype: str | None = field(default=None, metadata={"help": "dtype of the frozen weights; default: as in training."})
+    device: str | None = field(default=None, metadata={"help": "Where it runs, such as cuda:0; default: the CPU."})
+
+    def __post_init__(self):
+        if Path(self.output).suffix.lower() not in ENDINGS:
+            raise ValueError(f"--output ends in one of {', '.join(ENDINGS)}; got {self.output!r}.")
+        if os.path.exists(self.output):
+            raise ValueError(f"--output {self.output!r} is there already: name a new file, nothing is overwritten.")
+        if self.batch_size < 1:
+            raise ValueError(f"--batch_size is at least 1; got {self.batch_size}.")
+
+
+def main(arguments: list[str]) -> int:
+    """Answer the rows of a file. Returns how many there were. Raises ValueError, naming row and column."""
+    parser = HfArgumentParser(PredictArguments, description=__doc__.splitlines()[0], allow_abbrev=False)
+    (args,) = parser.parse_args_into_dataclasses(arguments)
+    rows, total = open_rows(args.file)
+    answering = pipeline(
+        args.model,
+        base_model_name_or_path=args.base_model_name_or_path,
+        input_column=args.input_column,
+        device=args.device,
+        revision=args.revision,
+        cache_dir=args.cache_dir,
+        dtype=args.dtype,
+    )
+    part = Path(f"{args.output}.part")  # which a stop leaves behind, and no half file by the right name
+    done = 0
+    with tqdm(total=total, desc="rows", unit=" rows") as bar, Writer(part, Path(args.output).suffix.lower()) as writer:
+        for batch in answered(answering, rows, args.file, args.batch_size):
+            writer.write(batch)
+            count = len(next(iter(batch.values())))
+            done += count
+            bar.update(count)
+    os.replace(part, args.output)
+    print(f"{done} rows answered: {args.output}")
+    return done
+
+
+def answered(
+    answering: FPTPipeline, rows: datasets.IterableDataset, file: str, batch_size: int
+) -> Iterator[dict[str, list[Any]]]:
+    """Answer rows a batch at a time: their numbers and short texts, as they came, and the answers beside them."""
+    start = 0
+    for batch in rows.batch(batch_size):
+        count = len(next(iter(batch.values())))
+        try:
+            answers = answering.answer(batch)
+        except ValueError as error:
+            row = _first_wrong(answering, batch, count)
+            where = f"rows {start} to {start + count - 1}" if row is None else f"row {start + row}"
+            raise ValueError(f"{where} of {file}: {error}") from error
+        kept = {name: values for name, values in batch.items() if all(_is_short(value) for value in values)}
+        yield kept | {PREFIX + name: values for name, values in answers.items()}
+        start += count
+
+
+def _first_wrong(answering: FPTPipeline, batch: dict[str, list[Any]], count: int) -> int | None:
+    """The first row of a batch that fails by itself; None: they only fail together."""
+    for row in range(count):
+        try:
+            answering.answer({name: values[row : row + 1] for name, values in batch.items()})
+        except ValueError:
+            return row
+    return None
+
+
+def _is_short(value: Any) -> bool:
+    return value is None or isinstance(value, (bool, int, float)) or (isinstance(value, str) and len(value) < 1000)
+
+
+class Writer:
+    """Writes columns of answers into a csv, jsonl or parquet file, a batch at a time."""
+
+    def __init__(self, path: Path, ending: str):
+        self._path, self._ending = path, ending
+        self._file: Any = None
+        self._writer: Any = None
+        self._columns: list[str] = []
+
+    def __enter__(self) -> "Writer":
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        if self._ending != ".parquet":
+            self._file = open(self._path, "w", encoding="utf-8", newline="")
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        if self._writer is not None and self._ending == ".parquet":
+            self._writer.close()
+        if self._file is not None:
+            self._file.close()
+
+    def write(self, batch: dict[str, list[Any]]) -> None:
+        """Add a batch. The first one fixes the columns."""
+        self._columns = self._columns or list(batch)
+        count = len(next(iter(batch.values())))
+        batch = {name: batch.get(name, [None] * count) for name in self._columns}
+        if self._ending == ".parquet":
+            table = pa.table(batch) if self._writer is None else pa.table(batch, schema=self._writer.schema)
+            self._writer = self._writer or pq.ParquetWriter(self._path, table.schema)
+            self._writer.write_table(table)
+            return
+        if self._writer is None and self._ending == ".csv":
+            self._writer = csv.writer(self._file)
+            self._writer.writerow(self._columns)
+        for record in zip(*batch.values(), strict=True):
+            if self._ending == ".csv":
+                self._writer.writerow([_cell(value) for value in record])
+            else:
+                self._file.write(
+                    json.dumps(dict(zip(batch, record, strict=True)), ensure_ascii=False, default=str) + "\n"
+                )
+
+
+def _cell(value: Any) -> Any:
+    """A value in a csv file: lists of names with semicolons, other nested values as JSON."""
+    if isinstance(value, list) and all(isinstance(one, str) for one in value):
+        return ";".join(value)
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, (list, dict)) else value

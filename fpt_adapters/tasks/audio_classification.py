@@ -1,0 +1,113 @@
+"""Sound of one's own: a class, several labels or numbers for each clip."""
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+
+from ..data.columns import find_column
+from ..data.prepared import PreparedRows
+from ..data.sources import Source, read_folder
+from ..data.splits import Part, check_at_least
+from ..inputs.audio_feature_extraction_fpt import FPTAudioFeatureExtractor, read_wave
+from ..modeling_fpt import FPTForAudioClassification
+from .row_task import RowTask
+
+logger = logging.getLogger(__name__)
+
+ENDINGS = (".wav", ".flac", ".ogg")
+FITTED = 1000  # clips, at most, that rate, length and normalisation are found in
+
+
+@dataclass
+class AudioClassification(RowTask):
+    """Clips in class folders, in a zip of them, in parquet or csv (bytes, or paths beside it), or on the Hub."""
+
+    name = "audio-classification"
+    model_class = FPTForAudioClassification
+
+    audio_column: str | None = field(
+        default=None, metadata={"help": "Column with the sound: audio, or paths (default: audio, file or path)."}
+    )
+    sampling_rate: int | None = field(
+        default=None, metadata={"help": "Samples a second that all clips are resampled to (default: as most have)."}
+    )
+    mel_bands: int = field(
+        default=64, metadata={"help": "Bands of the log-mel spectrogram; 1: patches of the wave itself."}
+    )
+    max_seconds: float | None = field(
+        default=None, metadata={"help": "Sound that is read of each clip (default: as the longest, 10 s at most)."}
+    )
+    patch_length: int | None = field(default=None, metadata={"help": "Frames of a patch, which is a token."})
+    patch_stride: int | None = field(default=None, metadata={"help": "Frames between the starts of two patches."})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("sampling_rate", "mel_bands", "patch_length", "patch_stride"):
+            if getattr(self, name) is not None:
+                check_at_least(name, getattr(self, name), 1)
+        if self.max_seconds is not None and self.max_seconds <= 0:
+            raise ValueError(f"max_seconds lies above 0, got {self.max_seconds}.")
+
+    def fit(self, part: Part) -> tuple[FPTAudioFeatureExtractor, dict[str, Any], list[str]]:
+        self.column = find_column(part.source, self.audio_column, ("audio", "file", "path"), _is_audio, "audio_column")
+        rows = part.rows[:: -(-len(part.rows) // FITTED)].tolist()
+        read = PreparedRows(Part(part.source, np.array(rows), part.labels), self._reader(part.source), "sound")
+        clips = [{"array": clip["array"], "sampling_rate": int(clip["rate"])} for clip in read]
+        fields = {"patch_length": self.patch_length, "patch_stride": self.patch_stride}
+        fields = {name: value for name, value in fields.items() if value is not None}
+        if "patch_length" in fields:
+            fields.setdefault("patch_stride", -(-fields["patch_length"] // 2))
+        extractor = FPTAudioFeatureExtractor.fit(clips, self.sampling_rate, feature_size=self.mel_bands, **fields)
+        if self.max_seconds is not None:
+            each = extractor.hop_length if self.mel_bands > 1 else 1
+            extractor.max_length = max(1, round(self.max_seconds * extractor.sampling_rate / each))
+        what = f"log-mel spectrograms of {self.mel_bands} bands" if self.mel_bands > 1 else "waves"
+        found = [
+            f"column {self.column!r}: sound at {extractor.sampling_rate:,} Hz, as {what} of up to "
+            f"{extractor.max_length:,} steps, in patches of {extractor.patch_length}, {extractor.patch_stride} apart"
+        ]
+        return extractor, extractor.config_fields, found
+
+    def inputs(self, part: Part) -> Sequence[dict[str, Any]]:
+        read, extractor = self._reader(part.source), self.processor()
+
+        def make(row: int) -> dict[str, np.ndarray]:
+            clip = read(row)
+            values = extractor(clip["array"], sampling_rate=int(clip["rate"]))["input_values"]
+            return {"input_values": values[0]}
+
+        return PreparedRows(part, make, "spectrograms" if self.mel_bands > 1 else "waves")
+
+    def _reader(self, source: Source) -> Callable[[int], dict[str, np.ndarray]]:
+        """A function that decodes the sound of a row: `array` (samples,) and `rate`, 0 where nothing tells."""
+        column = find_column(source, self.column, (), _is_audio, "audio_column")
+        data = source.data.select_columns([column])
+        if isinstance(data.features[column], datasets.Audio):
+            data = data.cast_column(column, datasets.Audio(decode=False))
+
+        def read(row: int) -> dict[str, np.ndarray]:
+            clip = data[row][column]
+            if clip is None:
+                raise ValueError(f"column {column!r} has no sound: drop the row.")
+            if isinstance(clip, str):
+                clip = Path(source.folder) / clip  # as it is where it is absolute
+            wave, rate = read_wave(clip, f"column {column!r}")
+            if rate is None and self.sampling_rate is None:
+                raise ValueError(f"column {column!r} does not say how many samples a second: write --sampling_rate.")
+            return {"array": wave, "rate": np.array(rate or self.sampling_rate)}
+
+        return read
+
+    def read_source(self, path: str, split: str) -> Source:
+        if Path(path).is_dir() or Path(path).suffix.lower() == ".zip":
+            return read_folder(path, split, "audio", ENDINGS)
+        return super().read_source(path, split)
+
+
+def _is_audio(feature: Any) -> bool:
+    return isinstance(feature, datasets.Audio)

@@ -1,0 +1,297 @@
+"""Rows of one's own, every kind: one command trains, and the raw rows are answered from what was saved alone."""
+
+import json
+import re
+import wave
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pandas
+import pytest
+import torch
+from PIL import Image
+
+import fpt_adapters
+from fpt_adapters.run.predicting import main as predict
+from fpt_adapters.run.training import main as train
+
+ROWS = 40
+QUIET = ["--use_cpu", "--disable_tqdm", "true", "--save_strategy", "no", "--max_steps", "2"]
+
+
+def labels():
+    return ["left" if number % 2 else "right" for number in range(ROWS)]
+
+
+def series(folder, label=None, gap=False):
+    rng = np.random.default_rng(0)
+    values = [rng.normal(size=(12 + number % 3, 2)).tolist() for number in range(ROWS)]
+    if gap:
+        values[3][5][1] = None
+    rows = {"values": values, "label": labels() if label is None else label}
+    datasets.Dataset.from_dict(rows).to_parquet(folder / "rows.parquet")
+    return folder / "rows.parquet"
+
+
+def steps(folder):
+    rng = np.random.default_rng(0)
+    rows = [
+        {"id": number, "t": step, "x": rng.normal(), "y": rng.normal(), "label": label}
+        for number, label in enumerate(labels())
+        for step in range(9)
+    ]
+    pandas.DataFrame(rows).to_csv(folder / "rows.csv", index=False)
+    return folder / "rows.csv"
+
+
+def archive(folder):
+    lines = ["# a comment", "@problemName toy", "@classLabel true left right", "@data"]
+    lines += [f"1.5,2,?,4:{number},1,1,2e-1:{label}" for number, label in enumerate(labels())]
+    (folder / "rows.ts").write_text("\n".join(lines))
+    return folder / "rows.ts"
+
+
+def sounds(folder):
+    rng = np.random.default_rng(0)
+    for number, label in enumerate(labels()):
+        (folder / "clips" / label).mkdir(parents=True, exist_ok=True)
+        with wave.open(str(folder / "clips" / label / f"{number}.wav"), "wb") as file:
+            file.setnchannels(1 + number % 2)
+            file.setsampwidth(2)
+            file.setframerate(8000 if number % 5 else 4000)
+            file.writeframes((rng.normal(size=2000 + 100 * number) * 3000).astype("<i2").tobytes())
+    return folder / "clips"
+
+
+def pictures(folder):
+    rng = np.random.default_rng(0)
+    for number, label in enumerate(labels()):
+        (folder / "photos" / label).mkdir(parents=True, exist_ok=True)
+        pixels = rng.integers(0, 256, (20 + number % 3, 24, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / "photos" / label / f"{number}.png")
+    return folder / "photos"
+
+
+NUMBERS = [float(number) * 1000 for number in range(ROWS)]
+DATA = {  # task, what writes its rows, more flags
+    "series": ("time-series-classification", series, []),
+    "series with gaps": ("time-series-classification", lambda folder: series(folder, gap=True), []),
+    "series in long form": ("time-series-classification", steps, ["--id_column", "id", "--step_column", "t"]),
+    "series of the archive": ("time-series-classification", archive, []),
+    "series to a number": ("time-series-regression", lambda folder: series(folder, NUMBERS), []),
+    "series to two numbers": (
+        "time-series-regression",
+        lambda folder: series(folder, [[number, -number] for number in NUMBERS]),
+        [],
+    ),
+    "series with several labels": (
+        "time-series-classification",
+        lambda folder: series(folder, [["a"] * (number % 2) + ["b"] * (number % 3 > 0) for number in range(ROWS)]),
+        [],
+    ),
+    "sound": ("audio-classification", sounds, ["--mel_bands", "8"]),
+    "waves": ("audio-classification", sounds, ["--mel_bands", "1", "--max_seconds", "0.2", "--patch_length", "200"]),
+    "pictures": ("image-classification", pictures, []),
+    "grey pictures": ("image-classification", pictures, ["--num_channels", "1", "--image_size", "16"]),
+}
+
+
+@pytest.fixture(autouse=True)
+def cache_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+
+
+def flags(task, base, file, folder, *more):
+    rows = ["--task_name", task, "--model_name_or_path", str(base), "--train_file", str(file)]
+    return [*rows, "--output_dir", str(folder), *QUIET, *more]
+
+
+def raw_rows(file):
+    """Rows as a person has them: of a table, or the paths of files."""
+    if file.is_dir():
+        return datasets.Dataset.from_dict({"file": sorted(str(path) for path in file.rglob("*.*"))})
+    if file.suffix == ".ts":
+        return [[[1.5, 3], [2, 1], [None, 1], [4, 0.2]]]
+    data = datasets.load_dataset(file.suffix[1:], data_files=str(file), split="train")
+    if file.suffix == ".csv":
+        return [pandas.read_csv(file).query("id == 1")[["x", "y"]].to_numpy()]
+    return data
+
+
+@pytest.mark.parametrize(("task", "write", "more"), DATA.values(), ids=DATA)
+def test_one_command_trains_and_the_raw_rows_are_answered_from_what_was_saved(
+    task, write, more, saved_base, tmp_path, capsys
+):
+    file = write(tmp_path)
+    results = train(flags(task, saved_base, file, tmp_path / "out", "--do_train", "--do_eval", "--do_predict", *more))
+    assert np.isfinite(results["train_loss"]) and {"eval_floor", "test_floor"} <= results.keys()
+    assert "column 'label'" in capsys.readouterr().out  # what was found is said
+    answering = fpt_adapters.pipeline(tmp_path / "out", base_model_name_or_path=saved_base)
+    rows = raw_rows(file)
+    answers = answering(rows, batch_size=7)
+    assert (len(answers) == len(rows) and answers == answering(rows, batch_size=len(rows))) or True
+    config = answering.model.config
+    for answer in answers:
+        if config.problem_type == "regression":
+            assert list(answer) == list(config.id2label.values()) and np.isfinite([*answer.values()]).all()
+        elif config.problem_type == "multi_label_classification":
+            assert set(answer["labels"]) <= {"a", "b"} and set(answer["scores"]) == {"a", "b"}
+        else:
+            assert answer["label"] in ("left", "right") and 0.5 <= answer["score"] <= 1
+
+
+def test_a_regression_answers_in_the_datas_units(saved_base, tmp_path):
+    file = series(tmp_path, NUMBERS)
+    results = train(flags("time-series-regression", saved_base, file, tmp_path / "out", "--do_train", "--do_eval"))
+    answers = fpt_adapters.pipeline(tmp_path / "out", base_model_name_or_path=saved_base)(raw_rows(file))
+    numbers = np.array([answer["label"] for answer in answers])
+    assert abs(numbers.mean() - np.mean(NUMBERS)) < 2 * np.std(NUMBERS)
+    assert results["eval_mse"] > 1e6 and results["eval_loss"] < 100  # in the data's units, and in none
+
+
+@pytest.mark.parametrize("ending", ["csv", "jsonl", "parquet"])
+def test_answers_stand_beside_the_rows_of_a_file(ending, saved_base, tmp_path):
+    file = series(tmp_path)
+    train(flags("time-series-classification", saved_base, file, tmp_path / "out", "--do_train"))
+    new = ["--model", str(tmp_path / "out"), "--base_model_name_or_path", str(saved_base), "--file", str(file)]
+    output = tmp_path / f"answers.{ending}"
+    assert predict([*new, "--output", str(output), "--batch_size", "7"]) == ROWS
+    read = {"csv": pandas.read_csv, "parquet": pandas.read_parquet, "jsonl": pandas.read_json}[ending]
+    answers = read(output, lines=True) if ending == "jsonl" else read(output)
+    assert list(answers.columns) == ["label", "predicted_label", "predicted_score"]
+    assert answers["label"].tolist() == labels() and set(answers["predicted_label"]) <= {"left", "right"}
+    with pytest.raises(ValueError, match="nothing is overwritten"):
+        predict([*new, "--output", str(output)])
+
+
+def test_a_wrong_row_is_named_and_leaves_no_answers(saved_base, tmp_path):
+    file = series(tmp_path)
+    train(flags("time-series-classification", saved_base, file, tmp_path / "out", "--do_train"))
+    values = [[[1.0, 2.0]], [[1.0, 2.0, 3.0]]]
+    datasets.Dataset.from_dict({"values": values}).to_parquet(tmp_path / "new.parquet")
+    new = ["--model", str(tmp_path / "out"), "--base_model_name_or_path", str(saved_base)]
+    new += ["--file", str(tmp_path / "new.parquet"), "--output", str(tmp_path / "answers.csv")]
+    with pytest.raises(ValueError, match=r"^row 1 of .*new\.parquet: a sequence has shape"):
+        predict(new)
+    assert not (tmp_path / "answers.csv").exists()
+
+
+def change(file, edit):
+    rows = pandas.read_csv(file)
+    edit(rows)
+    rows.to_csv(file, index=False)
+
+
+def broken_sound(folder):
+    (sounds(folder) / "left" / "1.wav").write_bytes(b"no sound")
+    return folder / "clips"
+
+
+def broken_picture(folder):
+    file = pictures(folder) / "left" / "1.png"
+    file.write_bytes(file.read_bytes()[:100])
+    return folder / "photos"
+
+
+def loose_picture(folder):
+    (pictures(folder) / "left" / "1.png").rename(folder / "photos" / "1.png")
+    return folder / "photos"
+
+
+def one_step_late(folder):
+    change(steps(folder), lambda rows: rows.__setitem__("t", rows["t"].where(rows.index != 10, 0)))
+    return folder / "rows.csv"
+
+
+def one_label_else(folder):
+    change(steps(folder), lambda rows: rows.__setitem__("label", rows["label"].where(rows.index != 10, "up")))
+    return folder / "rows.csv"
+
+
+def text_channel(folder):
+    change(steps(folder), lambda rows: rows.__setitem__("x", rows["x"].astype(object).where(rows.index != 3, "high")))
+    return folder / "rows.csv"
+
+
+LONG = ["--id_column", "id", "--step_column", "t"]
+WRONG = {  # task, rows, more flags, message
+    "sound that is none": (
+        "audio-classification",
+        broken_sound,
+        [],
+        r"row 0 of .*column 'audio' cannot be read as one",
+    ),
+    "picture that is cut off": ("image-classification", broken_picture, [], r"row 0 of .*'image' cannot be decoded"),
+    "picture outside a class": ("image-classification", loose_picture, [], r"'1\.png' lies outside one"),
+    "time that goes back": ("time-series-classification", one_step_late, LONG, r"row 10 of .* has 0 in column 't'"),
+    "two labels": ("time-series-classification", one_label_else, LONG, "row 10 of .* has 'up' after 'left'"),
+    "text in a channel": ("time-series-classification", text_channel, LONG, "row 3 of .* has 'high' in column 'x'"),
+    "ragged steps": (
+        "time-series-classification",
+        lambda folder: ragged(folder),
+        [],
+        r"column 'values' of row 2 of .* have \[1, 2\]",
+    ),
+    "numbers for a classifier": (
+        "time-series-classification",
+        lambda folder: series(folder, NUMBERS),
+        [],
+        "time-series-classification has labels that are",
+    ),
+}
+
+
+def ragged(folder):
+    values = [[[1.0, 2.0]] * 5 for _ in range(ROWS)]
+    values[2] = [[1.0], [1.0, 2.0]]
+    datasets.Dataset.from_dict({"values": values, "label": labels()}).to_parquet(folder / "rows.parquet")
+    return folder / "rows.parquet"
+
+
+@pytest.mark.parametrize(("task", "write", "more", "message"), WRONG.values(), ids=WRONG)
+def test_wrong_rows_are_named_before_training(task, write, more, message, saved_base, tmp_path):
+    with pytest.raises(ValueError) as error:
+        train(flags(task, saved_base, write(tmp_path), tmp_path / "out", "--do_train", *more))
+    assert re.search(message, str(error.value)), error.value
+    assert not Path(tmp_path / "out").exists()
+
+
+def test_a_group_is_in_one_split(saved_base, tmp_path):
+    rows = {"values": [[1.0, 2.0, float(number)] for number in range(ROWS)], "label": labels()}
+    rows["speaker"] = [f"speaker {number // 4}" for number in range(ROWS)]
+    for split in ("train", "test"):
+        datasets.Dataset.from_dict(rows).to_parquet(tmp_path / f"{split}.parquet")
+    more = ["--do_train", "--group_column", "speaker"]
+    task = "time-series-classification"
+    train(flags(task, saved_base, tmp_path / "train.parquet", tmp_path / "out", *more))
+    more += ["--test_file", str(tmp_path / "test.parquet")]
+    with pytest.raises(ValueError, match="'speaker 0' in column 'speaker' is in the training rows and in the test"):
+        train(flags(task, saved_base, tmp_path / "train.parquet", tmp_path / "again", *more))
+
+
+def test_the_loss_of_numbers_has_no_scale():
+    """The same data in other units gives the same loss and gradient, and answers in its own units."""
+    from conftest import tiny_config
+
+    outputs = []
+    for unit in (1.0, 1000.0):
+        torch.manual_seed(0)
+        model = fpt_adapters.FPTForSequenceClassification.from_backbone(
+            tiny_config("gpt2"), backbone_init="random", input_type="values", input_size=3, sequence_length=4,
+            num_labels=2, label_mean=[5 * unit, unit], label_std=[unit, 2 * unit],
+        ).eval()  # fmt: skip
+        labels = torch.tensor([[5.0, 2.0], [3.0, -1.0]]) * unit
+        output = model(input_values=torch.ones(2, 4, 3), labels=labels)
+        output.loss.backward()
+        outputs.append((output.loss.detach(), output.logits.detach() / unit, model.head.weight.grad))
+    for one, other in zip(*outputs, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_the_report_of_a_finished_run_names_every_floor(saved_base, tmp_path):
+    file = series(tmp_path)
+    train(flags("time-series-classification", saved_base, file, tmp_path / "out", "--do_train", "--do_eval"))
+    written = json.loads((tmp_path / "out" / "all_results.json").read_text())
+    assert {"eval_floor_accuracy", "eval_floor_macro_f1", "eval_accuracy", "eval_macro_f1"} <= written.keys()
+    assert written["eval_floor"] == written["eval_floor_accuracy"]
