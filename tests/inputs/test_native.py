@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 import torch
-from conftest import COMMON, IMAGE_BACKBONES, PICTURES, TINY_BACKBONES, checkpoint_activations, trainer_of
+from conftest import COMMON, PICTURES, TINY_BACKBONES, checkpoint_activations, trainer_of
 from PIL import Image
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
@@ -46,7 +46,7 @@ WHISPER |= {"max_source_positions": 10, "vocab_size": 9, "pad_token_id": 0, "bos
 TEXTS = ("gpt2", "bert", "roberta", "distilbert", "albert", "t5", "longformer", "opt", "llama", "gemma", "modernbert")
 CONFIGS = {name: TINY_BACKBONES[name] for name in TEXTS} | {
     **{name: PICTURES | {"intermediate_size": 64} for name in PICTURE_FAMILIES},
-    "dinov2": IMAGE_BACKBONES["dinov2"],
+    "dinov2": PICTURES | {"mlp_ratio": 2},
     "dinov2_with_registers": PICTURES | {"mlp_ratio": 2},
     **dict.fromkeys(WAVES, WAVE),
     "unispeech-sat": WAVE | {"feat_extract_norm": "layer", "do_stable_layer_norm": True},
