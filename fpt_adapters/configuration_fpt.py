@@ -23,7 +23,7 @@ from .rules.config_rules import (
     is_implementation,
     said_shortly,
 )
-from .rules.policy_rules import PAPER_GROUPS, checked_policy
+from .rules.policy_rules import checked_policy
 from .rules.ranges import (
     MAX_DEPTH,
     MAX_LABELS,
@@ -101,10 +101,10 @@ class FPTConfig(FloatFields, PreTrainedConfig):
 
     # The input: declared by the task.
     input_type: str = validated_field(_check_input_type, default="values")  # a row of inputs/table.py
-    sequence_length: int | None = None  # values, tokens: the most tokens a sequence has
+    sequence_length: int | None = None  # values, tokens, native text: the most tokens; native waves: the most samples
     input_size: int | None = None  # values: numbers per token
     vocab_size: int | None = None  # tokens: number of ids, padding included
-    pad_token_id: int | None = None  # tokens: the id that is masked where no attention_mask is given
+    pad_token_id: int | None = None  # tokens, native text: the id that is masked where no attention_mask is given
     image_size: int | list[int] | tuple[int, ...] | None = None  # images: pixels, one side or [height, width]
     num_channels: int | None = None  # images, series: channels
     patch_size: int | None = None  # images: pixels of a square patch's side
@@ -114,9 +114,9 @@ class FPTConfig(FloatFields, PreTrainedConfig):
     input_dropout: float | int = 0.1  # after the input projection (the paper's 0.1)
 
     # What trains: the policy.
-    trainable: list[str] | tuple[str, ...] = PAPER_GROUPS  # parameter groups with requires_grad
+    trainable: list[str] | tuple[str, ...] | None = None  # parameter groups with requires_grad; None: the paper's
     train_qk_norms: bool = False  # whether norms of queries and keys (Qwen3, OLMo2) count as `norm`
-    positions: Literal["auto", "backbone", "new", "none"] = "auto"  # auto: the backbone's table, else a new one
+    positions: Literal["auto", "backbone", "new", "none"] = "auto"  # auto: the backbone's, else a new table
     peft_config: dict | None = None  # settings of the peft adapter on frozen layers; None: none
 
     # The head.
@@ -209,7 +209,9 @@ class FPTConfig(FloatFields, PreTrainedConfig):
 
         Raises ValueError with the rule, what came, and what to write instead.
         """
-        self.trainable, self.peft_config = checked_policy(self.trainable, self.peft_config, self.positions)
+        trainable = self.input.trained(self) if self.trainable is None else self.trainable
+        groups, self.peft_config = checked_policy(trainable or (), self.peft_config, self.positions)
+        self.trainable = groups if trainable is not None else None
         check_base(self)
         if self.base_quantization is not None:
             from .rules.quantization import checked_quantization
@@ -221,7 +223,7 @@ class FPTConfig(FloatFields, PreTrainedConfig):
     @property
     def input(self) -> "InputType":
         """The input type that `input_type` names, with its fields, module and processor."""
-        return _tables()[0][self.input_type]
+        return _tables()[0][self.input_type].of(self)
 
     @property
     def num_tokens(self) -> int:
@@ -274,7 +276,8 @@ class FPTConfig(FloatFields, PreTrainedConfig):
             if name not in given:
                 raise ValueError(f"input_type={self.input_type!r} needs {', '.join(kind.needs)}; {name} is missing.")
         for name in sorted(given.difference(kind.fields)):
-            raise ValueError(f"{name} does not belong to input_type={self.input_type!r}, which takes {kind.needs}.")
+            takes = ", ".join(kind.fields) or "none on this backbone"
+            raise ValueError(f"{name} does not belong to input_type={self.input_type!r}, which takes {takes}.")
         for name in kind.needs:
             for value in getattr(self, name) if isinstance(getattr(self, name), list) else [getattr(self, name)]:
                 check_within(name, value, 1, MAX_SIZE)

@@ -20,6 +20,7 @@ from .backbones.structure import (
     output_width,
     position_parameters,
     run_backbone,
+    run_natively,
     weights,
 )
 from .configuration_fpt import FPTConfig
@@ -81,24 +82,32 @@ class FPTModel(FPTPreTrainedModel):
         attention_mask: Tensor | None = None,
         output_hidden_states: bool | Sequence[int] = False,
         output_attentions: bool = False,
+        input_features: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
     ) -> Encoded:
         """As `forward`, but return an `Encoded`: hidden states (batch, tokens, hidden), token mask and the like."""
         given = {"input_ids": input_ids, "pixel_values": pixel_values, "input_values": input_values}
+        given |= {"input_features": input_features, "token_type_ids": token_type_ids}
         given = {name: value for name, value in given.items() if value is not None}
         _check_tensors(**given, attention_mask=attention_mask)
-        name = self.input_projection.input_name
-        if list(given) != [name]:
+        name, beside = self.input_projection.input_name, self.input_projection.beside
+        if name not in given or not given.keys() <= {name, *beside}:
             raise ValueError(f"input_type={self.config.input_type!r} takes {name}; got {', '.join(given) or 'none'}.")
-        encoded = self.input_projection(given[name], attention_mask)
-        embeds = encoded.states  # (batch, tokens, width)
-        if self.position_embeddings is not None:
-            embeds = embeds + self.position_embeddings(torch.arange(embeds.shape[1], device=embeds.device))
-        if self.embedding_scale != 1.0:
-            embeds = embeds * self.embedding_scale
-        output = run_backbone(self.backbone, embeds, encoded.mask, output_hidden_states, output_attentions)
+        encoded = self.input_projection(given.pop(name), attention_mask, **given)
+        states = (output_hidden_states, output_attentions)
+        if encoded.arguments is None:
+            output = run_backbone(self.backbone, self._embeds(encoded.states), encoded.mask, *states)
+        else:
+            output = run_natively(self.backbone, encoded.arguments, *states)
         encoded.states = output.last_hidden_state
         encoded.hidden_states, encoded.attentions = output.hidden_states, output.attentions
         return encoded
+
+    def _embeds(self, embeds: Tensor) -> Tensor:
+        """What the input made (batch, tokens, width) -> what enters the backbone."""
+        if self.position_embeddings is not None:
+            embeds = embeds + self.position_embeddings(torch.arange(embeds.shape[1], device=embeds.device))
+        return embeds if self.embedding_scale == 1.0 else embeds * self.embedding_scale
 
     def forward(
         self,
@@ -109,14 +118,17 @@ class FPTModel(FPTPreTrainedModel):
         output_hidden_states: bool | int | Sequence[int] | None = None,
         output_attentions: bool | None = None,
         return_dict: bool | None = None,
+        input_features: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
     ) -> BaseModelOutput | tuple:
         """Inputs of the config's type -> `last_hidden_state` (batch, tokens, hidden).
 
         `input_ids` (batch, tokens), `pixel_values` (batch, channels, height, width), `input_values` (batch, tokens,
         input_size) or, for series, (batch, steps, channels) and, for tables, (batch, columns, 2); `attention_mask`
-        (batch, tokens or steps), 1 for real. `output_hidden_states`: True for those of all layers, or the numbers of
-        some layers: see `run_backbone`. Raises ValueError for another input or shape than the config declares,
-        TypeError for lists and arrays.
+        (batch, tokens or steps), 1 for real. Natively what the base's own processor gives, also `input_values` (batch,
+        samples), `input_features` (batch, mels, frames) and, beside ids, `token_type_ids`. `output_hidden_states`:
+        True for those of all layers, or the numbers of some layers: see `run_backbone`. Raises ValueError for another
+        input or shape than the config declares, TypeError for lists and arrays.
         """
         encoded = self.encode(
             input_ids,
@@ -125,6 +137,8 @@ class FPTModel(FPTPreTrainedModel):
             attention_mask,
             _states(output_hidden_states, self.config.output_hidden_states),
             _choice(output_attentions, self.config.output_attentions),
+            input_features,
+            token_type_ids,
         )
         output = BaseModelOutput(encoded.states, encoded.hidden_states, encoded.attentions)
         return output if _choice(return_dict, self.config.return_dict) else output.to_tuple()
@@ -159,13 +173,16 @@ class FPTModelWithHead(FPTPreTrainedModel):
         pixel_values: Tensor | None = None,
         input_values: Tensor | None = None,
         attention_mask: Tensor | None = None,
+        input_features: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
     ) -> Tensor:
         """Inputs as for `FPTModel` -> the head's inputs: (batch, hidden), or (batch, tokens, hidden) for tokens.
 
         `forward(head_inputs=...)` continues from them. While only the head trains they do not change, so that they
         can be computed once and kept.
         """
-        encoded = self.fpt.encode(input_ids, pixel_values, input_values, attention_mask)
+        raw = (input_ids, pixel_values, input_values, attention_mask)
+        encoded = self.fpt.encode(*raw, input_features=input_features, token_type_ids=token_type_ids)
         return self.head_type.inputs(encoded, self.config)
 
     def forward(
@@ -180,6 +197,8 @@ class FPTModelWithHead(FPTPreTrainedModel):
         output_attentions: bool | None = None,
         return_dict: bool | None = None,
         head_inputs: Tensor | None = None,
+        input_features: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
     ):
         """Inputs as for `FPTModel`, or `head_inputs` instead -> logits, and the loss if `labels` are given.
 
@@ -195,12 +214,13 @@ class FPTModelWithHead(FPTPreTrainedModel):
         raw = (input_ids, pixel_values, input_values, attention_mask)
         _check_tensors(labels=labels, head_inputs=head_inputs)
         if head_inputs is None:
-            encoded = self.fpt.encode(*raw, with_states, with_attentions)
+            encoded = self.fpt.encode(*raw, with_states, with_attentions, input_features, token_type_ids)
             head_inputs = self.head_type.inputs(encoded, self.config)
         else:
             from .heads.given_inputs import check_head_inputs
 
             shape = self.head_type.shape_of_inputs(self.config, output_width(self.config.base_model_config))
+            raw += (input_features, token_type_ids)
             check_head_inputs(head_inputs, shape, raw, with_states or with_attentions)
             encoded = Encoded()
         outputs = self.head(head_inputs.to(next(weights(self.head)).dtype))  # some backbones end in half precision

@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from ..backbones.fingerprints import fingerprint_of
+from ..backbones.places import layer_lists
 from ..backbones.quantized_layers import parameter_size
 from ..rules.adapter_settings import METHODS, NAME, checked_settings
 from ..rules.ranges import short
@@ -159,7 +160,7 @@ def on_conv1d(model: nn.Module) -> bool:
 
 
 def _in_repeated_layers(name: str, backbone: nn.Module) -> bool:
-    lists = [path for path, module in named_modules(backbone).items() if isinstance(module, nn.ModuleList)]
+    lists = list(layer_lists(backbone))
     return any(name.startswith(path + ".") for path in lists)
 
 

@@ -30,6 +30,7 @@ from .cpu.dropout import replace_dropout
 from .device_maps import DeviceMap
 from .fingerprints import fingerprints
 from .images import IMAGE_FAMILIES
+from .native import DRAWN, NOT_TEXT
 from .precision import cast_frozen, take_fp32
 from .stored_weights import NO_LIMIT, read_weights
 from .structure import embedding_width, frozen_dtype
@@ -43,6 +44,7 @@ DROPOUT_FIELDS = (
     "dropout_rate",
     "embd_pdrop",
     "embedding_dropout",
+    "feat_proj_dropout",
     "hidden_dropout",
     "hidden_dropout_prob",
     "mlp_dropout",
@@ -67,6 +69,7 @@ def build_backbone(
     quantization: dict[str, Any] | None = None,
     device_map: DeviceMap | None = None,
     source: str | None = None,
+    native: bool = False,
 ) -> tuple[PreTrainedModel, dict[str, str]]:
     """Build a backbone, frozen and in eval mode; returns it with its fingerprints, by kind.
 
@@ -74,15 +77,15 @@ def build_backbone(
     `seed` and `scheme` are for "random" and "statistics". `layers`: build, and read, only this many first layers
     (None: all). `dtype`: the dtype of the frozen weights (None: as stored); norms and positions keep their stored
     values in fp32, which autocast needs. `quantization` (as `checked_quantization` returns it) and `device_map`:
-    weights are quantised and go to their devices while they are loaded. The fingerprints are those of the stored
-    weights, whatever `dtype` and `quantization` are: the files are mapped into memory, and a page or two of each
-    tensor is read.
+    weights are quantised and go to their devices while they are loaded. `native`: the backbone reads raw inputs
+    itself, and keeps what embeds them. The fingerprints are those of the stored weights, whatever `dtype` and
+    `quantization` are: the files are mapped into memory, and a page or two of each tensor is read.
 
     Raises ValueError for a model that cannot be a backbone, or whose weights are incomplete.
     """
-    config = _configured(base_config, layers, dropout)
+    config = _configured(base_config, layers, dropout, native)
     config._attn_implementation = attn_implementation
-    model_class = backbone_class(config)
+    model_class = backbone_class(config, native)
     if init == "random":
         from .random_weights import draw_random
 
@@ -93,8 +96,9 @@ def build_backbone(
             from .random_weights import draw_from_statistics
 
             draw_from_statistics(whole, seed)
-    stored = backbone = _without_unused(whole)
-    _refuse_undrivable(type(backbone), backbone.config)
+    stored = backbone = _without_unused(whole, native)
+    if not TRAVELS:
+        _refuse_undrivable(type(backbone), backbone.config, native)
     embedding_width(backbone)
     found = fingerprints(backbone)
     if quantization is None and device_map is None:
@@ -105,7 +109,7 @@ def build_backbone(
         with checkpoint_of(folder if init == "pretrained" else whole) as checkpoint:
             dtype = dtype or frozen_dtype(stored)
             whole = load_placed(model_class, checkpoint, config, dtype, quantization, device_map)
-        backbone = _without_unused(whole)
+        backbone = _without_unused(whole, native)
     take_fp32(backbone, stored)
     if attn_implementation is None:
         choose_attention(backbone)
@@ -114,7 +118,9 @@ def build_backbone(
     return backbone.requires_grad_(False).eval(), found
 
 
-def _configured(base_config: PreTrainedConfig, layers: int | None, dropout: float | None) -> PreTrainedConfig:
+def _configured(
+    base_config: PreTrainedConfig, layers: int | None, dropout: float | None, native: bool = False
+) -> PreTrainedConfig:
     """A copy of the base's configuration; `layers` keeps only the first layers, `dropout` replaces every dropout."""
     config = copy.deepcopy(base_config)
     if layers is not None:
@@ -126,22 +132,27 @@ def _configured(base_config: PreTrainedConfig, layers: int | None, dropout: floa
     for field in DROPOUT_FIELDS if dropout is not None else ():
         if field in config:
             setattr(config, field, dropout)
+    for field, value in DRAWN.items() if native else ():
+        if field in config:
+            setattr(config, field, value)
     return config
 
 
-def backbone_without_weights(base_config: PreTrainedConfig, layers: int | None, dropout: float | None) -> nn.Module:
+def backbone_without_weights(
+    base_config: PreTrainedConfig, layers: int | None, dropout: float | None, native: bool = False
+) -> nn.Module:
     """The modules that `build_backbone` would build, without values (on the meta device)."""
-    config = _configured(base_config, layers, dropout)
+    config = _configured(base_config, layers, dropout, native)
     with torch.device("meta"):
-        backbone = _without_unused(backbone_class(config)(config))
+        backbone = _without_unused(backbone_class(config, native)(config), native)
     replace_dropout(backbone)
     return backbone
 
 
-def backbone_class(config: PreTrainedConfig) -> type[PreTrainedModel]:
+def backbone_class(config: PreTrainedConfig, native: bool = False) -> type[PreTrainedModel]:
     """The class that AutoModel chooses for `config`; for a T5-like model, the class of its encoder.
 
-    Raises ValueError for a model that cannot be a backbone.
+    Raises ValueError for a model that cannot be a backbone; `native`: one that reads raw inputs itself.
     """
     mapping = MODEL_MAPPING
     if config.is_encoder_decoder and type(config) in MODEL_FOR_TEXT_ENCODING_MAPPING:
@@ -150,7 +161,8 @@ def backbone_class(config: PreTrainedConfig) -> type[PreTrainedModel]:
         raise ValueError(f"A backbone is a transformers AutoModel; model_type {config.model_type!r} has none.")
     found = mapping[type(config)]
     model_class = found[0] if isinstance(found, tuple) else found
-    _refuse_undrivable(model_class, config)
+    if not TRAVELS:
+        _refuse_undrivable(model_class, config, native)
     return model_class
 
 
@@ -183,6 +195,9 @@ def _pretrained(
     with refusing_unfit(model_class):
         backbone, info = read_weights(model_class, folder, config, "auto", limit, output_loading_info=True)
     missing = sorted(key for key in info["missing_keys"] if not key.startswith("pooler."))
+    if "masked_spec_embed" in missing:  # which fine-tuned checkpoints of waves lack, and nothing here reads
+        missing.remove("masked_spec_embed")
+        nn.init.zeros_(backbone.masked_spec_embed)
     if missing or info["mismatched_keys"]:
         what = missing or sorted(str(key) for key in info["mismatched_keys"])
         raise ValueError(
@@ -206,9 +221,12 @@ def check_same_architecture(nested: PreTrainedConfig, own: PreTrainedConfig, sou
         )
 
 
-def _without_unused(backbone: PreTrainedModel) -> PreTrainedModel:
-    """Keep only what turns embeddings into hidden states: an encoder-decoder's or image model's encoder, no pooler."""
-    if backbone.config.model_type in IMAGE_FAMILIES:
+def _without_unused(backbone: PreTrainedModel, native: bool) -> PreTrainedModel:
+    """Keep what makes hidden states: an encoder-decoder's encoder, no pooler; of pictures' models, the layers alone.
+
+    `native`: of raw inputs, which a pictures' model embeds itself.
+    """
+    if backbone.config.model_type in IMAGE_FAMILIES and not native:
         from .images import ImageEncoder
 
         return ImageEncoder(backbone)
@@ -219,9 +237,24 @@ def _without_unused(backbone: PreTrainedModel) -> PreTrainedModel:
     return backbone
 
 
-def _refuse_undrivable(model_class: type, config: PreTrainedConfig) -> None:
+def _natively(config: PreTrainedConfig) -> str:
+    return "; or write input_type='native', for what it was made to read" if config.model_type in NOT_TEXT else ""
+
+
+def _refuse_undrivable(model_class: type, config: PreTrainedConfig, native: bool) -> None:
     accepted = inspect.signature(model_class.forward).parameters
-    if config.model_type in IMAGE_FAMILIES:
+    if native:
+        if config.model_type not in NOT_TEXT and not {"input_ids", "inputs_embeds"} <= accepted.keys():
+            raise ValueError(
+                f"{model_class.__name__} ({config.model_type}) cannot read its own inputs here: input_type='native' "
+                f"is for text models such as GPT-2 or BERT, and for {', '.join(NOT_TEXT)}. Choose one of these."
+            )
+        if getattr(config, "add_adapter", False):
+            raise ValueError(
+                f"{model_class.__name__} ({config.model_type}) has layers behind its transformer (add_adapter), which "
+                "shorten its hidden states: choose a base without them."
+            )
+    elif config.model_type in IMAGE_FAMILIES:
         if "attention_mask" not in accepted:
             raise ValueError(
                 f"{model_class.__name__} ({config.model_type}) cannot be a backbone with transformers {VERSION}: its "
@@ -231,7 +264,7 @@ def _refuse_undrivable(model_class: type, config: PreTrainedConfig) -> None:
         raise ValueError(
             f"{model_class.__name__} ({config.model_type}) cannot be a backbone: its forward takes no inputs_embeds, "
             "so projected inputs cannot enter it. Choose a text model such as GPT-2 or BERT, or of image models "
-            f"{', '.join(IMAGE_FAMILIES)}."
+            f"{', '.join(IMAGE_FAMILIES)}{_natively(config)}."
         )
     if not isinstance(getattr(config, "hidden_size", None), int):
         raise ValueError(

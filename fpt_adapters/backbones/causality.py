@@ -1,5 +1,6 @@
 """Whether a backbone is causal: then only its last token has seen all the others, and a head reads that one."""
 
+import inspect
 import math
 
 import torch
@@ -10,7 +11,12 @@ from .structure import device_of, embedding_width, run_backbone
 
 @torch.no_grad()
 def is_causal(backbone: PreTrainedModel) -> bool:
-    """Whether a token sees those before it and none after it, measured by changing the ends of four tokens."""
+    """Whether a token sees those before it and none after it, measured by changing the ends of four tokens.
+
+    Models of pictures and sound, which take no embeddings, see all.
+    """
+    if "inputs_embeds" not in inspect.signature(backbone.forward).parameters:
+        return False
     generator = torch.Generator().manual_seed(0)
     embeds = torch.randn(1, 4, embedding_width(backbone), generator=generator, device="cpu")
     embeds = embeds.repeat(3, 1, 1)  # (3, 4, width)

@@ -9,12 +9,25 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 
 from torch import nn
+from torch.nn.utils.parametrize import ParametrizationList
 
 from ..torch_utils.plain_names import named_modules
+from .native import FRONT
 
 KINDS = {"last_attention": "attention"}  # group -> kind, where they differ
 OWN = {"input_projection": "input", "position_embeddings": "position", "head": "output"}  # new modules
 HEAD_PLACE = "output."  # what a head's places begin with
+
+
+def layer_lists(backbone: nn.Module) -> dict[str, nn.ModuleList]:
+    """The lists of repeated layers by path, also those inside a layer; not those of convolutions in front of them."""
+    return {
+        path: module
+        for path, module in named_modules(backbone).items()
+        if isinstance(module, nn.ModuleList)
+        and not isinstance(module, ParametrizationList)
+        and not path.startswith(FRONT)
+    }
 
 
 def layer_numbers(backbone: nn.Module, names: Iterable[str]) -> dict[str, int | None]:
@@ -23,8 +36,8 @@ def layer_numbers(backbone: nn.Module, names: Iterable[str]) -> dict[str, int | 
     A list inside a list (T5) is part of the outer one's layer. Lists beside each other are numbered one after another.
     """
     first, count = {}, 0  # path of a list -> number of its first layer
-    for path, module in named_modules(backbone).items():
-        if isinstance(module, nn.ModuleList) and not any(path.startswith(f"{outer}.") for outer in first):
+    for path, module in layer_lists(backbone).items():
+        if not any(path.startswith(f"{outer}.") for outer in first):
             first[path], count = count, count + len(module)
 
     def number(name: str) -> int | None:

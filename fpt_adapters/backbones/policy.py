@@ -3,7 +3,8 @@
 Attention and feed-forward are told apart by structure. Inside the repeated layers (the elements of a `ModuleList`),
 everything under a module whose class is an attention is `attention`, everything in a recurrent module (LSTM gates) is
 `recurrent`, and the rest is `feedforward`. Parameters outside the layers (token embeddings and the like), and those
-that no input reaches, are `other` and never train.
+that no input reaches, are `other` and never train; but where the backbone reads raw inputs itself, what embeds them is
+`input`.
 """
 
 from collections.abc import Iterable, Mapping
@@ -13,6 +14,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from ..torch_utils.plain_names import named_modules, named_parameters
+from .places import layer_lists
 from .structure import is_quantized, norm_parameters, position_parameters, unused_parameters
 
 FROZEN_GROUP = "other"
@@ -24,20 +26,22 @@ def backbone_groups(
     qk_norms: bool,
     last_attention: bool = False,
     adapter: Iterable[nn.Parameter] = (),
+    embeds: bool = False,
 ) -> dict[str, str]:
     """The group of each of the backbone's parameters, by name; a parameter with several names appears once.
 
     `own_positions`: whether the backbone's learned positions are the group `position` (else `other`);
     `qk_norms`: whether norms of queries and keys are `norm` (else `attention`); `last_attention`: whether the last
-    layer's attention is a group of its own; `adapter`: the parameters that peft added. Where layers share weights
-    (ALBERT), the last layer's attention is that of all of them.
+    layer's attention is a group of its own; `adapter`: the parameters that peft added; `embeds`: whether the
+    backbone embeds raw inputs itself. Where layers share weights (ALBERT), the last layer's attention is that of all
+    of them.
     """
     added = {id(parameter) for parameter in adapter}
     norms = {id(parameter) for parameter in norm_parameters(backbone, qk_norms)}
     positions = {id(parameter) for parameter in position_parameters(backbone)}
     unused = {id(parameter) for parameter in unused_parameters(backbone)}
     modules = named_modules(backbone).items()
-    lists = tuple(name + "." for name, module in modules if isinstance(module, nn.ModuleList))
+    lists = tuple(name + "." for name in layer_lists(backbone))
     attentions = tuple(
         name + "." for name, module in modules if "Attention" in type(module).__name__ and name.startswith(lists)
     )
@@ -52,6 +56,8 @@ def backbone_groups(
             return "position" if own_positions else FROZEN_GROUP
         if id(parameter) in unused:
             return FROZEN_GROUP
+        if embeds and not name.startswith(lists):
+            return "input"
         if name.startswith(recurrent):
             return "recurrent"
         if name.startswith(attentions):

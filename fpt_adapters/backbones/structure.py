@@ -9,7 +9,7 @@ but may differ.
 """
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -18,8 +18,10 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
-from ..torch_utils.plain_names import named_modules
+from ..torch_utils.plain_names import named_modules, named_parameters
 from .images import IMAGE_FAMILIES
+from .native import NOT_TEXT, OWN_POSITIONS
+from .places import layer_lists
 
 
 @dataclass(frozen=True)
@@ -49,11 +51,16 @@ POSITION_TABLES = {
 }
 RELATIVE_POSITIONS = ("mt5", "t5", "umt5")  # learned biases by distance: trained whole, never cut
 RELATIVE_POSITIONS_NAME = "relative_attention_bias"
-UNUSED_MODULES = {"longformer": ("query_global", "key_global", "value_global")}  # no token attends globally here
+UNUSED_MODULES = {  # no token attends globally here, and sinusoids are not learned
+    "longformer": ("query_global", "key_global", "value_global"),
+    "whisper": ("embed_positions",),
+}
+UNUSED_PARAMETERS = ("mask_token", "masked_spec_embed")  # stand for what is hidden from a model in its own pretraining
 QK_NORM_NAMES = ("q_norm", "k_norm", "q_layernorm", "k_layernorm", "query_norm", "key_norm")
 EIGHT_BITS, FOUR_BITS = "Int8Params", "Params4bit"  # classes of bitsandbytes, which need not be installed
 HALF_PRECISION = (torch.bfloat16, torch.float16)
-WITHOUT_TOKENS = ("fpt_identity", "fpt_lstm", *IMAGE_FAMILIES)  # no token embedding: inputs have the hidden size
+# No token embedding: inputs have the hidden size.
+WITHOUT_TOKENS = ("fpt_identity", "fpt_lstm", *IMAGE_FAMILIES, *NOT_TEXT)
 
 
 def embedding_width(backbone: PreTrainedModel) -> int:
@@ -85,7 +92,9 @@ def embedding_scale(backbone: PreTrainedModel) -> float:
 def frozen_dtype(backbone: PreTrainedModel) -> torch.dtype:
     """The dtype of the frozen weights, not counting norms and what trains (fp32); fp32 if there are none."""
     if backbone.config.model_type not in WITHOUT_TOKENS:
-        return backbone.get_input_embeddings().weight.dtype  # the token table never trains
+        table = backbone.get_input_embeddings().weight
+        if not table.requires_grad:  # natively it may train
+            return table.dtype
     dtypes = [tensor.dtype for tensor in weights(backbone)]
     return next((dtype for dtype in HALF_PRECISION if dtype in dtypes), torch.float32)
 
@@ -113,7 +122,7 @@ def layer_classes(backbone: PreTrainedModel) -> set[str]:
     named = {type(module).__name__ for module in backbone.modules()}.intersection(backbone._no_split_modules or ())
     if named:
         return named
-    lists = [module for module in backbone.modules() if isinstance(module, nn.ModuleList)]
+    lists = list(layer_lists(backbone).values())
     inner = {id(module) for outer in lists for layer in outer for module in layer.modules()}
     return {type(layer).__name__ for outer in lists if id(outer) not in inner for layer in outer}
 
@@ -145,6 +154,9 @@ def position_parameters(backbone: PreTrainedModel) -> list[nn.Parameter]:
     table = POSITION_TABLES.get(backbone.config.model_type)
     if table is not None:
         return [backbone.get_submodule(table.path).weight]
+    if backbone.config.model_type in OWN_POSITIONS:  # there where the backbone reads pictures itself
+        name = OWN_POSITIONS[backbone.config.model_type]
+        return [parameter for known, parameter in named_parameters(backbone).items() if known == name]
     if backbone.config.model_type in RELATIVE_POSITIONS:
         named = named_modules(backbone).items()
         return [module.weight for name, module in named if name.endswith("." + RELATIVE_POSITIONS_NAME)]
@@ -152,12 +164,12 @@ def position_parameters(backbone: PreTrainedModel) -> list[nn.Parameter]:
 
 
 def unused_parameters(backbone: PreTrainedModel) -> list[nn.Parameter]:
-    """Parameters inside the layers that no input reaches."""
-    names = UNUSED_MODULES.get(backbone.config.model_type)
-    if names is None:
-        return []
+    """Parameters that no input reaches, or that nobody learned."""
+    names = UNUSED_MODULES.get(backbone.config.model_type, ())
     modules = [module for name, module in named_modules(backbone).items() if name.rpartition(".")[2] in names]
-    return [parameter for module in modules for parameter in module.parameters()]
+    named = named_parameters(backbone).items()
+    single = [parameter for name, parameter in named if name.rpartition(".")[2] in UNUSED_PARAMETERS]
+    return single + [parameter for module in modules for parameter in module.parameters()]
 
 
 def cut_positions(backbone: PreTrainedModel, num_tokens: int) -> None:
@@ -199,25 +211,38 @@ def run_backbone(
     output_hidden_states: bool | Sequence[int] = False,
     output_attentions: bool = False,
 ) -> BaseModelOutput:
-    """Run a backbone: embeddings (batch, tokens, embedding width) -> hidden states (batch, tokens, hidden).
+    """Run a backbone: embeddings (batch, tokens, embedding width) -> hidden states; see `run_natively`.
 
     `attention_mask` (batch, tokens) is 1 for a real token and 0 for padding; None means that all are real.
+    """
+    arguments = {"inputs_embeds": inputs_embeds, "attention_mask": attention_mask}
+    table = POSITION_TABLES.get(backbone.config.model_type)
+    if table is not None and table.explicit_ids:
+        first = _first_row(backbone.get_submodule(table.path), table)
+        ids = torch.arange(first, first + inputs_embeds.shape[1], device=inputs_embeds.device)
+        arguments["position_ids"] = ids.expand(inputs_embeds.shape[:2])  # (batch, tokens)
+    return run_natively(backbone, arguments, output_hidden_states, output_attentions)
+
+
+def run_natively(
+    backbone: PreTrainedModel,
+    arguments: Mapping[str, Tensor | None],
+    output_hidden_states: bool | Sequence[int] = False,
+    output_attentions: bool = False,
+) -> BaseModelOutput:
+    """What the backbone's own forward takes, by name (the first is a tensor) -> hidden states (batch, tokens, hidden).
+
     `output_hidden_states`: True to return all, or the numbers of those to return, from 0 (the first layer's input)
     or, negative, from the end; the others are None. Raises ValueError for a number that there is not.
     Half-precision weights run under autocast, so that they can be multiplied with fp32 norms and inputs.
     """
     kwargs: dict[str, Any] = {}
-    table = POSITION_TABLES.get(backbone.config.model_type)
-    if table is not None and table.explicit_ids:
-        first = _first_row(backbone.get_submodule(table.path), table)
-        ids = torch.arange(first, first + inputs_embeds.shape[1], device=inputs_embeds.device)
-        kwargs["position_ids"] = ids.expand(inputs_embeds.shape[:2])  # (batch, tokens)
     if output_hidden_states:
         kwargs["output_hidden_states"] = True
     if output_attentions:
         kwargs["output_attentions"] = True
-    with _autocast_for(backbone, inputs_embeds.device.type):
-        output = backbone(inputs_embeds=inputs_embeds, attention_mask=attention_mask, **kwargs)
+    with _autocast_for(backbone, next(iter(arguments.values())).device.type):
+        output = backbone(**arguments, **kwargs)
     if output_hidden_states and output_hidden_states is not True:
         output.hidden_states = _selected(output.hidden_states, output_hidden_states)
     return output

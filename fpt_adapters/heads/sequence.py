@@ -32,7 +32,10 @@ class SequenceHead(Head):
     def check_input(self, config: PreTrainedConfig) -> None:
         if self.only_input is not None and config.input.modality != self.modality:
             name = self.auto_class.replace("AutoModel", "FPT")
-            raise ValueError(f"{name} needs input_type={self.only_input!r}, got {config.input_type!r}.")
+            raise ValueError(
+                f"{name} needs input_type={self.only_input!r}, or 'native' on a backbone of them; got "
+                f"{config.input_type!r}."
+            )
 
     def check(self, config: PreTrainedConfig) -> None:
         super().check(config)

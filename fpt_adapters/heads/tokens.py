@@ -40,6 +40,13 @@ class TokensHead(Head):
         if config.labels_per_token * (config.num_labels or 1) > MAX_SIZE:
             raise ValueError(f"labels_per_token * num_labels is at most {MAX_SIZE}: write smaller ones.")
 
+    def check_input(self, config: PreTrainedConfig) -> None:
+        if config.input.native and not config.input.step_is_token:
+            raise ValueError(
+                "FPTForTokenClassification labels what a batch has as steps: natively, the tokens of a text; "
+                f"{config.base_model_config.model_type} makes others of its inputs. Use FPTForSequenceClassification."
+            )
+
     def build(self, config: PreTrainedConfig, width: int) -> nn.Module:
         return TokenClassifier(width, config.num_labels, config.labels_per_token)
 

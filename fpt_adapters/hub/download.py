@@ -121,6 +121,13 @@ def fetch_base(source: str | os.PathLike, **hub_kwargs) -> Path:
     return folder
 
 
+def has_file(source: str | os.PathLike, name: str, **hub_kwargs) -> bool:
+    """Whether a local folder or a Hub repo has a file. Raises OSError where the Hub gives no answer."""
+    if os.path.isdir(source):
+        return Path(source, name).is_file()
+    return _fetch_if_there(source, name, **hub_kwargs) is not None
+
+
 def _fetch_if_there(repo_id: str | os.PathLike, name: str, **hub_kwargs) -> Path | None:
     """The path of a checked file of a Hub repo at a commit; None only if the Hub has answered that there is none."""
     known = {name: hub_kwargs[name] for name in ("cache_dir", "revision") if hub_kwargs.get(name) is not None}

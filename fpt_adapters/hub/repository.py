@@ -30,6 +30,14 @@ PROCESSOR_FILES = (
     "special_tokens_map.json",
     "tokenizer.json",
     "tokenizer_config.json",
+    # What tokenizers have that transformers has in Python alone.
+    "added_tokens.json",
+    "merges.txt",
+    "sentencepiece.bpe.model",
+    "spiece.model",
+    "tokenizer.model",
+    "vocab.json",
+    "vocab.txt",
 )
 SAVED_FILES = (CONFIG_NAME, SAFE_WEIGHTS_NAME, *PROCESSOR_FILES)
 CARD_FILES = (CARD_NAME, *PICTURES)

@@ -14,12 +14,14 @@ class Encoded(ModelOutput):
     and a head reads what it needs: a forecast is scaled back by `mean` and `scale`.
     """
 
-    states: Tensor | None = None  # (batch, tokens, width): embeddings; after the backbone, its last hidden states
+    states: Tensor | None = None  # (batch, tokens, width): embeddings; after the backbone, its last hidden states;
+    # before a backbone that embeds raw inputs itself, the raw inputs
     mask: Tensor | None = None  # (batch, tokens): 1 for a real token, 0 for padding; None: all are real
     mean: Tensor | None = None  # (batch, channels): subtracted from each example's numbers; None: not normalised
     scale: Tensor | None = None  # (batch, channels): then they were divided by this
     hidden_states: tuple[Tensor, ...] | None = None  # of the backbone's layers, if they were asked for
     attentions: tuple[Tensor, ...] | None = None  # (batch, heads, tokens, tokens) of each layer, likewise
+    arguments: dict[str, Tensor] | None = None  # of the backbone's own forward, where it embeds raw inputs itself
 
     @property
     def lengths(self) -> Tensor:

@@ -8,7 +8,7 @@ from transformers import PreTrainedConfig
 from ..rules.ranges import short
 from ..rules.wording import counted
 from .encoded import Encoded
-from .input_type import InputType, Loading
+from .input_type import InputType, Loading, picture_usage
 from .projection import Projection
 
 if TYPE_CHECKING:
@@ -99,15 +99,4 @@ class ImagesInput(InputType):
         if loading.pipeline_tag is None or config.num_channels not in MODES:
             return None
         height, width = height_width(config)
-        return f"""\
-From a picture to labels:
-
-```python
-import fpt_adapters
-from PIL import Image
-from transformers import pipeline
-
-classify = pipeline("{loading.pipeline_tag}", model="{loading.repo_id}"{loading.pipeline_arguments})
-image = Image.new("{MODES[config.num_channels]}", ({width}, {height}))  # yours: Image.open("picture.png")
-print(classify(image))
-```"""
+        return picture_usage(loading, MODES[config.num_channels], width, height)

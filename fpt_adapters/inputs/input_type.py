@@ -1,10 +1,13 @@
 """The base class of input types. Each has a file: its fields, module, processor, and words for the model card."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
 from transformers import PreTrainedConfig
+
+from ..rules.policy_rules import PAPER_GROUPS
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,16 @@ class InputType:
     columns: tuple[str, ...] = ()  # what the column of raw inputs is usually called
     pooling: str | None = None  # what pooling="auto" is for it; None: what suits the backbone
     whole_rows = False  # whether its processor takes rows of a table, and no single column
+    native = False  # whether the backbone's own embeddings read it
+    positions = "new"  # which it has where a configuration leaves that open, and the backbone has none
+
+    def of(self, config: PreTrainedConfig) -> "InputType":
+        """What it is for a configuration: itself, but that what is native depends on the backbone."""
+        return self
+
+    def trained(self, config: PreTrainedConfig) -> Sequence[str] | None:
+        """The groups that train where nobody says which; None while the positions are not known that decide it."""
+        return PAPER_GROUPS
 
     @property
     def fields(self) -> tuple[str, ...]:
@@ -59,7 +72,7 @@ class InputType:
         raise NotImplementedError
 
     def token_size(self, config: PreTrainedConfig) -> int:
-        """How many numbers the projection reads per token; for token ids, the rows of the embedding table."""
+        """How many numbers the projection reads per token: of ids, the rows of the embedding table; natively 0."""
         raise NotImplementedError
 
     def wrong_ids(self, config: PreTrainedConfig, inputs: Tensor) -> tuple[Tensor, str] | None:
@@ -88,3 +101,36 @@ class InputType:
     def usage(self, config: PreTrainedConfig, loading: Loading) -> str | None:
         """Markdown with code that goes from raw data to answers, with the model's processor; None if none can."""
         return None
+
+
+def text_usage(loading: Loading) -> str | None:
+    """The usage of a model whose texts a pipeline of transformers reads."""
+    if loading.pipeline_tag is None:
+        return None
+    cut = ", truncation=True" if loading.pipeline_tag == "text-classification" else ""
+    return f"""\
+From text to labels:
+
+```python
+import fpt_adapters
+from transformers import pipeline
+
+classify = pipeline("{loading.pipeline_tag}", model="{loading.repo_id}"{cut}{loading.pipeline_arguments})
+print(classify({loading.text}))
+```"""
+
+
+def picture_usage(loading: Loading, mode: str, width: int, height: int) -> str:
+    """The usage of a model whose pictures, of Pillow's `mode`, a pipeline of transformers reads."""
+    return f"""\
+From a picture to labels:
+
+```python
+import fpt_adapters
+from PIL import Image
+from transformers import pipeline
+
+classify = pipeline("{loading.pipeline_tag}", model="{loading.repo_id}"{loading.pipeline_arguments})
+image = Image.new("{mode}", ({width}, {height}))  # yours: Image.open("picture.png")
+print(classify(image))
+```"""

@@ -17,6 +17,7 @@ class Projection(nn.Module):
     """A linear layer from each token's numbers to an embedding, then dropout. Subclasses cut inputs into tokens."""
 
     input_name = "input_values"
+    beside: tuple[str, ...] = ()  # what `forward` may take beside it, and the mask
     embeddings_name = "projection"  # the attribute that makes embeddings
 
     def __init__(self, config: PreTrainedConfig, width: int):

@@ -4,6 +4,7 @@ from .audio import AudioInput
 from .columns import ColumnsInput
 from .images import ImagesInput
 from .input_type import InputType
+from .native import NativeInput
 from .series import SeriesInput
 from .tokens import TokensInput
 from .values import ValuesInput
@@ -15,4 +16,5 @@ INPUTS: dict[str, InputType] = {
     "series": SeriesInput(),
     "audio": AudioInput(),
     "table": ColumnsInput(),
+    "native": NativeInput(),
 }

@@ -9,7 +9,7 @@ from transformers import PreTrainedConfig
 from ..backbones.cpu.dropout import Dropout
 from ..rules.wording import counted, thousands
 from .encoded import Encoded
-from .input_type import InputType, Loading
+from .input_type import InputType, Loading, text_usage
 from .projection import check_length
 
 
@@ -17,6 +17,7 @@ class TokenEmbedding(nn.Module):
     """A new embedding table for `input_ids` (batch, tokens), drawn from N(0, 1), then dropout."""
 
     input_name = "input_ids"
+    beside: tuple[str, ...] = ()
     embeddings_name = "embedding"
 
     def __init__(self, config: PreTrainedConfig, width: int):
@@ -81,16 +82,4 @@ class TokensInput(InputType):
         return f"torch.{fill}(1, {config.sequence_length}, dtype=torch.long)"
 
     def usage(self, config: PreTrainedConfig, loading: Loading) -> str | None:
-        if loading.pipeline_tag is None:
-            return None
-        cut = ", truncation=True" if loading.pipeline_tag == "text-classification" else ""
-        return f"""\
-From text to labels:
-
-```python
-import fpt_adapters
-from transformers import pipeline
-
-classify = pipeline("{loading.pipeline_tag}", model="{loading.repo_id}"{cut}{loading.pipeline_arguments})
-print(classify({loading.text}))
-```"""
+        return text_usage(loading)

@@ -32,12 +32,14 @@ class Base:
 
     `config`: the requested one, filled in with what was found: fingerprint, dtype, positions, adapter and the like.
     `fingerprints`: of the stored weights, by kind. `shared`: whether other models share its memory.
+    `processor`: what makes native inputs of raw data, if it lies beside the base.
     """
 
     backbone: PreTrainedModel
     config: FPTConfig
     fingerprints: dict[str, str]
     shared: bool = False
+    processor: Any = None  # the base's own, of native inputs
 
 
 def build_base(
@@ -70,7 +72,8 @@ def build_base(
     config = copy.deepcopy(config)
     base_config = config.base_model_config
     config._attn_implementation = attn_implementation or {"": config._attn_implementation, "base_model_config": named}
-    backbone_class(base_config)  # raises, before anything is fetched
+    native = config.input.native
+    backbone_class(base_config, native)  # raises, before anything is fetched
     config.backbone_init_scheme = config.backbone_init_scheme or default_init_scheme(base_config, config.backbone_init)
     shared = source is not None and not isinstance(source, str)
     if shared:
@@ -89,6 +92,7 @@ def build_base(
             quantization=config.base_quantization,
             device_map=device_map,
             source=source,
+            native=native,
         )
     peft_config = config.peft_config if peft_config is None else peft_config
     if peft_config is not None:
@@ -102,7 +106,8 @@ def build_base(
     if not TRAVELS:
         _check_new_modules(config, embedding_width(backbone))
     if config.positions == "auto":
-        config.positions = "backbone" if position_parameters(backbone) else "new"
+        config.positions = "backbone" if position_parameters(backbone) else config.input.positions
+        config.check()  # which now says what trains, where nobody did
     if config.pooling == "auto" and config.input.pooling is not None:
         config.pooling = config.input.pooling
     if config.pooling == "auto":

@@ -13,9 +13,11 @@ from transformers.utils import CONFIG_NAME
 from ..backbones.building import DROPOUT_FIELDS, backbone_without_weights, check_same_architecture
 from ..backbones.device_maps import DeviceMap
 from ..backbones.fingerprints import fingerprints
+from ..backbones.native import NOT_TEXT
 from ..backbones.sharing import shared_copy, take_numbers
 from ..configuration_fpt import FPTConfig
 from ..hub.download import commit_of, fetch, saying_whose
+from ..inputs.native import native_kind
 from ..rules.quantization import settings_of
 from .base import Base, build_base
 
@@ -26,6 +28,7 @@ BASE_PLACE = "Give from_backbone the base's folder, or its Hub id, such as 'open
 # The configuration fields about the frozen weights, which are the same for all models on one base.
 SETTLED = ("backbone_init", "backbone_init_seed", "backbone_init_scheme", "backbone_layers", "base_quantization")
 NEUTRAL = {"input_type": "values", "input_size": 1, "sequence_length": 1}  # a placeholder input
+LONG = 2**16  # samples or tokens of a placeholder
 
 
 @dataclass(frozen=True)
@@ -87,6 +90,11 @@ def build_on(
         return build_base(config, source, dtype, attn_implementation, found.hub_kwargs, device_map, peft_config)
 
 
+def _native(base_config: PreTrainedConfig) -> dict[str, Any]:
+    """The fields of a native input on a base, of no model."""
+    return {"input_type": "native"} | dict.fromkeys(native_kind(base_config).needs, LONG)
+
+
 class FrozenBase:
     """Frozen weights that any number of models share; pass it wherever a base's folder or Hub id is expected.
 
@@ -116,9 +124,13 @@ class FrozenBase:
         dtype: torch.dtype | str | None = None,
         attn_implementation: str | None = None,
         quantization_config: BitsAndBytesConfig | dict[str, Any] | None = None,
+        native: bool = False,
         **settings: Any,
     ) -> "FrozenBase":
         """Read a base. Arguments as for `from_backbone`; `settings`: its fields for the base, such as `backbone_init`.
+
+        `native`: for models of `input_type="native"`. A text base serves those and all others, whatever it says here;
+        one of pictures or sound serves either these or those.
 
         Raises as `from_backbone` does, and TypeError for a field that does not concern the frozen weights.
         """
@@ -128,7 +140,9 @@ class FrozenBase:
         found = find_base(name_or_path, base_model, revision, **hub_kwargs)
         if quantization_config is not None:
             settings["base_quantization"] = settings_of(quantization_config)
-        config = FPTConfig(base_model_config=found.config, **NEUTRAL, **settings)
+        config = FPTConfig(
+            base_model_config=found.config, **(_native(found.config) if native else NEUTRAL), **settings
+        )
         return cls(build_on(found, config, dtype, attn_implementation))
 
     @property
@@ -169,9 +183,16 @@ class FrozenBase:
                     f"FrozenBase.from_pretrained(..., {name}={given!r})."
                 )
         check_same_architecture(config.base_model_config, own.base_model_config, own.base_model or "a FrozenBase")
+        native = config.input.native
+        if native != own.input.native and own.base_model_config.model_type in NOT_TEXT:
+            raise ValueError(
+                f"This FrozenBase was read with native={own.input.native}, but the model has input_type="
+                f"{config.input_type!r}: read one with FrozenBase.from_pretrained(..., native={native})."
+            )
         backbone = shared_copy(self._base.backbone)
         if config.backbone_dropout != own.backbone_dropout:
-            other = backbone_without_weights(config.base_model_config, config.backbone_layers, config.backbone_dropout)
+            layers, dropout = config.backbone_layers, config.backbone_dropout
+            other = backbone_without_weights(config.base_model_config, layers, dropout, native)
             take_numbers(backbone, other)
             for name in [name for name in DROPOUT_FIELDS if name in backbone.config]:
                 setattr(backbone.config, name, getattr(other.config, name))

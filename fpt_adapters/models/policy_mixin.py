@@ -43,7 +43,8 @@ class PolicyMixin:
         own_positions = self.config.positions == "backbone"
         backbone, qk_norms = self.fpt_model.backbone, self.config.train_qk_norms
         last_attention = "last_attention" in self.config.trainable
-        groups = backbone_groups(backbone, own_positions, qk_norms, last_attention, self._adapter_parameters())
+        adapter, native = self._adapter_parameters(), self.config.input.native
+        groups = backbone_groups(backbone, own_positions, qk_norms, last_attention, adapter, native)
         groups = {self.backbone_prefix + name: group for name, group in groups.items()}
         for name in named_parameters(self):
             if name.startswith(f"{prefix}input_projection."):

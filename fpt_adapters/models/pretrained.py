@@ -84,11 +84,17 @@ class FPTPreTrainedModel(PolicyMixin, SavingMixin, PeftMixin, PreTrainedModel):
         return self._prefix + "backbone."
 
     def get_input_embeddings(self) -> nn.Module:
-        """The module that turns inputs into embeddings: the new token table or the linear input projection."""
+        """The module that turns inputs into embeddings: a new token table, the input projection, or the base's own."""
+        if self.config.input.native:
+            return self.fpt_model.backbone.get_input_embeddings()
         return getattr(self.fpt_model.input_projection, self._embeddings_name)
 
     def set_input_embeddings(self, value: nn.Module) -> None:
         """Replace that module, as `resize_token_embeddings` does; a table's rows then become `vocab_size`."""
+        if self.config.input.native:
+            raise ValueError(
+                "Native input has the base's own embeddings: resize and save the base, and build on that."
+            )
         setattr(self.fpt_model.input_projection, self._embeddings_name, value)
         if isinstance(value, nn.Embedding):
             self.config.vocab_size = value.num_embeddings
@@ -104,7 +110,7 @@ class FPTPreTrainedModel(PolicyMixin, SavingMixin, PeftMixin, PreTrainedModel):
         if enable:
             from ..backbones.activation_checkpointing import check_checkpointable, trains
 
-            backbone, projection = self.fpt_model.backbone, self.get_input_embeddings()
+            backbone, projection = self.fpt_model.backbone, self.fpt_model.input_projection
             check_checkpointable(backbone)
             if trains(backbone) and not trains(projection):
                 self.enable_input_require_grads()  # else a reentrant checkpoint gives no gradient to its inside
@@ -159,6 +165,8 @@ class FPTPreTrainedModel(PolicyMixin, SavingMixin, PeftMixin, PreTrainedModel):
         `peft_config`: an adapter on frozen layers, trained and saved with the rest: a peft configuration, its settings
         as a dict, or a method's name, such as "lora"; if it names no layers, peft's defaults for the family.
 
+        For `input_type="native"` the tokenizer or processor that lies beside the base becomes the model's `processor`.
+
         Raises ValueError for a model that cannot be a backbone or an input that does not fit, TypeError for an unknown
         field, OSError if the backbone cannot be found, ImportError to quantise without bitsandbytes, RuntimeError
         under `torch.device("meta")` or accelerate's `init_empty_weights`.
@@ -181,6 +189,7 @@ class FPTPreTrainedModel(PolicyMixin, SavingMixin, PeftMixin, PreTrainedModel):
             peft_config=peft_config,
         )
         model = cls(base.config, base)
+        model.processor = base.processor
         model._join_devices()
         return model
 

@@ -2,6 +2,7 @@
 
 import copy
 import os
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -9,10 +10,11 @@ from transformers import BitsAndBytesConfig, PreTrainedConfig
 
 from ..backbones.device_maps import DeviceMap
 from ..configuration_fpt import FPTConfig
+from ..hub.download import has_file
 from ..rules.quantization import settings_of
 from ..rules.stock_arguments import IGNORED_LOADING, take_stock_arguments
 from .base import Base
-from .frozen_base import FrozenBase, build_on, find_base
+from .frozen_base import FoundBase, FrozenBase, build_on, find_base
 
 if TYPE_CHECKING:
     from ..adapters.peft_api import PeftConfig
@@ -49,4 +51,14 @@ def untrained_base(
         config.base_model_config = config.base_model_config or copy.deepcopy(found.config)
     if quantization_config is not None:
         config.base_quantization = settings_of(quantization_config)
-    return build_on(found, config, dtype, attn_implementation, device_map, peft_config)
+    base = build_on(found, config, dtype, attn_implementation, device_map, peft_config)
+    return replace(base, processor=_processor(found, base.config)) if base.config.input.native else base
+
+
+def _processor(found: FoundBase, config: FPTConfig) -> Any | None:
+    """The tokenizer or processor beside a base; None where none lies there, or nobody knows where the base is."""
+    if not isinstance(found.source, str):
+        return None
+    kind = config.input
+    there = has_file(found.source, kind.processor_file, **found.hub_kwargs)
+    return kind.load_processor(found.source, **found.hub_kwargs) if there else None

@@ -41,9 +41,12 @@ class ModelArguments:
     backbone_init_scheme: str | None = field(
         default=None, metadata={"help": "GPT-2's random scheme: gpt2-scaled-residual or gpt2-flat (the paper's)."}
     )
-    trainable: list[str] = field(
-        default_factory=lambda: list(PAPER_GROUPS),
-        metadata={"help": f"Groups that train, out of {', '.join(PARAMETER_GROUPS)}."},
+    trainable: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": f"Groups that train, out of {', '.join(PARAMETER_GROUPS)} (default: {', '.join(PAPER_GROUPS)}; "
+            "for native input without input)."
+        },
     )
     train_qk_norms: bool = field(default=False, metadata={"help": "Whether query and key norms count as norms."})
     positions: str = field(default="auto", metadata={"help": "auto, backbone, new or none."})

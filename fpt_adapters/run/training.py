@@ -86,6 +86,8 @@ def prepare(
     check_output_dir(args)
     check_streaming(data_args, args)
     set_seed(args.seed)
+    task.base = model_args.model_name_or_path
+    task.base_settings = {"revision": model_args.model_revision, "cache_dir": model_args.cache_dir}
     tell(f"reading the data of {task.name} ...", args)
     with args.main_process_first(desc="reading the data"):
         data = (load or load_data)(task, data_args, args)

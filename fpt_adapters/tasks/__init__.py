@@ -9,12 +9,18 @@ from .image_classification import ImageClassification
 from .images import Cifar10, Cifar10Lra, Mnist
 from .listops import ListOps
 from .proteins import RemoteHomology
+from .symbols import SequenceClassification
 from .tabular import TabularClassification, TabularRegression
 from .task import Task, TaskData
+from .text import TextClassification
 from .time_series import TimeSeriesClassification, TimeSeriesRegression
+from .words import TokenClassification
 
 PAPER_TASKS = (BitMemory, BitXor, ListOps, Mnist, Cifar10, Cifar10Lra, RemoteHomology, Digits)
 OWN_DATA = (
+    TextClassification,
+    TokenClassification,
+    SequenceClassification,
     ImageClassification,
     AudioClassification,
     TabularClassification,
@@ -38,10 +44,13 @@ __all__ = [
     "ListOps",
     "Mnist",
     "RemoteHomology",
+    "SequenceClassification",
     "TabularClassification",
     "TabularRegression",
     "Task",
     "TaskData",
+    "TextClassification",
     "TimeSeriesClassification",
     "TimeSeriesRegression",
+    "TokenClassification",
 ]

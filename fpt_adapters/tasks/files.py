@@ -112,7 +112,7 @@ class FileArguments:
         """As `read_parts`, for labels of any kind: `problem_type` and `settings` are those of `choose_target`."""
         sources = self._sources()
         columns = self._label_columns(sources["train"])
-        target = choose_target(sources["train"], columns, problem_type, **settings)
+        target = self.choose_target(sources["train"], columns, problem_type, **settings)
         labels = {split: target.read(source) for split, source in sources.items()}
         rows = self._rows(sources, seed)
         if self.min_label_examples > 1:
@@ -125,6 +125,14 @@ class FileArguments:
             parts[split] = Part(sources[origin], chosen, labels[origin][chosen])
         return parts, target
 
+    def choose_target(
+        self, source: Source, columns: Sequence[str], problem_type: str | None, **settings: Any
+    ) -> Target:
+        """Find what the label columns of the training rows hold: see the function of that name."""
+        return choose_target(source, columns, problem_type, **settings)
+
+    label_columns: ClassVar[tuple[str, ...]] = LABEL_COLUMNS  # what a column of labels is often called
+
     def _label_columns(self, source: Source) -> tuple[str, ...]:
         """The columns of the labels: several are written with commas between them."""
         given = self.label_column
@@ -132,7 +140,7 @@ class FileArguments:
             return tuple(
                 find_column(source, name.strip(), (), is_class_label, "label_column") for name in given.split(",")
             )
-        return (find_column(source, given, LABEL_COLUMNS, is_class_label, "label_column"),)
+        return (find_column(source, given, self.label_columns, is_class_label, "label_column"),)
 
     def _without_rare(
         self, rows: dict[str, np.ndarray], labels: dict[str, np.ndarray], target: Target

@@ -92,7 +92,7 @@ class RowTask(FileArguments, Task):
             )
         self.target = target.fitted(parts["train"].labels)
         self.fitted_processor, fields, found = self.fit(parts["train"])
-        splits = {split: RowSplit(self.inputs(parts[split]), parts[split].labels) for split in SPLITS}
+        splits = {split: self.split(parts[split]) for split in SPLITS}
         sizes = ", ".join(f"{len(splits[split])} to {word}" for split, word in WORDS.items())
         found = [self.target.describe(), *found, f"rows: {sizes}"]
         return TaskData(**splits, config=fields | self.target.config, found=found)
@@ -107,6 +107,10 @@ class RowTask(FileArguments, Task):
     @abstractmethod
     def inputs(self, part: Part) -> Sequence[dict[str, Any]]:
         """Run the processor over the rows of a part. Raises ValueError, naming row and column, for wrong ones."""
+
+    def split(self, part: Part) -> RowSplit:
+        """The examples of a part."""
+        return RowSplit(self.inputs(part), part.labels)
 
     def processor(self) -> Any:
         """What makes model inputs of raw rows; `load` has fitted it. Raises ValueError before."""

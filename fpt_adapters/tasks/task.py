@@ -39,6 +39,8 @@ class Task(ABC):
     data_license: ClassVar[str | None] = None  # the data's own licence, if it is stated
     limits: ClassVar[tuple[str, ...]] = ()  # sentences: what a model for this task is not good for
     example_text: ClassVar[str | None] = None  # an input that is text, for the model card
+    base: ClassVar[str | None] = None  # set by who loads: the base or the delta, whose tokenizer some tasks read with
+    base_settings: ClassVar[dict[str, Any]] = {}  # where it is on the Hub: `revision`, `cache_dir`
     draws_fresh_examples: ClassVar[bool] = False  # whether `train_examples` can be as many as a run needs
 
     def reads(self, copy_of: str | None = None) -> bool:

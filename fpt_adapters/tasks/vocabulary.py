@@ -13,23 +13,26 @@ from transformers import PreTrainedTokenizerFast
 def fixed_tokenizer(
     tokens: Sequence[str],
     max_length: int,
-    normalizer: Normalizer,
+    normalizer: Normalizer | None,
     pre_tokenizer: PreTokenizer,
     decoder: Decoder | None = None,
+    unknown: str | None = None,
 ) -> PreTrainedTokenizerFast:
     """Make a tokenizer whose ids are the positions in `tokens`. The first token is padding, on the right.
 
-    `normalizer` and `pre_tokenizer` cut a text into words. A word that is no token is an error: there is no id for
-    unknown words (the `tokenizers` library says "Missing [UNK] token"). So must the padding token in a text be.
+    `normalizer` and `pre_tokenizer` cut a text into words. A word that is no token is an error (the `tokenizers`
+    library says "Missing [UNK] token"), or becomes the token `unknown`. So must the padding token in a text be.
     """
-    backend = Tokenizer(WordLevel({token: number for number, token in enumerate(tokens)}, unk_token=""))
-    backend.normalizer = normalizer
+    backend = Tokenizer(WordLevel({token: number for number, token in enumerate(tokens)}, unk_token=unknown or ""))
+    if normalizer is not None:
+        backend.normalizer = normalizer
     backend.pre_tokenizer = pre_tokenizer
     if decoder is not None:
         backend.decoder = decoder
     return PreTrainedTokenizerFast(
         tokenizer_object=backend,
         pad_token=tokens[0],
+        unk_token=unknown,
         padding_side="right",
         model_max_length=max_length,
         model_input_names=["input_ids", "attention_mask"],

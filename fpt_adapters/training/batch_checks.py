@@ -106,7 +106,7 @@ def wrong_input(batch: dict[str, Tensor], config: FPTConfig) -> Wrong | None:
         mask = batch["input_ids"] != config.pad_token_id
     if mask is not None and (empty := ~mask.flatten(1).any(dim=1)).any():
         return Wrong(_first_row(empty), "a sequence needs at least one real step, but one has none: drop it")
-    for name in ("pixel_values", "input_values"):
+    for name in ("pixel_values", "input_values", "input_features"):
         if not isinstance(batch.get(name), Tensor) or _is_finite(batch[name]):  # the model refuses other types
             continue
         wrong = ~torch.isfinite(batch[name])
@@ -153,7 +153,7 @@ def check_first_batch(
         )
     if rule is not None and "labels" not in batch:
         raise ValueError(f"The data needs labels to learn from, but has only {has()}: call one of them labels.")
-    device = next(projection.parameters()).device
+    device = next(model.parameters()).device
     mask = batch.get("attention_mask")
     projection.eval()  # so that its dropout draws no random numbers
     encoded = projection(batch[projection.input_name].to(device), None if mask is None else mask.to(device))

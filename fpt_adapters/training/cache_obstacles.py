@@ -21,7 +21,8 @@ from ..models.pretrained import FPTPreTrainedModel
 from .batch_checks import is_held
 from .epochs import epoch_setter
 
-FILLER = {"attention_mask": 0, "labels": IGNORED_LABEL}  # the values that pad short examples
+# The values that pad short examples.
+FILLER = {"attention_mask": 0, "token_type_ids": 0, "labels": IGNORED_LABEL}
 ROUNDING = {torch.float32: 1e-3, torch.bfloat16: 2e-2, torch.float16: 2e-2}  # share of the norm; dropout changes more
 SAMPLED = 32  # examples, spread over a data set, that are tested first
 TRIED = 4  # of these, examples that the model runs on: fewer might miss a layer that is rarely dropped

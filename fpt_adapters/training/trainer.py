@@ -78,8 +78,8 @@ class FPTTrainer(Trainer):
         check_processes(self)
         if self.group_learning_rates and self.optimizer is not None:
             raise ValueError("group_learning_rates sets up Trainer's optimizer; give that or your own, not both.")
-        tokenizer = getattr(self.data_collator, "tokenizer", None)  # Trainer saves it, and finds it by this name
-        self.processing_class = tokenizer if self.processing_class is None else self.processing_class
+        if self.processing_class is None:  # Trainer saves it, and finds it by this name
+            self.processing_class = getattr(self.data_collator, "tokenizer", self.model.processor)
         self.run_card, self._uploads = RunCard(self), Uploads()
         self._guard = WeightGuard(may_round=self.is_deepspeed_enabled)
         self.add_callback(self._guard)

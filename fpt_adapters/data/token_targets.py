@@ -1,0 +1,78 @@
+"""A label for each word of a row: names or numbers of classes, in lists as long as the words are."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import datasets
+import numpy as np
+
+from ..heads.problems import IGNORED_LABEL
+from .columns import column_of, inner_feature
+from .labels import INTEGERS, LabelNames
+from .scores import ClassScores
+from .sources import Source
+from .targets import ClassTarget
+
+
+@dataclass(frozen=True)
+class TokenTarget(ClassTarget):
+    """One class for each word. Labels: an array (rows,) of int64 arrays (words,)."""
+
+    @classmethod
+    def of_column(cls, source: Source, column: str) -> "TokenTarget":
+        """Take the names from the training rows. Raises ValueError for a column that holds no lists of classes."""
+        if not is_labels(source.data.features[column]):
+            raise ValueError(
+                f"each word has a label, so labels are lists of strings or whole numbers, but column {column!r} of "
+                f"{source.name} has {source.data.features[column]}: name another with --label_column."
+            )
+        flat, _ = _flattened(source, column)
+        return cls((column,), LabelNames.of_column(flat.data, column, flat.name, None))
+
+    def read(self, source: Source) -> np.ndarray:
+        flat, lengths = _flattened(source, self.columns[0])
+        numbers = self.names.read(flat.data, self.columns[0], flat.name)
+        rows = np.empty(len(lengths), dtype=object)
+        rows[:] = np.split(numbers, np.cumsum(lengths)[:-1])
+        return rows
+
+    def fitted(self, labels: np.ndarray) -> "TokenTarget":
+        super().fitted(np.concatenate(list(labels)))
+        return self
+
+    def scores(self, logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+        """`logits` (examples, tokens, classes), `labels` (examples, tokens), -100 where there is none."""
+        labelled = labels != IGNORED_LABEL
+        return ClassScores(keep_in_memory=True).compute(predictions=logits[labelled], references=labels[labelled])
+
+    def floors(self, labels: np.ndarray) -> dict[str, float]:
+        flat = np.concatenate(list(labels))
+        return self.scores(self.constant(flat), flat)
+
+    def describe(self) -> str:
+        return super().describe() + " for each word"
+
+
+def is_labels(feature: Any) -> bool:
+    """Whether a column holds lists of classes."""
+    inner = inner_feature(feature)
+    named = isinstance(inner, datasets.ClassLabel)
+    return named or (isinstance(inner, datasets.Value) and inner.dtype in (*INTEGERS, "string", "large_string"))
+
+
+def _flattened(source: Source, column: str) -> tuple[Source, np.ndarray]:
+    """The labels of all words one below the other, as rows of a source, and how many each row has.
+
+    Raises ValueError for a row that has none, or has one that is missing.
+    """
+    values = column_of(source, column)
+    rows = values.to_pylist()
+    for number, row in enumerate(rows):
+        if not row or None in row:
+            what = "has none" if not row else f"lacks that of word {row.index(None)}"
+            raise ValueError(
+                f"each word needs a label, but {source.where(number)} {what} in column {column!r}: drop the row."
+            )
+    features = datasets.Features({column: inner_feature(source.data.features[column])})
+    flat = datasets.Dataset.from_dict({column: [label for row in rows for label in row]}, features=features)
+    return Source(flat, f"{source.name}, counted over all words,"), np.array([len(row) for row in rows])

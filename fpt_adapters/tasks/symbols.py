@@ -1,0 +1,135 @@
+"""Sequences of symbols of one's own: proteins, DNA, SMILES, logs, ids; the vocabulary is that of the training rows."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import datasets
+from tokenizers import Regex, decoders, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from ..data.columns import column_of, find_column, inner_feature
+from ..data.splits import Part, check_at_least
+from ..data.texts import is_text, is_words, without
+from ..modeling_fpt import FPTForSequenceClassification
+from .row_task import RowTask
+from .vocabulary import fixed_tokenizer
+
+logger = logging.getLogger(__name__)
+
+PAD, UNKNOWN = "<pad>", "<unk>"
+PAD_ID, UNKNOWN_ID = 0, 1
+
+
+@dataclass
+class SequenceClassification(RowTask):
+    """A class, several labels or numbers for each sequence, in a new table of embeddings."""
+
+    name = "sequence-classification"
+    model_class = FPTForSequenceClassification
+    padding = {"input_ids": PAD_ID, "attention_mask": 0}
+
+    sequence_column: str | None = field(
+        default=None, metadata={"help": "Column with the sequences: strings, or lists of symbols or ids."}
+    )
+    symbol_separator: str | None = field(
+        default=None,
+        metadata={"help": "What stands between two symbols of a string (default: each character is one)."},
+    )
+    max_length: int | None = field(
+        default=None,
+        metadata={"help": "Symbols that are read (default: as the longest training row); the rest is cut off."},
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.max_length is not None:
+            check_at_least("max_length", self.max_length, 1)
+        if self.symbol_separator == "":
+            raise ValueError(
+                "symbol_separator is one character or more: leave it out where each character is a symbol."
+            )
+
+    def fit(self, part: Part) -> tuple[PreTrainedTokenizerFast, dict[str, Any], list[str]]:
+        source = without(part.source, self.target.columns)
+        self.column = find_column(source, self.sequence_column, ("sequence", "seq"), is_symbols, "sequence_column")
+        rows = self._read(part)
+        lengths = sorted(map(len, rows))
+        tokens = (PAD, UNKNOWN, *sorted({symbol for row in rows for symbol in row}))
+        most = self.max_length or lengths[-1]
+        tokenizer = fixed_tokenizer(tokens, most, None, self._cutter(), decoders.Fuse(), unknown=UNKNOWN)
+        fields = {
+            "input_type": "tokens",
+            "sequence_length": most,
+            "vocab_size": len(tokens),
+            "pad_token_id": PAD_ID,
+        }
+        found = f"column {self.column!r}: {lengths[0]} to {lengths[-1]} symbols out of {len(tokens) - 2}"
+        return tokenizer, fields, [found]
+
+    def inputs(self, part: Part) -> Sequence[dict[str, Any]]:
+        tokenizer, rows = self.processor(), self._read(part)
+        most = tokenizer.model_max_length
+        encoded = tokenizer([self._written(row) for row in rows], truncation=True)
+        unknown = sum(row.count(UNKNOWN_ID) for row in encoded["input_ids"])
+        if unknown:
+            logger.warning(
+                "%d symbols of %s are in no training row and are read as %s.", unknown, part.source.name, UNKNOWN
+            )
+        cut = sum(len(row) > most for row in rows)
+        if cut:
+            logger.warning(
+                "%d of %d sequences of %s are longer than max_length=%d and were cut to it: write --max_length %d.",
+                *(cut, len(rows), part.source.name, most, max(map(len, rows))),
+            )
+        return [{name: encoded[name][row] for name in encoded} for row in range(len(rows))]
+
+    @property
+    def _joint(self) -> str:
+        """What stands between two symbols where a row is written as a string."""
+        return " " if self._lists else self.symbol_separator or ""
+
+    def _written(self, row: list[str]) -> str:
+        return self._joint.join(row)
+
+    def _cutter(self) -> pre_tokenizers.PreTokenizer:
+        if self._joint:
+            return pre_tokenizers.Split(self._joint, "removed")
+        return pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
+
+    def _read(self, part: Part) -> list[list[str]]:
+        """The symbols of each row. Raises ValueError for a column of another kind, and for a row without any."""
+        feature = part.source.data.features[self.column] if self.column in part.source.data.column_names else None
+        values = column_of(part.source, self.column).take(part.rows)
+        if not is_symbols(feature):
+            raise ValueError(
+                f"sequences are strings, or lists of strings or whole numbers, but column {self.column!r} of "
+                f"{part.source.name} has {feature}: name another with --sequence_column."
+            )
+        self._lists = not is_text(feature)
+        rows = []
+        for row, value in zip(part.rows, values.to_pylist(), strict=True):
+            symbols = self._cut(value)
+            wrong = next((symbol for symbol in symbols if self._lists and (symbol is None or " " in symbol)), "")
+            if not symbols or wrong != "":
+                what = f"has {wrong!r} in it" if symbols else "has none"
+                raise ValueError(
+                    f"each row needs a sequence of symbols without gaps, but {part.source.where(int(row))} {what} "
+                    f"(column {self.column!r}): correct or drop the row."
+                )
+            rows.append(symbols)
+        return rows
+
+    def _cut(self, value: Any) -> list[str | None]:
+        if not self._lists:
+            parts = list(value or "") if self.symbol_separator is None else (value or "").split(self.symbol_separator)
+            return [part for part in parts if part]
+        return [None if symbol is None else str(symbol) for symbol in value or ()]
+
+
+def is_symbols(feature: Any) -> bool:
+    """Whether a column holds strings, or lists of strings or of whole numbers."""
+    inner = inner_feature(feature)
+    whole = isinstance(inner, datasets.Value) and inner.dtype.startswith(("int", "uint"))
+    return is_text(feature) or is_words(feature) or whole

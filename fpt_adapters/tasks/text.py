@@ -1,0 +1,128 @@
+"""Text of one's own, which the base's own tokenizer reads: a class, several labels or numbers for each text."""
+
+import logging
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from transformers import AutoConfig, AutoTokenizer, BatchEncoding, PreTrainedTokenizerBase
+
+from ..data.columns import find_column
+from ..data.splits import Part, check_at_least
+from ..data.texts import is_text, read_texts, without
+from ..hub.download import has_file
+from ..modeling_fpt import FPTForSequenceClassification
+from .row_task import RowTask
+
+logger = logging.getLogger(__name__)
+
+TOKENIZER_FILE = "tokenizer_config.json"
+
+
+@dataclass
+class TokenizedTask(RowTask):
+    """Rows that the base's own tokenizer makes ids of: native input."""
+
+    word_settings: ClassVar[dict[str, Any]] = {}  # how the tokenizer is called
+
+    tokenizer_name: str | None = field(
+        default=None, metadata={"help": "Tokenizer: a Hub id or a folder (default: the base's own)."}
+    )
+    max_length: int | None = field(
+        default=None,
+        metadata={
+            "help": "Tokens that are read (default: as the longest training row has, up to the base's limit); the "
+            "rest is cut off."
+        },
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.max_length is not None:
+            check_at_least("max_length", self.max_length, 1)
+
+    @abstractmethod
+    def texts(self, part: Part) -> tuple[list[Any], ...]:
+        """What the tokenizer reads of a part: texts, or pairs as two lists."""
+
+    def fit(self, part: Part) -> tuple[PreTrainedTokenizerBase, dict[str, Any], list[str]]:
+        """Load the base's tokenizer, and find how many tokens are read.
+
+        Padding goes to the right; where the base has none, its end of text stands for it, and a mask hides it.
+        """
+        tokenizer = self._load_tokenizer()
+        lengths = self._lengths(tokenizer, part)
+        self.limit = min(tokenizer.model_max_length, self._positions())
+        if self.max_length is not None and self.max_length > self.limit:
+            raise ValueError(f"the base reads {self.limit} tokens at most, got max_length={self.max_length}.")
+        most = self.max_length or min(max(lengths), self.limit)
+        tokenizer.model_max_length, tokenizer.padding_side, tokenizer.truncation_side = most, "right", "right"
+        if tokenizer.pad_token is None:
+            tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
+        self.padding = {"input_ids": tokenizer.pad_token_id, "token_type_ids": 0, "attention_mask": 0}
+        read = "all" if most >= max(lengths) else most
+        found = f"{self.found}: {min(lengths)} to {max(lengths)} tokens of the base, of which it reads {read}"
+        return tokenizer, {"input_type": "native", "sequence_length": most}, [found]
+
+    def encode(self, part: Part) -> BatchEncoding:
+        """The ids of a part, cut to `max_length`; warns with the count of the rows that were."""
+        tokenizer = self.processor()
+        lengths, most = self._lengths(tokenizer, part), tokenizer.model_max_length
+        cut = sum(length > most for length in lengths)
+        if cut:
+            advice = "the base reads no more" if most == self.limit else "write a larger --max_length"
+            logger.warning(
+                "%d of %d rows of %s have more than max_length=%d tokens and were cut to it (the longest has %d): %s.",
+                *(cut, len(lengths), part.source.name, most, max(lengths), advice),
+            )
+        return tokenizer(*self.texts(part), truncation=True, **self.word_settings)
+
+    def inputs(self, part: Part) -> Sequence[dict[str, Any]]:
+        encoded = self.encode(part)
+        return [{name: encoded[name][row] for name in encoded} for row in range(len(part.rows))]
+
+    def _lengths(self, tokenizer: PreTrainedTokenizerBase, part: Part) -> list[int]:
+        """How many tokens each row has, uncut."""
+        ids = tokenizer(*self.texts(part), verbose=False, **self.word_settings)["input_ids"]
+        return [len(row) for row in ids]
+
+    def _load_tokenizer(self) -> PreTrainedTokenizerBase:
+        name, settings = self.tokenizer_name or self.base, {} if self.tokenizer_name else self.base_settings
+        if name is None:
+            raise ValueError(f"{self.name} reads with a base's tokenizer: write --tokenizer_name, for a random base.")
+        if not has_file(name, TOKENIZER_FILE, **settings):  # else transformers makes one up, which knows no word
+            raise ValueError(f"{name!r} has no {TOKENIZER_FILE} beside its weights: write --tokenizer_name.")
+        return AutoTokenizer.from_pretrained(name, trust_remote_code=False, **settings)
+
+    def _positions(self) -> float:
+        """The most tokens that the base has positions for, as far as its configuration tells."""
+        if self.base is None:
+            return float("inf")
+        config = AutoConfig.from_pretrained(self.base, trust_remote_code=False, **self.base_settings)
+        return getattr(config, "max_position_embeddings", float("inf"))
+
+
+@dataclass
+class TextClassification(TokenizedTask):
+    """A class, several labels or numbers for each text, or for each pair of texts."""
+
+    name = "text-classification"
+    model_class = FPTForSequenceClassification
+
+    text_column: str | None = field(
+        default=None,
+        metadata={"help": "Column with the texts (default: text or sentence); for pairs two, with a comma between."},
+    )
+
+    def fit(self, part: Part) -> tuple[PreTrainedTokenizerBase, dict[str, Any], list[str]]:
+        source = without(part.source, self.target.columns)
+        given = [None] if self.text_column is None else [name.strip() for name in self.text_column.split(",")]
+        if len(given) > 2:
+            raise ValueError(f"a row has one text, or two; got --text_column {self.text_column!r}.")
+        self.columns = [find_column(source, name, ("text", "sentence"), is_text, "text_column") for name in given]
+        self.found = f"column {' and '.join(map(repr, self.columns))}: text"
+        return super().fit(part)
+
+    def texts(self, part: Part) -> tuple[list[Any], ...]:
+        return tuple(read_texts(part, column, "text_column") for column in self.columns)
