@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-SCRIPT = Path(__file__).parent / "scripts" / "client.py"
+SCRIPT = Path(__file__).parent / "scripts" / "client_process.py"
 LIBRARIES = ("fpt_adapters", "transformers")
 
 
