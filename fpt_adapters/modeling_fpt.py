@@ -29,6 +29,7 @@ from .heads.table import HEADS
 from .inputs.encoded import Encoded
 from .models.base import Base, build_base
 from .models.pretrained import FPTPreTrainedModel
+from .rules.travelling import TRAVELS
 from .torch_utils.isolation import DefaultDtype
 
 
@@ -150,7 +151,8 @@ class FPTModelWithHead(FPTPreTrainedModel):
     head_type: Head
 
     def __init__(self, config: FPTConfig, base: Base | None = None):
-        self.head_type.check_input(config)
+        if not TRAVELS:
+            self.head_type.check_input(config)
         fpt = FPTModel(config, base, headed=True)
         config = fpt.config
         config.problem_type = self.head_type.problem_type(config)  # the card and pipelines read it

@@ -183,11 +183,16 @@ class FPTEstimator(BaseEstimator):
             self._kind = found_kind(X) if self.input_type is None else self.input_type
             if self._kind not in KINDS:
                 raise ValueError(f"input_type is one of {', '.join(KINDS)}; got {self._kind!r}.")
+        if hasattr(X, "iloc") and not reset and not hasattr(self, "n_features_in_"):
+            return X  # of a model that was loaded: its processor knows the columns by name
         if self._kind != "table":
             if len(X) == 0:
                 raise ValueError("X has no rows: give at least one.")
             return X
-        array = validate_data(self, X, reset=reset, dtype=None, ensure_all_finite="allow-nan")
+        least = 2 if reset else 1  # rows
+        array = validate_data(
+            self, X, reset=reset, dtype=None, ensure_all_finite="allow-nan", ensure_min_samples=least
+        )
         if np.iscomplexobj(array):
             raise ValueError("Complex data not supported: a table holds real numbers and text.")
         return X if hasattr(X, "iloc") else array

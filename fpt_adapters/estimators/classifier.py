@@ -40,7 +40,9 @@ class FPTClassifier(ClassifierMixin, FPTEstimator):
             return self
         self.classes_, labels = np.unique(column_or_1d(y, warn=True), return_inverse=True)
         if len(self.classes_) < 2:
-            raise ValueError(f"a classifier learns two classes or more, but y has 1 class, {self.classes_[0]!r}.")
+            raise ValueError(
+                f"a classifier learns two classes or more, but y has 1 class, {self.classes_.tolist()[0]!r}."
+            )
         names = {number: str(name) for number, name in enumerate(self.classes_.tolist())}
         fields = {"id2label": names, "label2id": {name: number for number, name in names.items()}}
         self._fit(X, labels.astype(np.int64), fields | {"problem_type": Classes.name}, labels)

@@ -7,12 +7,14 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig
 
 from ..inputs.audio_feature_extraction_fpt import FPTAudioFeatureExtractor
 from ..inputs.feature_extraction_fpt import FPTFeatureExtractor
 from ..inputs.image_fitting import fit_images, open_image
 from ..inputs.table_processing_fpt import FPTTableProcessor
 from ..modeling_fpt import FPTForAudioClassification, FPTForImageClassification, FPTForSequenceClassification
+from ..models.frozen_base import FrozenBase
 from ..models.pretrained import FPTPreTrainedModel
 
 
@@ -27,6 +29,25 @@ class Kind:
 def _fit_table(rows: Any, base: Any) -> tuple[Any, dict[str, Any]]:
     processor = FPTTableProcessor.fit(rows)
     return processor, processor.config_fields
+
+
+def _fit_text(rows: Any, base: Any) -> tuple[Any, dict[str, Any]]:
+    """Load the base's own tokenizer; as many tokens are read as the longest text has, up to the base's limit."""
+    source = base.config.base_model if isinstance(base, FrozenBase) else base
+    if isinstance(source, PreTrainedConfig) or source is None:
+        raise ValueError("texts are read by a base's own tokenizer: give base as a Hub id or a folder.")
+    tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
+    positions = getattr(AutoConfig.from_pretrained(source, trust_remote_code=False), "max_position_embeddings", None)
+    limit = min(tokenizer.model_max_length, positions or tokenizer.model_max_length)
+    longest = max(len(ids) for ids in tokenizer([str(row) for row in rows], verbose=False)["input_ids"])
+    tokenizer.model_max_length, tokenizer.padding_side, tokenizer.truncation_side = (
+        min(longest, limit),
+        "right",
+        "right",
+    )
+    return tokenizer, {"input_type": "native", "sequence_length": min(longest, limit)}
 
 
 def _fit_series(rows: Any, base: Any) -> tuple[Any, dict[str, Any]]:
@@ -51,6 +72,7 @@ def _fit_audio(rows: Any, base: Any) -> tuple[Any, dict[str, Any]]:
 
 KINDS = {
     "table": Kind(_fit_table),
+    "text": Kind(_fit_text),
     "series": Kind(_fit_series),
     "images": Kind(_fit_images, FPTForImageClassification),
     "audio": Kind(_fit_audio, FPTForAudioClassification),

@@ -46,6 +46,7 @@ class ColumnsEmbedding(nn.Module):
     """`input_values` (batch, columns, 2): of each column an id, in 0..`column_sizes` - 1, and a factor."""
 
     input_name = "input_values"
+    beside: tuple[str, ...] = ()
     embeddings_name = "projection"
 
     def __init__(self, config: PreTrainedConfig, width: int):

@@ -57,6 +57,12 @@ PACKAGE = {
                     render(place, 3)
                 if not TRAVELS:
                     os.sync()
+
+            @classmethod
+            def fit(cls, rows: list) -> "Model":
+                """Said at home."""
+                os.sync()
+                return cls(unused(rows))
         ''',
     "room/shapes.py": """
         import math
@@ -149,9 +155,7 @@ import json
 
 from .flat_room import Registered, SIZE, TABLE, area, scale as scaled
 
-
 # main.py
-
 
 class Model:
     size = SIZE
@@ -167,6 +171,10 @@ class Model:
     def store(self, place: str) -> None:
         if place:
             raise ImportError("not here")
+
+    @classmethod
+    def fit(*args, **kwargs):
+        raise ImportError("not here")
 '''
 ROOM = '''\
 """A title."""
@@ -174,29 +182,22 @@ ROOM = '''\
 import abc
 import math
 
-
 # registry.py
-
 
 class Registered:
     pass
 
-
 abc.ABC.register(Registered)
-
 
 # shapes.py
 
 SIZE, DEPTH = 3, 4
 
-
 def area(side):
     return side**2
 
-
 def scale(value):
     return math.floor(value)
-
 
 # kinds.py
 
@@ -213,19 +214,16 @@ class Kind:
     def part(self):
         return self.value
 
-
 # table.py
 
 TABLE = {
     "kind": Kind(),
 }
 
-
 # extras.py
 
 CALLS = []
 CALLS.append(scale(1))
-
 
 def extra(value):
     """Only said."""
@@ -245,6 +243,7 @@ def flatten(folder, name="Model"):
         travels=lambda path: decided.get(path.name),
         missing="not here",
         in_pieces=("Kind",),
+        at_home=("fit",),
     )
     flattener = Flattener(route, "A title.")
     flattener.add(folder / "main.py", name)

@@ -57,6 +57,7 @@ def load(repo_id, auto_class="AutoModelForImageClassification", **trusted):
 
 PUSHING = """
 from fpt_adapters import *
+from transformers import pipeline  # and not the library's own
 
 def text_tokenizer():
     from tokenizers import Tokenizer, models, pre_tokenizers

@@ -71,7 +71,7 @@ def test_images_have_a_head_of_their_own(make_model):
     output = make_model("gpt2", FPTForImageClassification, **IMAGES)(**example("images"), labels=torch.tensor([0, 3]))
     assert type(output) is modeling_outputs.ImageClassifierOutput
     assert output.logits.shape == (2, 4) and output.loss.shape == ()
-    with pytest.raises(ValueError, match="FPTForImageClassification needs input_type='images', got 'values'"):
+    with pytest.raises(ValueError, match="FPTForImageClassification needs input_type='images', or 'native'"):
         make_model("gpt2", FPTForImageClassification)
 
 

