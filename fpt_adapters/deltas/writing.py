@@ -161,6 +161,13 @@ def update_config(directory: str | os.PathLike, **fields: Any) -> None:
             f"{wrong[0]} changes what the weights compute: only {', '.join(EDITABLE)} can be changed in a saved delta."
         )
     directory = Path(directory)
+    if not (directory / SAFE_WEIGHTS_NAME).is_file():
+        raise DeltaError(f"{directory} holds no delta: there is no {SAFE_WEIGHTS_NAME}.")
     delta = read_delta(directory / SAFE_WEIGHTS_NAME, directory / CONFIG_NAME)
     kept = {name: value for name, value in delta.values.items() if name != "label2id" or "id2label" not in fields}
-    write_delta(directory, FPTConfig.from_dict(kept | fields), delta.tensors, delta.format)
+    config, before = FPTConfig.from_dict(kept | fields), FPTConfig.from_dict(delta.values)
+    if config.num_labels != before.num_labels:
+        raise ValueError(f"the delta has {before.num_labels} labels, but {config.num_labels} names came: name each.")
+    if {name: number for number, name in config.id2label.items()} != config.label2id:
+        raise ValueError("label2id is id2label the other way round, with different names; give id2label only.")
+    write_delta(directory, config, delta.tensors, delta.format)

@@ -21,7 +21,7 @@ from .flattening import Flattener
 from .trimming import Route
 
 PACKAGE = Path(__file__).parents[1]
-TITLE = f"Made from fpt_adapters {__version__}, which has the comments, the docstrings and the tests of this code."
+TITLE = f"Made from fpt_adapters {__version__}, which has its comments, docstrings and tests."
 PROCESSOR_CONFIG = "preprocessor_config.json"
 ENTRIES = {
     "configuration_fpt": "configuration_fpt.py",

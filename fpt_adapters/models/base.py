@@ -69,14 +69,16 @@ def build_base(
     if config.base_model_config is None:
         raise ValueError("FPTConfig needs base_model_config, the backbone's own configuration.")
     named = config.base_model_config._attn_implementation  # a copy loses it
+    chosen = config._attn_implementation
     config = copy.deepcopy(config)
     base_config = config.base_model_config
-    config._attn_implementation = attn_implementation or {"": config._attn_implementation, "base_model_config": named}
+    config._attn_implementation = attn_implementation or {"": chosen, "base_model_config": named}
     native = config.input.native
     backbone_class(base_config, native)  # raises, before anything is fetched
     config.backbone_init_scheme = config.backbone_init_scheme or default_init_scheme(base_config, config.backbone_init)
     shared = source is not None and not isinstance(source, str)
     if shared:
+        asked["attn_implementation"] = attn_implementation or named or chosen
         backbone, found = source.backbone_for(config, **asked), source.fingerprints
     else:
         backbone, found = build_backbone(

@@ -24,7 +24,7 @@ from .base import Base, build_base
 if TYPE_CHECKING:
     from ..adapters.peft_api import PeftConfig
 
-BASE_PLACE = "Give from_backbone the base's folder, or its Hub id, such as 'openai-community/gpt2'."
+BASE_PLACE = "Give the base's folder, or its Hub id, such as 'openai-community/gpt2'."
 # The configuration fields about the frozen weights, which are the same for all models on one base.
 SETTLED = ("backbone_init", "backbone_init_seed", "backbone_init_scheme", "backbone_layers", "base_quantization")
 NEUTRAL = {"input_type": "values", "input_size": 1, "sequence_length": 1}  # a placeholder input
@@ -50,10 +50,20 @@ def find_base(
 ) -> FoundBase:
     """Find a base; on the Hub, at one fixed commit. Raises OSError, and ValueError for a delta."""
     if isinstance(name_or_path, FrozenBase):
-        own = name_or_path.config
+        own, given = name_or_path.config, {"base_model": base_model, "revision": revision} | hub_kwargs
+        if wrong := [name for name, value in given.items() if value not in (None, False)]:
+            raise ValueError(
+                f"{wrong[0]} says where a base is read, but a FrozenBase is read already: give it to "
+                "FrozenBase.from_pretrained."
+            )
         return FoundBase(name_or_path, own.base_model_config, own.base_model, own.base_model_revision)
     if isinstance(name_or_path, PreTrainedConfig):
         return FoundBase(None, name_or_path, base_model, hub_kwargs=hub_kwargs)
+    if not isinstance(name_or_path, (str, os.PathLike)):
+        raise TypeError(
+            "a base is a folder, a Hub id, a FrozenBase or a configuration of transformers; got "
+            f"{type(name_or_path).__name__}."
+        )
     source, commit = os.fspath(name_or_path), None
     with saying_whose(source, f"the base {source!r}", BASE_PLACE):
         if not os.path.isdir(source):
@@ -163,7 +173,8 @@ class FrozenBase:
     def backbone_for(self, config: FPTConfig, **asked: Any) -> PreTrainedModel:
         """Build a backbone with new modules on these weights. Raises ValueError for other settings or changed weights.
 
-        `asked`: `dtype`, `attn_implementation` and `device_map`, where the caller named one.
+        `asked`: `dtype`, `attn_implementation` and `device_map`, where the caller named one. A delta that was trained
+        in another dtype runs in this base's.
         """
         if fingerprints(self._base.backbone) != self._kept:
             raise ValueError("The weights of this FrozenBase were changed since it was read: read it anew.")

@@ -1,11 +1,13 @@
 """The freezing policy of a model: each parameter's group, which groups train, and where a delta has them."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..backbones.places import backbone_places, own_place
 from ..backbones.policy import apply_policy, backbone_groups
 from ..deltas.tensors import running_statistics, tensor_digest
+from ..rules.travelling import TRAVELS
 from ..torch_utils.plain_names import named_parameters
+from .consistency import note_fields, refuse_fewer
 
 if TYPE_CHECKING:
     from ..backbones.counting import GroupCount
@@ -14,10 +16,14 @@ if TYPE_CHECKING:
 class PolicyMixin:
     """The methods of `FPTPreTrainedModel` that say which parameters train."""
 
-    trained_groups: dict[str, str]  # of each parameter that the policy trains, by name
+    trained_groups: dict[str, str]  # of each parameter that the policy trains, by name: a delta holds these
+    built_by: dict[str, Any] | None = None  # fields of the configuration that the weights fit
 
     def apply_policy(self) -> None:
-        """Let the groups of `config.trainable` train and freeze all else; the outermost constructor ends with this."""
+        """Let the groups of `config.trainable` train and freeze all else; the outermost constructor ends with this.
+
+        Raises ValueError if a group of the backbone is left out that trained before: a delta would lose its values.
+        """
         self.main_input_name = self.fpt_model.input_projection.input_name
         trainable = [group for group in self.config.trainable if not (self.headless and group == "output")]
         if self.config.base_quantization is not None:
@@ -27,6 +33,8 @@ class PolicyMixin:
         parameters = named_parameters(self)
         whose = f"the backbone {type(self.fpt_model.backbone).__name__}"
         groups = self.parameter_groups()
+        if not TRAVELS:
+            refuse_fewer(self, groups, trainable)
         apply_policy(parameters, groups, trainable, whose)
         if self.fpt_model.shares_base:
             from ..backbones.sharing import own_weights
@@ -36,6 +44,8 @@ class PolicyMixin:
         buffers = running_statistics(self)
         self._base_buffer_digests = {name: tensor_digest(buffer) for name, buffer in buffers.items()}
         self._ignore_on_save(self._delta_parameters(parameters))
+        if not TRAVELS:
+            note_fields(self)
 
     def parameter_groups(self) -> dict[str, str]:
         """Map the name of every parameter to its group: one of `PARAMETER_GROUPS`, or other."""

@@ -18,6 +18,7 @@ from ..rules.travelling import TRAVELS
 from ..torch_utils.plain_names import named_parameters, plain_module, plain_state
 from ..torch_utils.sharding import refuse_sharded, written_class
 from .base import DTYPES
+from .consistency import refuse_other_fields, refuse_outside_policy
 
 
 class SavingMixin:
@@ -40,13 +41,16 @@ class SavingMixin:
         self._keys_to_ignore_on_save = names.difference(saved)
 
     def _delta_parameters(self, parameters: dict[str, nn.Parameter]) -> dict[str, Tensor]:
-        """Return those of `parameters` that a checkpoint holds: what trains, and what the base does not have."""
+        """Return those of `parameters` that a checkpoint holds: the policy's, and what the base does not have.
+
+        Those that somebody froze by hand are among them: their values may differ from the base's.
+        """
         own = self.backbone_prefix
         adapter = {id(parameter) for parameter in self._adapter_parameters()}  # disabled, it does not train
         return {
             name: one
             for name, one in parameters.items()
-            if one.requires_grad or not name.startswith(own) or id(one) in adapter
+            if name in self.trained_groups or not name.startswith(own) or id(one) in adapter
         }
 
     def delta_tensors(self, state_dict: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
@@ -58,6 +62,8 @@ class SavingMixin:
         into its base.
         """
         self._refuse_wrapped()
+        if not TRAVELS:
+            refuse_outside_policy(self)
         tensors = self._delta_parameters(named_parameters(self))
         for name, buffer in running_statistics(self).items():
             if tensor_digest(buffer) != self._base_buffer_digests[name]:
@@ -116,6 +122,8 @@ class SavingMixin:
 
     def _to_write(self, state_dict: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
         """Return the delta's checked tensors by place, and note in the configuration what belongs to them."""
+        if not TRAVELS:
+            refuse_other_fields(self)
         tensors = self.delta_tensors(state_dict)
         refuse_sharded(tensors)
         infinite = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]

@@ -745,7 +745,7 @@ NO_FOLDERS += ("two words", "")
 def readers(base, delta):
     """What reads a folder, by what its errors say that they are about, and what they advise."""
     return {
-        "This is about the base ": (lambda place: on_base(place), "Give from_backbone the base's folder"),
+        "This is about the base ": (lambda place: on_base(place), "Give the base's folder"),
         "of a delta that was found. ": (
             lambda place: load(delta, base_model_name_or_path=place),
             "Give base_model_name_or_path the folder",
@@ -779,7 +779,7 @@ def test_a_base_in_pieces_is_named(saved_base, tmp_path):
     for name in FILES:
         broken = shutil.copytree(saved_base, tmp_path / name)
         (broken / name).unlink()
-        with pytest.raises(OSError, match=rf"{name}(.|\n)*This is about the base '{broken}'\. Give from_backbone"):
+        with pytest.raises(OSError, match=rf"{name}(.|\n)*This is about the base '{broken}'\. Give the base"):
             on_base(broken)
     (shutil.copytree(saved_base, tmp_path / "cut") / CONFIG).write_text("{")
     with pytest.raises(OSError, match=r"not a valid JSON(.|\n)*This is about the base"):

@@ -5,13 +5,10 @@ import numpy as np
 import pandas
 import pytest
 import torch
-from conftest import load_script
-from test_run_fpt import SCRIPT, flags, results_in
+from test_run_fpt import run
 from transformers import AutoFeatureExtractor, AutoModelForSequenceClassification
 
 from fpt_adapters.tasks import TabularClassification, TabularRegression
-
-run_fpt = load_script(SCRIPT)
 
 
 @pytest.fixture(autouse=True)
@@ -157,19 +154,8 @@ def test_from_a_file_to_answers_on_raw_rows(task, label, score, tmp_path, saved_
     monkeypatch.chdir(tmp_path)
     table = houses()
     path = written(tmp_path, table.drop(columns={"kind", "price"} - {label}))
-    more = ["--do_train", "--do_predict", "--train_file", path, "--label_column", label, "--max_steps", "60"]
-    more += [
-        "--learning_rate",
-        "0.02",
-        "--pooling",
-        "mean",
-        "--per_device_train_batch_size",
-        "20",
-        "--drop_columns",
-        "owner",
-    ]
-    run_fpt.main(flags(task, saved_base, "out", *more))
-    results = results_in("out")
+    more = f"--do_train --do_predict --train_file {path} --label_column {label} --max_steps 60 --learning_rate 0.02"
+    results = run(task, saved_base, f"{more} --per_device_train_batch_size 20 --drop_columns owner")
     better = (results[f"test_{score}"] - results[f"test_floor_{score}"]) * (1 if score == "accuracy" else -1)
     assert np.isfinite(results["train_loss"]) and better > 0
     model = AutoModelForSequenceClassification.from_pretrained("out", base_model_name_or_path=saved_base).eval()

@@ -7,15 +7,15 @@ import datasets
 import numpy as np
 import pytest
 import torch
-from conftest import EXAMPLES, load_script, tiny_config
+from conftest import tiny_config
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import AutoModel, AutoTokenizer, PreTrainedTokenizerFast, pipeline
 
 import fpt_adapters  # noqa: F401  registers the models
+from fpt_adapters.run import training as run_fpt
 from fpt_adapters.tasks import SequenceClassification, TextClassification, TokenClassification
 from fpt_adapters.tasks.words import on_first_pieces
 
-run_fpt = load_script(EXAMPLES / "run_fpt.py")
 PIECES = (
     "[PAD]",
     "[UNK]",
