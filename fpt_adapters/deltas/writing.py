@@ -168,6 +168,6 @@ def update_config(directory: str | os.PathLike, **fields: Any) -> None:
     config, before = FPTConfig.from_dict(kept | fields), FPTConfig.from_dict(delta.values)
     if config.num_labels != before.num_labels:
         raise ValueError(f"the delta has {before.num_labels} labels, but {config.num_labels} names came: name each.")
-    if {name: number for number, name in config.id2label.items()} != config.label2id:
+    if sorted((number, name) for name, number in config.label2id.items()) != sorted(config.id2label.items()):
         raise ValueError("label2id is id2label the other way round, with different names; give id2label only.")
     write_delta(directory, config, delta.tensors, delta.format)

@@ -14,6 +14,7 @@ import torch
 from accelerate import Accelerator
 from conftest import (
     FIELDS,
+    IMAGE_BACKBONES,
     LAYERS,
     TINY_BACKBONES,
     VOCABULARY,
@@ -167,7 +168,7 @@ def test_a_delta_of_the_papers_size_is_small(gpt2_base, tmp_path):
     assert trained < sum(map(len, contents(tmp_path).values())) <= trained + 32 * 1024
 
 
-@pytest.mark.parametrize("model_type", ["gpt2", "t5", "vit"])
+@pytest.mark.parametrize("model_type", ["gpt2", "t5", *[*IMAGE_BACKBONES][:1]])
 @pytest.mark.parametrize("labels", [["a", "b", "c"], ["ärgerlich", 'quote " and \\', "\u2028 \x07 \x7f \U0001f600"]])
 @pytest.mark.parametrize("with_code", [False, True])
 def test_its_size_is_known_before_it_is_written(make_model, tmp_path, model_type, labels, with_code):

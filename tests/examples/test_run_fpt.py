@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModel
 
 from fpt_adapters.run import training as run_fpt
-from fpt_adapters.tasks import TASKS
+from fpt_adapters.tasks import PAPER_TASKS, TASKS
 
 pytestmark = pytest.mark.usefixtures("quiet")
 SCRIPT = EXAMPLES / "run_fpt.py"
@@ -321,8 +321,8 @@ def test_the_recipes_parse_to_what_they_say(recipe):
     assert parsed[-2].do_train and parsed[-2].do_eval and parsed[-2].do_predict
 
 
-def test_there_is_a_recipe_for_every_task():
-    assert {path.stem for path in RECIPES} == {*TASKS, "pretrain-bit-memory"}
+def test_there_is_a_recipe_for_every_task_of_the_paper():
+    assert {path.stem for path in RECIPES} == {*(task.name for task in PAPER_TASKS), "pretrain-bit-memory"}
 
 
 RECIPE = {
@@ -359,7 +359,7 @@ def test_a_recipe_is_run_with_the_flags_on_top(ending, saved_base):
 def test_the_papers_settings_are_the_defaults():
     model_args, _, _, args, _ = run_fpt.parse(["--task_name", "digits", "--output_dir", "o"])
     assert (args.learning_rate, args.lr_scheduler_type, args.weight_decay) == (1e-3, "constant", 0.0)
-    assert model_args.trainable == ["input", "output", "norm", "position"]
+    assert model_args.trainable is None  # the paper's groups, where the input is projected
     assert args.report_to in ("none", [])
 
 

@@ -32,7 +32,6 @@ from transformers import (
     CONFIG_MAPPING,
     AutoConfig,
     AutoFeatureExtractor,
-    AutoImageProcessor,
     AutoModel,
     AutoModelForSequenceClassification,
     AutoProcessor,
@@ -40,6 +39,7 @@ from transformers import (
     PreTrainedModel,
     pipeline,
 )
+from transformers.models.auto.image_processing_auto import AutoImageProcessor  # the top name wants torchvision in 5.5
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 import fpt_adapters.backbones.baselines.modeling_lstm

@@ -46,12 +46,12 @@ from tokenizers import normalizers, pre_tokenizers
 from transformers import (
     AutoConfig,
     AutoFeatureExtractor,
-    AutoImageProcessor,
     AutoModel,
     AutoModelForImageClassification,
     AutoModelForSequenceClassification,
     AutoTokenizer,
 )
+from transformers.models.auto.image_processing_auto import AutoImageProcessor  # the top name wants torchvision in 5.5
 
 import fpt_adapters
 from fpt_adapters import (
