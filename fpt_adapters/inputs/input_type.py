@@ -95,7 +95,7 @@ class InputType:
         raise NotImplementedError
 
     def example(self, config: PreTrainedConfig) -> str:
-        """Python code that makes a batch of one example."""
+        """A Python expression for a tensor of one example, such as `torch.zeros(1, 3, 8, 8)`."""
         raise NotImplementedError
 
     def usage(self, config: PreTrainedConfig, loading: Loading) -> str | None:

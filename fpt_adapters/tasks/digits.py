@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from ..analysis.extras import extra
 from ..data.splits import FIXED_SEED, SAMPLES, SPLITS, draw_order, split_sizes
 from .images import ImageTask
 from .task import TaskData
@@ -32,9 +31,8 @@ class Digits(ImageTask):
     patch_size: int = field(default=2, metadata={"help": "Side of a square patch in pixels; one patch is one token."})
 
     def load(self, seed: int = 0, max_samples: dict[str, int] | None = None) -> TaskData:
-        """Load the digits. `seed` only chooses what `max_samples` keeps. Raises ImportError without scikit-learn."""
-        with extra("examples", "The digits come with scikit-learn"):
-            from sklearn.datasets import load_digits
+        """Load the digits. `seed` only chooses what `max_samples` keeps."""
+        from sklearn.datasets import load_digits  # which takes long to import
 
         digits = load_digits()
         pixels = torch.from_numpy(np.rint(digits.images * (255 / 16)).astype(np.uint8)).unsqueeze(1)
