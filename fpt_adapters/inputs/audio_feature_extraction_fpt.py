@@ -229,7 +229,9 @@ def _decoded(clip: Any, name: str) -> tuple[np.ndarray, int]:
     try:
         import soundfile
     except ImportError as error:
-        raise ImportError("sound files are read with soundfile: pip install 'fpt_adapters[audio]'") from error
+        raise ImportError(
+            "sound files are read with soundfile, which is missing here: pip install 'fpt_adapters[audio]'"
+        ) from error
     try:
         samples, rate = soundfile.read(io.BytesIO(clip) if isinstance(clip, bytes) else clip, dtype="float32")
     except (soundfile.SoundFileError, OSError, TypeError) as error:
