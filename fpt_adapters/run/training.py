@@ -126,7 +126,7 @@ def fill_card(
     """Fill in what the Trainer does not know about. The task's own facts are used only for its own data."""
     card, copy_of = trainer.card, card_args.card_dataset_id
     own = task if task.reads(copy_of) else None  # whose facts are about this data
-    card.task_name = card_args.card_task or (own and own.name)
+    card.task_name = card_args.card_task or (task.name if own or task.is_generic else None)
     card.dataset_name = card_args.card_dataset or (own and own.data_source)
     card.dataset_id = (task.hub_dataset if isinstance(task, FileArguments) else None) or copy_of
     card.license = card_args.license

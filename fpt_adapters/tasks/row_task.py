@@ -51,6 +51,7 @@ class RowTask(FileArguments, Task):
 
     problem_types: ClassVar[tuple[str, ...]] = KINDS  # that the task serves; one of them needs not be said
     data_source = "rows of one's own"
+    is_generic = True
     padding: ClassVar[dict[str, float]] = PADDING
 
     problem_type: str | None = field(
@@ -96,6 +97,13 @@ class RowTask(FileArguments, Task):
         sizes = ", ".join(f"{len(splits[split])} to {word}" for split, word in WORDS.items())
         found = [self.target.describe(), *found, f"rows: {sizes}"]
         return TaskData(**splits, config=fields | self.target.config, found=found)
+
+    def stream(self, *args: Any, **kwargs: Any) -> TaskData:
+        """Raise ValueError: sizes, labels and scales are found in rows that are held."""
+        raise ValueError(
+            f"{self.name} finds sizes, labels and scales in its training rows, which are read before: leave --streaming "
+            "out."
+        )
 
     @abstractmethod
     def fit(self, part: Part) -> tuple[Any, dict[str, Any], list[str]]:

@@ -41,6 +41,7 @@ class Task(ABC):
     example_text: ClassVar[str | None] = None  # an input that is text, for the model card
     base: ClassVar[str | None] = None  # set by who loads: the base or the delta, whose tokenizer some tasks read with
     base_settings: ClassVar[dict[str, Any]] = {}  # where it is on the Hub: `revision`, `cache_dir`
+    is_generic: ClassVar[bool] = False  # whether its name tells what is done, and nothing of the data
     draws_fresh_examples: ClassVar[bool] = False  # whether `train_examples` can be as many as a run needs
 
     def reads(self, copy_of: str | None = None) -> bool:

@@ -295,3 +295,5 @@ def test_the_report_of_a_finished_run_names_every_floor(saved_base, tmp_path):
     written = json.loads((tmp_path / "out" / "all_results.json").read_text())
     assert {"eval_floor_accuracy", "eval_floor_macro_f1", "eval_accuracy", "eval_macro_f1"} <= written.keys()
     assert written["eval_floor"] == written["eval_floor_accuracy"]
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "fpt_task: time-series-classification" in card and "--task_name time-series-classification" in card
