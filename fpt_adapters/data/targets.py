@@ -191,10 +191,11 @@ class NumbersTarget(Target):
 
     def describe(self) -> str:
         what = "a number" if self.count == 1 else f"{self.count} numbers"
-        scale = ", ".join(
-            f"{mean:.4g} +- {std:.3g}" for mean, std in zip(self.mean or (), self.std or (), strict=True)
-        )
-        return f"column {', '.join(map(repr, self.columns))}: {what} ({scale} in the training rows)"
+        found = f"column {', '.join(map(repr, self.columns))}: {what}"
+        if self.mean is None:
+            return found
+        scale = ", ".join(f"{mean:.4g} +- {std:.3g}" for mean, std in zip(self.mean, self.std, strict=True))
+        return f"{found} ({scale} in the training rows)"
 
 
 def choose_target(

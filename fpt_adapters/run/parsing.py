@@ -47,7 +47,9 @@ def parse(arguments: list[str]) -> tuple[ModelArguments, DataArguments, CardArgu
     else:
         task_name = name_parser.parse_known_args(flags)[0].task_name
         if task_name not in TASKS:
-            raise ValueError(f"--task_name is one of {', '.join(TASKS)}; got {task_name!r}.")
+            near = difflib.get_close_matches(task_name, TASKS, n=1)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            raise ValueError(f"--task_name is one of {', '.join(TASKS)}; got {task_name!r}.{hint}")
         task_class = TASKS[task_name]
     classes = [ModelArguments, DataArguments, CardArguments, RunArguments, *([task_class] if task_class else [])]
     parser = HfArgumentParser(classes, description=__doc__.splitlines()[0], usage=SHORT_USAGE, allow_abbrev=False)

@@ -101,8 +101,8 @@ class RowTask(FileArguments, Task):
     def stream(self, *args: Any, **kwargs: Any) -> TaskData:
         """Raise ValueError: sizes, labels and scales are found in rows that are held."""
         raise ValueError(
-            f"{self.name} finds sizes, labels and scales in its training rows, which are read before: leave --streaming "
-            "out."
+            f"{self.name} finds sizes, labels and scales in its training rows, which are read before: leave "
+            "--streaming out."
         )
 
     @abstractmethod
