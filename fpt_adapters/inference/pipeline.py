@@ -47,13 +47,16 @@ class FPTPipeline:
             rows = rows.with_format(None)
         for start in range(0, len(rows), batch_size):
             part = rows.iloc[start : start + batch_size] if hasattr(rows, "iloc") else rows[start : start + batch_size]
-            yield self.answer(part)
+            yield self.answer(part, start)
 
     @torch.no_grad()
-    def answer(self, rows: Any) -> dict[str, list[Any]]:
-        """Answer one batch of rows: columns of answers."""
+    def answer(self, rows: Any, first: int = 0) -> dict[str, list[Any]]:
+        """Answer one batch of rows: columns of answers. `first`: the number of its first row, for messages."""
         kind = self.model.config.input
-        inputs = kind.prepare(self.processor, rows if kind.whole_rows else self._values(rows))
+        if kind.whole_rows:
+            inputs = self.processor(rows, return_tensors="pt", where=lambda row: f"row {first + row}")
+        else:
+            inputs = kind.prepare(self.processor, self._values(rows))
         inputs = {name: tensor.to(self.model.device) for name, tensor in inputs.items() if name in TAKEN}
         output = self.model(**inputs, return_dict=True)
         mask = inputs.get("attention_mask")

@@ -82,7 +82,7 @@ def answered(
     for batch in rows.batch(batch_size):
         count = len(next(iter(batch.values())))
         try:
-            answers = answering.answer(batch)
+            answers = answering.answer(batch, start)
         except ValueError as error:
             row = _first_wrong(answering, batch, count)
             where = f"rows {start} to {start + count - 1}" if row is None else f"row {start + row}"

@@ -177,6 +177,19 @@ def test_a_wrong_row_is_named_and_leaves_no_answers(saved_base, tmp_path):
     assert not (tmp_path / "answers.csv").exists()
 
 
+def test_a_wrong_cell_is_named_by_its_row_in_the_file(saved_base, tmp_path):
+    table = pandas.DataFrame({"area": np.arange(ROWS) + 0.5, "label": labels()})
+    table.to_csv(tmp_path / "rows.csv", index=False)
+    train(flags("tabular-classification", saved_base, tmp_path / "rows.csv", tmp_path / "out", "--do_train"))
+    table["area"] = table["area"].astype(object)
+    table.loc[9, "area"] = "big"
+    table.to_csv(tmp_path / "new.csv", index=False)
+    new = ["--model", str(tmp_path / "out"), "--base_model_name_or_path", str(saved_base), "--batch_size", "4"]
+    new += ["--file", str(tmp_path / "new.csv"), "--output", str(tmp_path / "answers.csv")]
+    with pytest.raises(ValueError, match=r"^row 9 of .*new\.csv: column 'area' .* row 9 has 'big'"):
+        predict(new)
+
+
 def change(file, edit):
     rows = pandas.read_csv(file)
     edit(rows)
