@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 from scipy.special import expit, softmax
 from sklearn.base import ClassifierMixin
+from sklearn.utils import assert_all_finite
 from sklearn.utils.multiclass import check_classification_targets, type_of_target
 from sklearn.utils.validation import check_consistent_length, column_or_1d
 
@@ -29,6 +30,8 @@ class FPTClassifier(ClassifierMixin, FPTEstimator):
         X = self._checked(X, reset=True)
         if y is None:
             raise ValueError("requires y to be passed, but the target y is None: a classifier learns classes.")
+        if np.asarray(y).dtype.kind == "f":
+            assert_all_finite(y, input_name="y")
         check_classification_targets(y)
         check_consistent_length(X, y)
         self._several = type_of_target(y) == "multilabel-indicator"

@@ -124,5 +124,6 @@ def test_texts_are_read_by_a_real_base():
 
     texts = ["what a lovely, joyful day", "an awful and boring mess"] * 16
     moods = ["good", "bad"] * 16
-    clf = FPTClassifier(get_model_path(), max_epochs=3, patience=None, random_state=0).fit(texts, moods)
-    assert clf.predict(["a joyful mess", "boring day, awful"]).tolist() == ["good", "bad"]
+    clf = FPTClassifier(get_model_path(), max_epochs=8, patience=None, random_state=0).fit(texts, moods)
+    assert clf.score(texts, moods) == 1
+    assert clf.predict(["such a joyful, lovely evening", "a boring and awful book"]).tolist() == ["good", "bad"]
