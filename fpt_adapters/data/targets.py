@@ -175,7 +175,7 @@ class NumbersTarget(Target):
 
     @property
     def config(self) -> dict[str, Any]:
-        scale = {"label_mean": list(self.mean), "label_std": list(self.std)}
+        scale = {"label_mean": list(self.mean), "label_scale": list(self.std)}
         by_name = {name: number for number, name in enumerate(self.names)}
         return scale | {
             "id2label": dict(enumerate(self.names)),

@@ -32,7 +32,7 @@ class FPTRegressor(RegressorMixin, FPTEstimator):
         self._several = labels.ndim == 2
         labels = labels.reshape(len(labels), -1)  # (rows, numbers)
         std = labels.std(axis=0)
-        scale = {"label_mean": labels.mean(axis=0).tolist(), "label_std": np.where(std > 0, std, 1.0).tolist()}
+        scale = {"label_mean": labels.mean(axis=0).tolist(), "label_scale": np.where(std > 0, std, 1.0).tolist()}
         self._fit(X, labels.astype(np.float32), scale | {"num_labels": labels.shape[1], "problem_type": Numbers.name})
         return self
 

@@ -13,13 +13,13 @@ from ..rules.travelling import TRAVELS
 from .head import Head
 from .problems import Numbers
 
-SCALE = ("label_mean", "label_std")
+SCALE = ("label_mean", "label_scale")
 
 
 class SequenceHead(Head):
     """A linear layer on pooled hidden states (batch, hidden) -> logits (batch, num_labels).
 
-    Where it answers with numbers, `label_mean` and `label_std` (num_labels,) are those of the training rows: the
+    Where it answers with numbers, `label_mean` and `label_scale` (num_labels,) are those of the training rows: the
     layer's outputs are standardised, and so is the loss; logits and labels are in the data's own units.
     """
 
@@ -51,7 +51,7 @@ class SequenceHead(Head):
     def scale(self, outputs: Tensor, config: PreTrainedConfig) -> tuple[Tensor, Tensor] | None:
         if config.label_mean is None:
             return None
-        return outputs.new_tensor(config.label_mean), outputs.new_tensor(config.label_std)
+        return outputs.new_tensor(config.label_mean), outputs.new_tensor(config.label_scale)
 
     def pipeline_tag(self, config: PreTrainedConfig) -> str | None:
         return f"{self.modality}-classification" if config.input.modality == self.modality else None
@@ -75,7 +75,7 @@ class AudioHead(SequenceHead):
 def _check_scale(config: PreTrainedConfig) -> None:
     given = [name for name in SCALE if getattr(config, name, None) is not None]
     if len(given) == 1:
-        raise ValueError(f"label_mean and label_std come together, but only {given[0]} came.")
+        raise ValueError(f"label_mean and label_scale come together, but only {given[0]} came.")
     for name in given:
         values = getattr(config, name)
         numbers = isinstance(values, list) and 0 < len(values) <= MAX_LABELS
@@ -86,8 +86,8 @@ def _check_scale(config: PreTrainedConfig) -> None:
                 f"{name} scales num_labels={config.num_labels} numbers of problem_type='regression'; got "
                 f"{short(values)} for problem_type={config.problem_type!r}."
             )
-    if given and min(config.label_std) <= 0:
-        raise ValueError(f"label_std lies above 0, got {short(config.label_std)}.")
+    if given and min(config.label_scale) <= 0:
+        raise ValueError(f"label_scale lies above 0, got {short(config.label_scale)}.")
 
 
 def pool(hidden: Tensor, mask: Tensor | None, pooling: str) -> Tensor:

@@ -29,7 +29,7 @@ def note_fields(model: Any) -> None:
 def refuse_other_fields(model: Any) -> None:
     """Raise ValueError if the configuration is wrong, or no longer that which the model was built by."""
     model.config.check()
-    for name, value in model.built_by.items():
+    for name, value in (model.built_by or {}).items():  # none of a model under a head, which has no policy of its own
         if getattr(model.config, name) != value:
             raise ValueError(
                 f"config.{name} is {short(getattr(model.config, name))}, but the model was built with {short(value)}, "
@@ -54,6 +54,8 @@ def refuse_fewer(model: Any, groups: dict[str, str], trainable: Sequence[str]) -
 
 def refuse_outside_policy(model: Any) -> None:
     """Raise ValueError if a parameter of the base is set to train that no delta would hold."""
+    if "trained_groups" not in vars(model):
+        return  # a model under a head
     held = {id(parameter) for parameter in model._adapter_parameters()}
     for name, one in named_parameters(model).items():
         inside = not name.startswith(model.backbone_prefix) or name in model.trained_groups or id(one) in held

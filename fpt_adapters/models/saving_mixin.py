@@ -45,12 +45,12 @@ class SavingMixin:
 
         Those that somebody froze by hand are among them: their values may differ from the base's.
         """
-        own = self.backbone_prefix
+        own, held = self.backbone_prefix, vars(self).get("trained_groups")  # a model under a head has no policy
         adapter = {id(parameter) for parameter in self._adapter_parameters()}  # disabled, it does not train
         return {
             name: one
             for name, one in parameters.items()
-            if name in self.trained_groups or not name.startswith(own) or id(one) in adapter
+            if (one.requires_grad if held is None else name in held) or not name.startswith(own) or id(one) in adapter
         }
 
     def delta_tensors(self, state_dict: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:

@@ -39,7 +39,7 @@ def test_the_kind_is_found_or_said(values, said, kind, names, labels):
 def test_columns_are_a_number_each_and_standardised_by_the_training_rows():
     target = choose_target(source(a=[1, 3], b=[10.0, 30.0]), ["a", "b"])
     fields = target.fitted(target.read(source(a=[1, 3], b=[10.0, 30.0]))).config
-    assert (fields["label_mean"], fields["label_std"]) == ([2, 20], [1, 10])
+    assert (fields["label_mean"], fields["label_scale"]) == ([2, 20], [1, 10])
 
 
 def test_a_number_that_means_no_label_to_transformers_is_kept():

@@ -6,7 +6,7 @@ import pytest
 import torch
 from conftest import FIELDS, build_seeded, move, outputs, run_trainer, saved_tensors, trained_names
 
-from fpt_adapters import DeltaError, FPTForSequenceClassification, FrozenBase, update_config
+from fpt_adapters import DeltaError, FPTForSequenceClassification, FPTModel, FrozenBase, update_config
 
 
 @pytest.fixture
@@ -103,3 +103,10 @@ def test_another_attention_than_the_shared_ones_is_refused(loaded, saved_base):
     base = FrozenBase.from_pretrained(saved_base)
     with pytest.raises(ValueError, match="attn_implementation='eager' came, but models on a FrozenBase have its own"):
         FPTForSequenceClassification.from_pretrained(folder, base_model_name_or_path=base, attn_implementation="eager")
+
+
+def test_the_model_under_a_head_is_saved_too(loaded, saved_base, tmp_path):
+    _, model = loaded
+    model.fpt.save_pretrained(tmp_path / "again")
+    again = FPTModel.from_pretrained(tmp_path / "again", base_model_name_or_path=saved_base)
+    assert torch.equal(outputs(again), outputs(model.fpt))

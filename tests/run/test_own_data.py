@@ -292,7 +292,7 @@ def test_the_loss_of_numbers_has_no_scale():
         torch.manual_seed(0)
         model = fpt_adapters.FPTForSequenceClassification.from_backbone(
             tiny_config("gpt2"), backbone_init="random", input_type="values", input_size=3, sequence_length=4,
-            num_labels=2, label_mean=[5 * unit, unit], label_std=[unit, 2 * unit],
+            num_labels=2, label_mean=[5 * unit, unit], label_scale=[unit, 2 * unit],
         ).eval()  # fmt: skip
         labels = torch.tensor([[5.0, 2.0], [3.0, -1.0]]) * unit
         output = model(input_values=torch.ones(2, 4, 3), labels=labels)
