@@ -49,13 +49,9 @@ def inner_feature(feature: Any) -> Any:
     return feature.feature if isinstance(feature, (datasets.List, datasets.LargeList)) else None
 
 
-def column_of(source: Source, column: str) -> pa.Array:
-    """Take a column out. Raises ValueError, listing those there are, for one that is missing."""
-    if column not in source.data.column_names:
-        raise ValueError(
-            f"{source.name} has no column {column!r} but {', '.join(source.data.column_names)}: write one of these as "
-            "--label_column."
-        )
+def column_of(source: Source, column: str, flag: str) -> pa.Array:
+    """Take a column out. Raises ValueError, listing those there are and the flag to write, for one that is missing."""
+    find_column(source, column, (), is_class_label, flag)
     values = source.data.select_columns([column]).with_format("arrow")[:].column(0)
     return values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values
 
@@ -71,7 +67,7 @@ def _refuse_missing(values: pa.Array, source: Source, column: str) -> None:
 
 def read_numbers(source: Source, column: str, count: int) -> np.ndarray:
     """Read finite numbers: float64 (rows, count)."""
-    values = column_of(source, column)
+    values = column_of(source, column, "label_column")
     _refuse_missing(values, source, column)
     if pa.types.is_list(values.type) or pa.types.is_large_list(values.type):
         lengths = pc.list_value_length(values).to_numpy()
@@ -99,7 +95,7 @@ def read_numbers(source: Source, column: str, count: int) -> np.ndarray:
 
 def read_lists(source: Source, column: str, separator: str | None) -> list[list[str]]:
     """Read the names of each row's labels."""
-    values = column_of(source, column)
+    values = column_of(source, column, "label_column")
     _refuse_missing(values, source, column)
     feature = inner_feature(source.data.features[column])
     if feature is None:

@@ -119,6 +119,11 @@ class LabelNames:
         return numbers.to_numpy().astype(np.int64)
 
 
+def label_fields(names: Sequence[str]) -> dict[str, dict]:
+    """The config fields for the names of classes: `id2label` and `label2id`."""
+    return {"id2label": dict(enumerate(names)), "label2id": {name: number for number, name in enumerate(names)}}
+
+
 def _values(data: datasets.Dataset, column: str, source: str) -> pa.Array:
     """Read a column of labels and check it: whole numbers (bools as 0 and 1) or strings, none missing."""
     values = data.select_columns([column]).with_format("arrow")[:].column(0).combine_chunks()

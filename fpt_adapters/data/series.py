@@ -8,7 +8,7 @@ import datasets
 import numpy as np
 import pandas
 
-from .columns import column_of
+from .columns import find_column, is_class_label
 from .sources import Source
 
 VALUES = "values"  # the column that series are put into
@@ -22,8 +22,10 @@ def from_long_form(source: Source, id_column: str, step_column: str | None, cons
     or that has two values in a constant column.
     """
     table = source.data.to_pandas()
-    for column in (id_column, *([step_column] if step_column else ()), *constant):
-        column_of(source, column)
+    known = dict.fromkeys(constant, "group_column") | {step_column: "step_column", id_column: "id_column"}
+    for column, flag in known.items():
+        if column is not None:
+            find_column(source, column, (), is_class_label, flag)
     ids = table[id_column]
     if ids.isna().any():
         raise ValueError(f"each step belongs to a series, but {source.where(int(ids.isna().argmax()))} has no id.")
@@ -54,7 +56,6 @@ def from_long_form(source: Source, id_column: str, step_column: str | None, cons
                 f"a series has one value in column {column!r}, but {source.where(row)} has "
                 f"{_shown(table[column], row)} after {_shown(table[column], row - 1)} (series {_shown(ids, row)})."
             )
-    known = {id_column, step_column, *constant}
     channels = [name for name in table.columns if name not in known]
     for name in channels:
         if table[name].dtype.kind not in "iufb":
@@ -65,7 +66,7 @@ def from_long_form(source: Source, id_column: str, step_column: str | None, cons
                 f"column {name!r}: drop the column, or name it as --label_column, --group_column or --step_column."
             )
     if not channels:
-        raise ValueError(f"{source.name} has no column of numbers beside {', '.join(sorted(known - {None}))}.")
+        raise ValueError(f"{source.name} has no column of numbers beside {', '.join(sorted(known.keys() - {None}))}.")
     steps = table[channels].to_numpy(dtype=np.float64)
     features = {name: source.data.features[name] for name in (id_column, *constant)}
     features[VALUES] = datasets.List(datasets.List(datasets.Value("float64")))

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from ..heads.problems import IGNORED_LABEL, Classes, Numbers, SeveralLabels
 from .columns import column_of, inner_feature, read_lists, read_numbers
-from .labels import LabelNames
+from .labels import LabelNames, label_fields
 from .scores import ClassScores, LabelScores, NumberScores
 from .sources import Source
 
@@ -82,9 +82,7 @@ class ClassTarget(Target):
 
     @property
     def config(self) -> dict[str, Any]:
-        names = self.names.names
-        by_name = {name: number for number, name in enumerate(names)}
-        return {"id2label": dict(enumerate(names)), "label2id": by_name, "problem_type": self.problem_type}
+        return label_fields(self.names.names) | {"problem_type": self.problem_type}
 
     def scores(self, logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
         return ClassScores(keep_in_memory=True).compute(predictions=logits, references=labels)
@@ -121,8 +119,7 @@ class LabelsTarget(Target):
 
     @property
     def config(self) -> dict[str, Any]:
-        by_name = {name: number for number, name in enumerate(self.names)}
-        return {"id2label": dict(enumerate(self.names)), "label2id": by_name, "problem_type": self.problem_type}
+        return label_fields(self.names) | {"problem_type": self.problem_type}
 
     def scores(self, logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
         return LabelScores(keep_in_memory=True).compute(predictions=logits, references=labels)
@@ -176,12 +173,7 @@ class NumbersTarget(Target):
     @property
     def config(self) -> dict[str, Any]:
         scale = {"label_mean": list(self.mean), "label_scale": list(self.std)}
-        by_name = {name: number for number, name in enumerate(self.names)}
-        return scale | {
-            "id2label": dict(enumerate(self.names)),
-            "label2id": by_name,
-            "problem_type": self.problem_type,
-        }
+        return label_fields(self.names) | {"problem_type": self.problem_type} | scale
 
     def scores(self, logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
         return NumberScores(keep_in_memory=True).compute(predictions=logits, references=labels)
@@ -240,7 +232,7 @@ def _kind(feature: Any, columns: int, separator: str | None) -> str:
 def _count(source: Source, columns: Sequence[str]) -> int:
     if len(columns) > 1 or inner_feature(source.data.features[columns[0]]) is None:
         return len(columns)
-    lengths = pc.unique(pc.list_value_length(column_of(source, columns[0])).drop_null())
+    lengths = pc.unique(pc.list_value_length(column_of(source, columns[0], "label_column")).drop_null())
     if len(lengths) != 1 or lengths[0].as_py() == 0:
         raise ValueError(
             f"each row has as many numbers to regress, but the lists in column {columns[0]!r} of {source.name} have "

@@ -50,7 +50,7 @@ def read_words(part: Part, column: str, flag: str) -> list[list[str]]:
 
 
 def _read(part: Part, column: str, flag: str, fits: Any, rule: str) -> list[Any]:
-    values = column_of(part.source, column)
+    values = column_of(part.source, column, flag)
     if not fits(part.source.data.features[column]):
         raise ValueError(
             f"{rule}, but column {column!r} of {part.source.name} has {part.source.data.features[column]}: name "

@@ -65,7 +65,7 @@ def _flattened(source: Source, column: str) -> tuple[Source, np.ndarray]:
 
     Raises ValueError for a row that has none, or has one that is missing.
     """
-    values = column_of(source, column)
+    values = column_of(source, column, "label_column")
     rows = values.to_pylist()
     for number, row in enumerate(rows):
         if not row or None in row:

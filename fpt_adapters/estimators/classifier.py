@@ -9,6 +9,7 @@ from sklearn.utils import assert_all_finite
 from sklearn.utils.multiclass import check_classification_targets, type_of_target
 from sklearn.utils.validation import check_consistent_length, column_or_1d
 
+from ..data.labels import label_fields
 from ..heads.problems import Classes, SeveralLabels
 from .base import FPTEstimator
 
@@ -46,9 +47,8 @@ class FPTClassifier(ClassifierMixin, FPTEstimator):
             raise ValueError(
                 f"a classifier learns two classes or more, but y has 1 class, {self.classes_.tolist()[0]!r}."
             )
-        names = {number: str(name) for number, name in enumerate(self.classes_.tolist())}
-        fields = {"id2label": names, "label2id": {name: number for number, name in names.items()}}
-        self._fit(X, labels.astype(np.int64), fields | {"problem_type": Classes.name}, labels)
+        fields = label_fields([str(name) for name in self.classes_.tolist()]) | {"problem_type": Classes.name}
+        self._fit(X, labels.astype(np.int64), fields, labels)
         return self
 
     def decision_function(self, X: Any) -> np.ndarray:

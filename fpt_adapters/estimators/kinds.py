@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig
+from transformers import PreTrainedConfig
 
+from ..data.tokenizers import load_tokenizer, most_tokens, read_at_most
 from ..inputs.audio_feature_extraction_fpt import FPTAudioFeatureExtractor
 from ..inputs.feature_extraction_fpt import FPTFeatureExtractor
 from ..inputs.image_fitting import fit_images, open_image
@@ -36,18 +37,11 @@ def _fit_text(rows: Any, base: Any) -> tuple[Any, dict[str, Any]]:
     source = base.config.base_model if isinstance(base, FrozenBase) else base
     if isinstance(source, PreTrainedConfig) or source is None:
         raise ValueError("texts are read by a base's own tokenizer: give base as a Hub id or a folder.")
-    tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
-    positions = getattr(AutoConfig.from_pretrained(source, trust_remote_code=False), "max_position_embeddings", None)
-    limit = min(tokenizer.model_max_length, positions or tokenizer.model_max_length)
+    tokenizer = load_tokenizer(source, "give a base that has one")
     longest = max(len(ids) for ids in tokenizer([str(row) for row in rows], verbose=False)["input_ids"])
-    tokenizer.model_max_length, tokenizer.padding_side, tokenizer.truncation_side = (
-        min(longest, limit),
-        "right",
-        "right",
-    )
-    return tokenizer, {"input_type": "native", "sequence_length": min(longest, limit)}
+    tokens = min(longest, most_tokens(tokenizer, source))
+    read_at_most(tokenizer, tokens)
+    return tokenizer, {"input_type": "native", "sequence_length": tokens}
 
 
 def _fit_series(rows: Any, base: Any) -> tuple[Any, dict[str, Any]]:

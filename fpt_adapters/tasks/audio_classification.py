@@ -11,7 +11,7 @@ import numpy as np
 
 from ..data.columns import find_column
 from ..data.prepared import PreparedRows
-from ..data.sources import Source, read_folder
+from ..data.sources import Source
 from ..data.splits import Part, check_at_least
 from ..inputs.audio_feature_extraction_fpt import FPTAudioFeatureExtractor, read_wave
 from ..modeling_fpt import FPTForAudioClassification
@@ -29,6 +29,7 @@ class AudioClassification(RowTask):
 
     name = "audio-classification"
     model_class = FPTForAudioClassification
+    file_column, file_endings = "audio", ENDINGS
 
     audio_column: str | None = field(
         default=None, metadata={"help": "Column with the sound: audio, or paths (default: audio, file or path)."}
@@ -102,11 +103,6 @@ class AudioClassification(RowTask):
             return {"array": wave, "rate": np.array(rate or self.sampling_rate)}
 
         return read
-
-    def read_source(self, path: str, split: str) -> Source:
-        if Path(path).is_dir() or Path(path).suffix.lower() == ".zip":
-            return read_folder(path, split, "audio", ENDINGS)
-        return super().read_source(path, split)
 
 
 def _is_audio(feature: Any) -> bool:

@@ -249,8 +249,3 @@ def split_labels(split: Dataset) -> np.ndarray:
     if isinstance(split, Subset):
         return split_labels(split.dataset)[np.asarray(split.indices, dtype=np.int64)]
     return np.asarray(split.labels)
-
-
-def label_fields(names: Sequence[str]) -> dict[str, dict]:
-    """The config fields for the names of classes: `id2label` and `label2id`."""
-    return {"id2label": dict(enumerate(names)), "label2id": {name: number for number, name in enumerate(names)}}

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import datasets
@@ -11,7 +10,7 @@ from PIL import Image
 
 from ..data.columns import find_column
 from ..data.prepared import PreparedRows
-from ..data.sources import Source, read_folder
+from ..data.sources import Source
 from ..data.splits import Part, check_at_least
 from ..inputs.image_fitting import fit_images, open_image
 from ..inputs.image_processing_fpt import FPTImageProcessor
@@ -29,6 +28,7 @@ class ImageClassification(RowTask):
 
     name = "image-classification"
     model_class = FPTForImageClassification
+    file_column, file_endings = "image", ENDINGS
 
     image_column: str | None = field(
         default=None, metadata={"help": f"Column with the images, or paths (default: {', '.join(COLUMNS)})."}
@@ -82,11 +82,6 @@ class ImageClassification(RowTask):
             data = data.cast_column(column, datasets.Image(decode=False))
 
         return lambda row: open_image(data[row][column], f"column {column!r}", source.folder)
-
-    def read_source(self, path: str, split: str) -> Source:
-        if Path(path).is_dir() or Path(path).suffix.lower() == ".zip":
-            return read_folder(path, split, "image", ENDINGS)
-        return super().read_source(path, split)
 
 
 def _is_image(feature: Any) -> bool:

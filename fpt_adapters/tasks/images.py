@@ -16,12 +16,13 @@ import torch
 from torch.utils.data import Dataset
 
 from ..data.columns import find_column
+from ..data.labels import label_fields
 from ..data.splits import SPLITS, Part
 from ..data.streams import ExampleStream
 from ..inputs.image_processing_fpt import FPTImageProcessor
 from ..modeling_fpt import FPTForImageClassification
 from .augmentation import Augmentation
-from .files import FileArguments, label_fields, split_labels
+from .files import FileArguments, split_labels
 from .image_rows import ImageReader
 from .metrics import majority_floor
 from .pixels import PixelFormat

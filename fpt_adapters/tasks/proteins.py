@@ -14,12 +14,12 @@ from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerFast
 
 from ..data.columns import find_column
-from ..data.labels import LabelNames
+from ..data.labels import LabelNames, label_fields
 from ..data.sources import Source
 from ..data.splits import SPLITS, Part, check_at_least
 from ..data.streams import ExampleStream, Place
 from ..modeling_fpt import FPTForSequenceClassification
-from .files import FileArguments, label_fields, split_labels
+from .files import FileArguments, split_labels
 from .metrics import majority_floor
 from .streaming import open_stream
 from .task import Task, TaskData

@@ -3,19 +3,20 @@
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset, Subset
+from torch.utils.data import Dataset
 from transformers import EvalPrediction
 
 from ..data.collating import PADDING, collate_padded
 from ..data.columns import column_of
-from ..data.sources import Source
+from ..data.sources import Source, read_folder
 from ..data.splits import SPLITS, Part
 from ..data.targets import CLASSES, LABELS, NUMBERS, Target
-from .files import FileArguments
+from .files import FileArguments, split_labels
 from .metrics import joined
 from .task import Task, TaskData
 
@@ -53,6 +54,8 @@ class RowTask(FileArguments, Task):
     data_source = "rows of one's own"
     is_generic = True
     padding: ClassVar[dict[str, float]] = PADDING
+    file_column: ClassVar[str | None] = None  # what files in class folders are; None: the task reads no such folders
+    file_endings: ClassVar[tuple[str, ...]] = ()
 
     problem_type: str | None = field(
         default=None, metadata={"help": f"What the labels are: one of {', '.join(KINDS)} (default: as the column is)."}
@@ -116,6 +119,11 @@ class RowTask(FileArguments, Task):
     def inputs(self, part: Part) -> Sequence[dict[str, Any]]:
         """Run the processor over the rows of a part. Raises ValueError, naming row and column, for wrong ones."""
 
+    def read_source(self, path: str, split: str) -> Source:
+        if self.file_column is not None and (Path(path).is_dir() or Path(path).suffix.lower() == ".zip"):
+            return read_folder(path, split, self.file_column, self.file_endings)
+        return super().read_source(path, split)
+
     def split(self, part: Part) -> RowSplit:
         """The examples of a part."""
         return RowSplit(self.inputs(part), part.labels)
@@ -130,7 +138,8 @@ class RowTask(FileArguments, Task):
         column = self.group_column or self.time_column
         if column is None:
             return None, False
-        values = {split: _keys(source, column) for split, source in sources.items()}
+        flag = "group_column" if self.group_column else "time_column"
+        values = {split: _keys(source, column, flag) for split, source in sources.items()}
         if self.group_column:
             for split in sources:
                 shared = np.intersect1d(values["train"], values[split]) if split != "train" else ()
@@ -160,7 +169,7 @@ class RowTask(FileArguments, Task):
         return self.target.scores(joined(prediction.predictions), joined(prediction.label_ids))
 
     def floors(self, split: Dataset) -> dict[str, float]:
-        return self.target.floors(labels_of(split))
+        return self.target.floors(split_labels(split))
 
     def floor(self, split: Dataset) -> float:
         """What the one constant answer scores, by the first of the scores."""
@@ -170,16 +179,9 @@ class RowTask(FileArguments, Task):
 WORDS = {"train": "train on", "validation": "validate", "test": "test"}
 
 
-def labels_of(split: Dataset) -> np.ndarray:
-    """The labels of a `RowSplit`, or of a `Subset` of one."""
-    if isinstance(split, Subset):
-        return labels_of(split.dataset)[np.asarray(split.indices, dtype=np.int64)]
-    return split.labels
-
-
-def _keys(source: Source, column: str) -> np.ndarray:
+def _keys(source: Source, column: str, flag: str) -> np.ndarray:
     """The values of a column that rows are held out by: sortable, none missing. Raises ValueError."""
-    values = column_of(source, column)
+    values = column_of(source, column, flag)
     if values.null_count:
         row = next(row for row, value in enumerate(values) if not value.is_valid)
         raise ValueError(f"rows are held out by column {column!r}, but {source.where(row)} has no value there.")

@@ -101,7 +101,7 @@ class SequenceClassification(RowTask):
     def _read(self, part: Part) -> list[list[str]]:
         """The symbols of each row. Raises ValueError for a column of another kind, and for a row without any."""
         feature = part.source.data.features[self.column] if self.column in part.source.data.column_names else None
-        values = column_of(part.source, self.column).take(part.rows)
+        values = column_of(part.source, self.column, "sequence_column").take(part.rows)
         if not is_symbols(feature):
             raise ValueError(
                 f"sequences are strings, or lists of strings or whole numbers, but column {self.column!r} of "

@@ -94,7 +94,10 @@ class TabularRegression(TabularTask):
 
 def _rows(part: Part, columns: Sequence[str]) -> dict[str, np.ndarray]:
     """The rows of a part by column."""
-    return {name: column_of(part.source, name).take(part.rows).to_numpy(zero_copy_only=False) for name in columns}
+    return {
+        name: column_of(part.source, name, "feature_columns").take(part.rows).to_numpy(zero_copy_only=False)
+        for name in columns
+    }
 
 
 def _naming(part: Part):

