@@ -64,7 +64,8 @@ def read_folder(path: str, split: str, column: str, endings: tuple[str, ...]) ->
         except (OSError, zipfile.BadZipFile) as error:
             raise ValueError(f"{split}_file {path!r} cannot be read as a zip file: {first_line(error)}") from error
     files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in endings and file.is_file())
-    files = [file for file in files if not any(part.startswith((".", "__MACOSX")) for part in file.parts)]
+    hidden = (".", "__MACOSX")  # what systems put into folders and zips
+    files = [file for file in files if not any(part.startswith(hidden) for part in file.relative_to(folder).parts)]
     if not files:
         raise ValueError(f"{name} has no file that ends in {', '.join(endings)}.")
     while len({file.relative_to(folder).parts[0] for file in files}) == 1 and files[0].parent != folder:

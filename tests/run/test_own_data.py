@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import wave
 from pathlib import Path
 
@@ -73,6 +74,20 @@ def pictures(folder):
     return folder / "photos"
 
 
+def zipped(folder):
+    pictures(folder)
+    (folder / "photos" / "__MACOSX").mkdir()
+    (folder / "photos" / "__MACOSX" / "1.png").write_bytes(b"no picture")
+    return Path(shutil.make_archive(str(folder / ".hidden" / "all"), "zip", folder, "photos"))
+
+
+def paths(folder):
+    files = [file.relative_to(folder) for file in sorted(pictures(folder).rglob("*.png"))]
+    rows = {"image": map(str, files), "label": [file.parent.name for file in files]}
+    pandas.DataFrame(rows).to_csv(folder / "rows.csv", index=False)
+    return folder / "rows.csv"
+
+
 NUMBERS = [float(number) * 1000 for number in range(ROWS)]
 DATA = {  # task, what writes its rows, more flags
     "series": ("time-series-classification", series, []),
@@ -93,6 +108,8 @@ DATA = {  # task, what writes its rows, more flags
     "sound": ("audio-classification", sounds, ["--mel_bands", "8"]),
     "waves": ("audio-classification", sounds, ["--mel_bands", "1", "--max_seconds", "0.2", "--patch_length", "200"]),
     "pictures": ("image-classification", pictures, []),
+    "pictures in a zip": ("image-classification", zipped, []),
+    "paths of pictures": ("image-classification", paths, []),
     "grey pictures": ("image-classification", pictures, ["--num_channels", "1", "--image_size", "16"]),
 }
 
@@ -107,10 +124,10 @@ def flags(task, base, file, folder, *more):
     return [*rows, "--output_dir", str(folder), *QUIET, *more]
 
 
-def raw_rows(file):
-    """Rows as a person has them: of a table, or the paths of files."""
-    if file.is_dir():
-        return datasets.Dataset.from_dict({"file": sorted(str(path) for path in file.rglob("*.*"))})
+def raw_rows(file, folder):
+    """Rows as a person has them: of a table, or the paths of files below `folder`."""
+    if files := sorted([*folder.glob("photos/*t/*.png"), *folder.glob("clips/*/*.wav")]):
+        return datasets.Dataset.from_dict({"file": [str(one) for one in files]})
     if file.suffix == ".ts":
         return [[[1.5, 3], [2, 1], [None, 1], [4, 0.2]]]
     data = datasets.load_dataset(file.suffix[1:], data_files=str(file), split="train")
@@ -128,7 +145,7 @@ def test_one_command_trains_and_the_raw_rows_are_answered_from_what_was_saved(
     assert np.isfinite(results["train_loss"]) and {"eval_floor", "test_floor"} <= results.keys()
     assert "column 'label'" in capsys.readouterr().out  # what was found is said
     answering = fpt_adapters.pipeline(tmp_path / "out", base_model_name_or_path=saved_base)
-    rows = raw_rows(file)
+    rows = raw_rows(file, tmp_path)
     answers = answering(rows, batch_size=7)
     assert (len(answers) == len(rows) and answers == answering(rows, batch_size=len(rows))) or True
     config = answering.model.config
@@ -144,7 +161,7 @@ def test_one_command_trains_and_the_raw_rows_are_answered_from_what_was_saved(
 def test_a_regression_answers_in_the_datas_units(saved_base, tmp_path):
     file = series(tmp_path, NUMBERS)
     results = train(flags("time-series-regression", saved_base, file, tmp_path / "out", "--do_train", "--do_eval"))
-    answers = fpt_adapters.pipeline(tmp_path / "out", base_model_name_or_path=saved_base)(raw_rows(file))
+    answers = fpt_adapters.pipeline(tmp_path / "out", base_model_name_or_path=saved_base)(raw_rows(file, tmp_path))
     numbers = np.array([answer["label"] for answer in answers])
     assert abs(numbers.mean() - np.mean(NUMBERS)) < 2 * np.std(NUMBERS)
     assert results["eval_mse"] > 1e6 and results["eval_loss"] < 100  # in the data's units, and in none
