@@ -22,7 +22,10 @@ class FPTPipeline:
     Rows are a pandas DataFrame, a `datasets.Dataset`, a list of records (dicts), or, where a row is one thing (a
     text, an image, a series, a wave), a list or an array of these. The result is of the same kind: a DataFrame with
     the index of the one that came, else a list of records. `input_column`: which column has the text, the image ...
+    `folder`: where images and sounds lie whose paths are relative.
     """
+
+    folder: str | os.PathLike = "."
 
     def __init__(self, model: FPTPreTrainedModel, processor: Any, input_column: str | None = None):
         self.model = model.eval()
@@ -56,7 +59,10 @@ class FPTPipeline:
         if kind.whole_rows:
             inputs = self.processor(rows, return_tensors="pt", where=lambda row: f"row {first + row}")
         else:
-            inputs = kind.prepare(self.processor, self._values(rows))
+            values = self._values(rows)
+            if kind.modality in ("image", "audio"):
+                values = [os.path.join(self.folder, one) if isinstance(one, str) else one for one in values]
+            inputs = kind.prepare(self.processor, values)
         inputs = {name: tensor.to(self.model.device) for name, tensor in inputs.items() if name in TAKEN}
         output = self.model(**inputs, return_dict=True)
         mask = inputs.get("attention_mask")

@@ -61,6 +61,7 @@ def main(arguments: list[str]) -> int:
         cache_dir=args.cache_dir,
         dtype=args.dtype,
     )
+    answering.folder = Path(args.file).parent
     part = Path(f"{args.output}.part")  # which a stop leaves behind, and no half file by the right name
     done = 0
     with tqdm(total=total, desc="rows", unit=" rows") as bar, Writer(part, Path(args.output).suffix.lower()) as writer:

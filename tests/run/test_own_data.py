@@ -167,6 +167,15 @@ def test_a_regression_answers_in_the_datas_units(saved_base, tmp_path):
     assert results["eval_mse"] > 1e6 and results["eval_loss"] < 100  # in the data's units, and in none
 
 
+def test_paths_in_a_file_are_relative_to_it(saved_base, tmp_path, monkeypatch):
+    file = paths(tmp_path)
+    train(flags("image-classification", saved_base, file, tmp_path / "out", "--do_train"))
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    new = ["--model", str(tmp_path / "out"), "--base_model_name_or_path", str(saved_base), "--file", str(file)]
+    assert predict([*new, "--output", "answers.csv"]) == ROWS
+
+
 @pytest.mark.parametrize("ending", ["csv", "jsonl", "parquet"])
 def test_answers_stand_beside_the_rows_of_a_file(ending, saved_base, tmp_path):
     file = series(tmp_path)
