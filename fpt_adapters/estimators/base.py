@@ -12,12 +12,13 @@ from sklearn.model_selection import train_test_split
 from sklearn.utils.validation import check_is_fitted, validate_data
 from transformers import EarlyStoppingCallback, TrainingArguments, set_seed
 
+from ..configuration_fpt import FPTConfig
 from ..data.collating import PADDING, collate_padded
 from ..inference.pipeline import pipeline
 from ..models.pretrained import FPTPreTrainedModel
 from ..training.random_state import random_state_kept
 from ..training.trainer import FPTTrainer
-from .kinds import KINDS, found_kind, take
+from .kinds import NAMES, found_kind, kind_named, take
 
 DEFAULT_BASE = "sentence-transformers/all-MiniLM-L6-v2"
 QUIET = {"report_to": "none", "disable_tqdm": True, "logging_strategy": "no", "remove_unused_columns": False}
@@ -28,7 +29,8 @@ class FPTEstimator(BaseEstimator):
     """Base of `FPTClassifier` and `FPTRegressor`.
 
     `base`: a Hub id, a folder, a `FrozenBase`, or a transformers configuration, whose weights are random then.
-    `input_type`: "table", "text", "series", "images" or "audio" (None: found from X; two axes are a table). Training
+    `input_type`: "table", "text", "series", "images" or "audio" (None: found from X; two axes are a table), or
+    "native": what the base was made for, images or sound too, which its own processor and embeddings read. Training
     takes `max_epochs` at most, and stops where the loss on `validation_fraction` of the rows has not become lower for
     `patience` epochs; the best epoch is kept (None: it goes on to the end, and holds no rows out). `model_kwargs`: for
     `from_backbone`, such as `trainable`, `pooling`, `dtype`. `training_arguments`: transformers' TrainingArguments by
@@ -86,7 +88,7 @@ class FPTEstimator(BaseEstimator):
         """Load what was saved or pushed, ready to predict; `kwargs` as for `fpt_adapters.pipeline`."""
         loaded = pipeline(pretrained_model_name_or_path, **kwargs)
         config = loaded.model.config
-        estimator = cls(base=config.base_model, input_type=_KIND_OF.get(config.input_type, config.input_type))
+        estimator = cls(base=config.base_model, input_type=_kind_of(config))
         estimator.model_, estimator.processor_ = loaded.model, loaded.processor
         estimator.n_iter_ = 0
         estimator._after_loading()
@@ -104,7 +106,7 @@ class FPTEstimator(BaseEstimator):
         seed = self.random_state
         seed = int(np.random.default_rng().integers(2**31)) if seed is None else int(seed)
         parts = [part for part in self._split(len(labels), seed, stratify) if len(part)]
-        kind = KINDS[self._kind]
+        kind = kind_named(self._kind, self.base)
         with random_state_kept(torch.device("cpu")), tempfile.TemporaryDirectory() as folder:
             set_seed(seed)
             self.processor_, found = kind.fit(take(X, parts[0]), self.base)
@@ -181,8 +183,8 @@ class FPTEstimator(BaseEstimator):
         """X as it is used: a table of numbers as an array, its columns those of `fit`. Raises ValueError."""
         if reset:
             self._kind = found_kind(X) if self.input_type is None else self.input_type
-            if self._kind not in KINDS:
-                raise ValueError(f"input_type is one of {', '.join(KINDS)}; got {self._kind!r}.")
+            if self._kind not in NAMES:
+                raise ValueError(f"input_type is one of {', '.join(NAMES)}; got {self._kind!r}.")
         if hasattr(X, "iloc") and not reset and not hasattr(self, "n_features_in_"):
             return X  # of a model that was loaded: its processor knows the columns by name
         if self._kind != "table":
@@ -211,7 +213,11 @@ class FPTEstimator(BaseEstimator):
         return np.concatenate(outputs)
 
 
-_KIND_OF = {"native": "text", "values": "series"}  # input types of a configuration that X calls otherwise
+def _kind_of(config: FPTConfig) -> str:
+    """What X is called that a model of this configuration reads."""
+    if config.input_type == "native":
+        return "text" if config.input.modality == "text" else "native"
+    return "series" if config.input_type == "values" else config.input_type
 
 
 def _has_weights(base: Any) -> bool:

@@ -5,14 +5,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image
-from transformers import PreTrainedConfig
+from transformers import AutoConfig, PreTrainedConfig
 
+from ..data.native import native_fields, native_processor
 from ..data.tokenizers import load_tokenizer, most_tokens, read_at_most
-from ..inputs.audio_feature_extraction_fpt import FPTAudioFeatureExtractor
+from ..inputs.audio_feature_extraction_fpt import FPTAudioFeatureExtractor, read_wave
 from ..inputs.feature_extraction_fpt import FPTFeatureExtractor
-from ..inputs.image_fitting import fit_images, open_image
+from ..inputs.image_files import open_image
+from ..inputs.image_processing_fpt import FPTImageProcessor
+from ..inputs.native import native_kind
 from ..inputs.table_processing_fpt import FPTTableProcessor
 from ..modeling_fpt import FPTForAudioClassification, FPTForImageClassification, FPTForSequenceClassification
 from ..models.frozen_base import FrozenBase
@@ -51,17 +53,35 @@ def _fit_series(rows: Any, base: Any) -> tuple[Any, dict[str, Any]]:
 
 def _fit_images(rows: Any, base: Any) -> tuple[Any, dict[str, Any]]:
     images = [open_image(row, f"image {number}") for number, row in enumerate(rows)]
-    return fit_images([image if isinstance(image, Image.Image) else _picture(image) for image in images])
-
-
-def _picture(array: Any) -> Image.Image:
-    array = array.numpy() if isinstance(array, torch.Tensor) else np.asarray(array)
-    return Image.fromarray(array.transpose(1, 2, 0) if array.ndim == 3 and array.shape[0] in (1, 3) else array)
+    processor = FPTImageProcessor.fit(images)
+    return processor, processor.config_fields
 
 
 def _fit_audio(rows: Any, base: Any) -> tuple[Any, dict[str, Any]]:
     extractor = FPTAudioFeatureExtractor.fit(list(rows))
     return extractor, extractor.config_fields
+
+
+def _fit_natively(rows: Any, base: Any) -> tuple[Any, dict[str, Any]]:
+    """Load the base's own processor; waves are read as long as the longest is, up to 10 s."""
+    config, source, hub_kwargs = _found(base)
+    kind = native_kind(config)
+    processor = native_processor(kind, config, source, **hub_kwargs)
+    waves = [read_wave(row, f"clip {number}") for number, row in enumerate(rows)] if kind.modality == "audio" else []
+    seconds = [len(wave) / (rate or processor.sampling_rate) for wave, rate in waves]
+    return processor, native_fields(kind, processor, max(seconds, default=0.0))
+
+
+def _found(base: Any) -> tuple[PreTrainedConfig, str | None, dict[str, Any]]:
+    """A base's configuration, where its files are (None: it has random weights), and at which commit."""
+    if isinstance(base, PreTrainedConfig):
+        return base, None, {}
+    if not isinstance(base, FrozenBase):
+        return AutoConfig.from_pretrained(base, trust_remote_code=False), base, {}
+    own = base.config
+    if own.base_model is None:
+        raise ValueError("this FrozenBase has no Hub id, where its processor could be found: give base as a folder.")
+    return own.base_model_config, own.base_model, {"revision": own.base_model_revision}
 
 
 KINDS = {
@@ -71,6 +91,18 @@ KINDS = {
     "images": Kind(_fit_images, FPTForImageClassification),
     "audio": Kind(_fit_audio, FPTForAudioClassification),
 }
+
+NATIVE = {  # what a base was made for -> the kind
+    "text": KINDS["text"],
+    "image": Kind(_fit_natively, FPTForImageClassification),
+    "audio": Kind(_fit_natively, FPTForAudioClassification),
+}
+NAMES = (*KINDS, "native")
+
+
+def kind_named(name: str, base: Any) -> Kind:
+    """The kind of a name in `NAMES`; "native" is what the base was made for."""
+    return NATIVE[native_kind(_found(base)[0]).modality] if name == "native" else KINDS[name]
 
 
 def found_kind(X: Any) -> str:

@@ -50,7 +50,7 @@ def _has_adapter(config: FPTConfig) -> bool:
     return config.peft_config is not None
 
 
-AT_HOME = ("fit",)  # methods that only who trains calls
+AT_HOME = ("fit", "config_fields")  # methods that only who trains calls
 IN_PIECES = ("Head", "InputType", "Problem")  # only used methods of these classes are exported (not those for cards)
 
 # Modules that are imported inside functions, or for the import's effect -> whether a model's code needs them.
@@ -94,7 +94,7 @@ def _flattened(travelling: frozenset[str], classes: tuple[str, ...]) -> dict[str
         return module in travelling if module in TRAVELS_WITH else None
 
     flattener = Flattener(
-        Route(_flat_name, travels, "This needs the library: pip install fpt_adapters", IN_PIECES, AT_HOME), TITLE
+        Route(_flat_name, travels, "This needs: pip install fpt_adapters", IN_PIECES, AT_HOME), TITLE
     )
     for module, _, name in (place.partition(".") for place in classes):
         flattener.add(PACKAGE / ENTRIES[module], name)

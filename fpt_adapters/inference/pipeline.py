@@ -63,7 +63,8 @@ class FPTPipeline:
             if kind.modality in ("image", "audio"):
                 values = [os.path.join(self.folder, one) if isinstance(one, str) else one for one in values]
             inputs = kind.prepare(self.processor, values)
-        inputs = {name: tensor.to(self.model.device) for name, tensor in inputs.items() if name in TAKEN}
+        taken = (kind.argument, "attention_mask", *kind.module.beside)
+        inputs = {name: tensor.to(self.model.device) for name, tensor in inputs.items() if name in taken}
         output = self.model(**inputs, return_dict=True)
         mask = inputs.get("attention_mask")
         lengths = mask.sum(dim=1) if mask is not None and kind.step_is_token else None
@@ -90,9 +91,6 @@ class FPTPipeline:
                 f"input_column, or call it {' or '.join(usual)}."
             )
         return found[0]
-
-
-TAKEN = ("input_ids", "pixel_values", "input_values", "attention_mask")
 
 
 def pipeline(

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 from transformers import PreTrainedConfig
 
 from ..rules.wording import counted
-from .input_type import Loading
+from .input_type import SOUND_COLUMNS, Loading
 from .series import SeriesInput
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ class AudioInput(SeriesInput):
     """Clips of up to `series_length` steps: frames with `num_channels` mel bands, or samples with 1."""
 
     modality = "audio"
-    columns = ("audio", "file", "path", "speech")
+    columns = SOUND_COLUMNS
 
     def processor(self, config: PreTrainedConfig, **settings: Any) -> "FPTAudioFeatureExtractor":
         from .audio_feature_extraction_fpt import FPTAudioFeatureExtractor  # which a loaded model does not need

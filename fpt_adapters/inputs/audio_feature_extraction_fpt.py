@@ -169,12 +169,7 @@ class FPTAudioFeatureExtractor(SequenceFeatureExtractor):
 
     def steps(self, wave: np.ndarray, sampling_rate: int | None = None) -> np.ndarray:
         """A wave (samples,) -> (steps, feature_size): log-mel frames before `mean` and `std`, or its samples."""
-        if sampling_rate not in (None, self.sampling_rate):
-            from scipy.signal import resample_poly  # which takes long to import
-
-            common = math.gcd(sampling_rate, self.sampling_rate)
-            wave = resample_poly(wave, self.sampling_rate // common, sampling_rate // common)
-        wave = np.asarray(wave, dtype=np.float32)
+        wave = resampled(wave, sampling_rate, self.sampling_rate)
         if self.do_normalize:
             wave = (wave - wave.mean()) / (wave.std() + 1e-7)
         if self.feature_size == 1:
@@ -192,6 +187,16 @@ class FPTAudioFeatureExtractor(SequenceFeatureExtractor):
         """Mel filters for a spectrum of `size` samples: (frequencies, bands)."""
         highest = self.sampling_rate / 2
         return mel_filter_bank(size // 2 + 1, self.feature_size, 0.0, highest, self.sampling_rate)
+
+
+def resampled(wave: np.ndarray, sampling_rate: int | None, wanted: int) -> np.ndarray:
+    """A wave (samples,) as float32 with `wanted` samples a second, which it has where `sampling_rate` is None."""
+    if sampling_rate not in (None, wanted):
+        from scipy.signal import resample_poly  # which takes long to import
+
+        common = math.gcd(sampling_rate, wanted)
+        wave = resample_poly(wave, wanted // common, sampling_rate // common)
+    return np.asarray(wave, dtype=np.float32)
 
 
 def read_wave(clip: Any, name: str) -> tuple[np.ndarray, int | None]:

@@ -1,6 +1,7 @@
 """`FPTImageProcessor`: raw images -> the `pixel_values` that a model was trained on.
 
-This file imports nothing from this library, so that it can be copied into a Hub repository and loaded from there.
+This file and those that it imports need no other of this library: they can be copied into a Hub repository and loaded
+from there.
 """
 
 from collections.abc import Iterable, Sequence
@@ -12,12 +13,11 @@ import torch
 from PIL import Image, ImageOps
 from transformers import BaseImageProcessor, BatchFeature
 
-MODES = {1: "L", 3: "RGB"}  # number of channels -> Pillow's mode
-ARRAY_CHANNELS = (1, 3, 4)  # sizes of an array's channel axis: grey, RGB, RGB with transparency
-SIXTEEN_BITS = ("I;16", "I;16B", "I;16L", "I;16N")
-WIDE_MODES = ("F", "I", *SIXTEEN_BITS)  # more than 8 bits a pixel
+from .image_arrays import MODES, SIXTEEN_BITS, WIDE_MODES, channels_last, eight_bits, too_many_bits
+
 MOST_PIXELS = 2**13  # of a side: a stranger may have written the file, and each image takes that memory
-HUB_KEYS = {"auto_map", "image_processor_type", "processor_class"}  # keys that transformers adds to the file
+MORE_KEYS = {"auto_map", "image_processor_type", "processor_class"}  # that transformers adds to the file
+MORE_KEYS |= {"patch_size"}  # which is there if it is known
 NO_FIELDS = "preprocessor_config.json of {} holds no fields by name, or is nested too deeply: fetch or save it again."
 
 
@@ -43,12 +43,14 @@ class FPTImageProcessor(BaseImageProcessor):
     orientation, as in transformers' pipelines. `num_channels`: 1 (grey: Pillow's mode L, ITU-R 601-2) or 3 (RGB);
     transparency is dropped. `resample`: Pillow's number of the filter (2: bilinear). Pixels 0..255 are multiplied by
     `rescale_factor`, then normalised with `image_mean` and `image_std`, one number or one for each channel.
+    `patch_size` describes how the model cuts patches, where it is known; it changes nothing here.
 
     Raises ValueError for values out of range, TypeError for a name that is no field.
     """
 
     model_input_names = ["pixel_values"]
     valid_kwargs = ImageFields  # what `from_pretrained` may change
+    patch_size: int | None = None
 
     def __init__(
         self,
@@ -64,7 +66,7 @@ class FPTImageProcessor(BaseImageProcessor):
         **kwargs,
     ):
         for name in kwargs:
-            if name not in HUB_KEYS and (not name.startswith("_") or name.startswith("__")):
+            if name not in MORE_KEYS and (not name.startswith("_") or name.startswith("__")):
                 fields = ", ".join(ImageFields.__annotations__)
                 raise TypeError(f"FPTImageProcessor has no field {name!r:.200}; its fields are {fields}.")
         kwargs.pop("image_processor_type", None)
@@ -91,6 +93,44 @@ class FPTImageProcessor(BaseImageProcessor):
                 f"rescale_factor, image_mean and image_std give numbers beyond float32: got {self.rescale_factor}, "
                 f"{self.image_mean} and {self.image_std}."
             )
+
+    @classmethod
+    def fit(
+        cls,
+        images: Sequence[Any],
+        image_size: int | None = None,
+        num_channels: int | None = None,
+        patch_size: int | None = None,
+        **fields,
+    ) -> "FPTImageProcessor":
+        """Make the processor whose size, channels, mean and std are those of these images, each as a call takes it.
+
+        Images of one size keep it, others become squares of their median shorter side, 224 at most; both are brought
+        to a multiple of the patch. Patches are at least 4 pixels wide, and as large as makes 256 tokens or fewer. One
+        channel where all images are grey. `fields`: those of the constructor that are to be others.
+        """
+        from .image_fitting import found_sizes
+
+        sizes = found_sizes(images, image_size, num_channels, patch_size)
+        plain = cls(**sizes)
+        pixels = (plain.preprocess(image)["pixel_values"][0].astype(float) for image in images)
+        moments = np.mean([[(values**power).mean(axis=(1, 2)) for power in (1, 2)] for values in pixels], axis=0)
+        mean, std = moments[0], np.sqrt(np.maximum(moments[1] - moments[0] ** 2, 1e-6))  # (channels,)
+        return cls(**{**sizes, "image_mean": mean.tolist(), "image_std": std.tolist(), **fields})
+
+    @property
+    def config_fields(self) -> dict[str, Any]:
+        """The fields of `FPTConfig` for a model of these inputs. Raises ValueError where `patch_size` is not known."""
+        if self.patch_size is None:
+            raise ValueError("this processor knows of no patches: write patch_size, or make it with fit.")
+        height, width = self.size.values()
+        size = height if height == width else [height, width]
+        return {
+            "input_type": "images",
+            "image_size": size,
+            "num_channels": self.num_channels,
+            "patch_size": self.patch_size,
+        }
 
     @classmethod
     def get_image_processor_dict(cls, pretrained_model_name_or_path: Any, **kwargs) -> tuple[dict, dict]:
@@ -147,10 +187,10 @@ class FPTImageProcessor(BaseImageProcessor):
             image = image.detach().cpu()
             image = (image.float() if image.is_floating_point() else image).numpy()  # numpy has no bfloat16
         if isinstance(image, np.ndarray):
-            array = _channels_last(image, layout)  # (height, width, channels)
+            array = channels_last(image, layout)  # (height, width, channels)
             if not self.do_rescale and np.issubdtype(array.dtype, np.floating):
                 return self._read_floats(array)
-            image = Image.fromarray(_eight_bits(array))
+            image = Image.fromarray(eight_bits(array))
         if not isinstance(image, Image.Image):
             raise ValueError(
                 f"an image is a PIL image, a numpy array or a torch tensor, got {type(image).__name__}: open files "
@@ -195,61 +235,6 @@ def _as_list(images: Any) -> list:
     if not images:
         raise ValueError("at least one image is needed, got none.")
     return images
-
-
-def _channels_last(array: np.ndarray, layout: str | None) -> np.ndarray:
-    """Transpose an array of any layout to (height, width, channels)."""
-    if layout not in (None, "channels_first", "channels_last"):
-        raise ValueError(f"input_data_format is 'channels_first' or 'channels_last', got {layout!r}.")
-    if array.ndim == 2:
-        return array[..., None]  # (height, width, 1)
-    first, last = (array.ndim == 3 and array.shape[axis] in ARRAY_CHANNELS for axis in (0, -1))
-    if layout is None and first and last:
-        raise ValueError(
-            f"an image of shape {array.shape} may have its channels first or last: write "
-            "input_data_format='channels_first' or 'channels_last'."
-        )
-    if layout is None:
-        layout = "channels_first" if first else "channels_last"
-    if not (first if layout == "channels_first" else last):
-        raise ValueError(
-            "an image's array is (height, width), (channels, height, width) or (height, width, channels) with 1, 3 or "
-            f"4 channels; got {array.shape}, read as {layout}."
-        )
-    return array.transpose(1, 2, 0) if layout == "channels_first" else array
-
-
-def too_many_bits(image: Image.Image) -> str:
-    """The message for an image in one of `WIDE_MODES`: how to make it 8 bits, because Pillow's `convert` saturates."""
-    return (
-        f"images have 8 bits a pixel, but one has mode {image.mode}: convert it by the range of your values, as in "
-        "Image.fromarray((np.asarray(image) / 65535 * 255).round().astype('uint8')), with your largest value in place "
-        "of 65535; image.convert('L') would make all above 255 white."
-    )
-
-
-def is_scaled(array: np.ndarray) -> bool:
-    """Whether an array holds floats in 0..1 that are not all 0 (0 is black in 0..255 too)."""
-    return np.issubdtype(array.dtype, np.floating) and array.size > 0 and array.min() >= 0 and 0 < array.max() <= 1
-
-
-def _eight_bits(array: np.ndarray) -> np.ndarray:
-    """Convert whole numbers 0..255 to uint8 (height, width[, channels]). Raises ValueError for other numbers."""
-    if not (np.issubdtype(array.dtype, np.integer) or np.issubdtype(array.dtype, np.floating)):
-        raise ValueError(f"an image's array holds whole numbers in 0..255, got {array.dtype}: convert it.")
-    if is_scaled(array):
-        raise ValueError(
-            "pixel values are whole numbers in 0..255, but an image of floats ends at 1 or below, and would be read "
-            "as black: write (image * 255).round().astype('uint8'), or do_rescale=False for one scaled already "
-            "(image.astype('uint8'), if its values are 0..255 and it is nearly black)."
-        )
-    wrong = ~((array >= 0) & (array <= 255) & (array == np.floor(array)))
-    if wrong.any():
-        raise ValueError(
-            f"pixel values are whole numbers in 0..255, but one is {array[wrong][0]:g}: scale the image to 0..255 by "
-            "the range of your values, and round it, or write do_rescale=False for one that is scaled already."
-        )
-    return array.astype(np.uint8)[..., 0] if array.shape[2] == 1 else array.astype(np.uint8)
 
 
 def _height_width(size: int | Sequence[int] | dict[str, int]) -> dict[str, int]:

@@ -8,7 +8,7 @@ from transformers import PreTrainedConfig
 from ..rules.ranges import short
 from ..rules.wording import counted
 from .encoded import Encoded
-from .input_type import InputType, Loading, picture_usage
+from .input_type import PICTURE_COLUMNS, InputType, Loading, picture_usage
 from .projection import Projection
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ class ImagesInput(InputType):
     needs = ("image_size", "num_channels", "patch_size")
     module = ImagesProjection
     modality = "image"
-    columns = ("image", "img", "pixels", "file", "path")
+    columns = PICTURE_COLUMNS
 
     def check(self, config: PreTrainedConfig) -> None:
         if isinstance(config.image_size, list) and len(config.image_size) != 2:
@@ -77,7 +77,7 @@ class ImagesInput(InputType):
         return FPTImageProcessor(config.image_size, config.num_channels, **settings)
 
     def prepare(self, processor: Any, rows: Any) -> Any:
-        from .image_fitting import open_image
+        from .image_files import open_image
 
         return processor([open_image(row, f"image {number}") for number, row in enumerate(rows)], return_tensors="pt")
 
@@ -94,7 +94,7 @@ class ImagesInput(InputType):
 
     def usage(self, config: PreTrainedConfig, loading: Loading) -> str | None:
         """As for every input; also None for a number of channels that Pillow has no mode for."""
-        from .image_processing_fpt import MODES
+        from .image_arrays import MODES
 
         if loading.pipeline_tag is None or config.num_channels not in MODES:
             return None

@@ -9,6 +9,9 @@ from transformers import PreTrainedConfig
 
 from ..rules.policy_rules import PAPER_GROUPS
 
+PICTURE_COLUMNS = ("image", "img", "pixels", "file", "path")  # what a column of these is usually called
+SOUND_COLUMNS = ("audio", "file", "path", "speech")
+
 
 @dataclass(frozen=True)
 class Loading:

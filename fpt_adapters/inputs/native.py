@@ -20,7 +20,7 @@ from ..backbones.native import PICTURES, WAVES
 from ..rules.policy_rules import PAPER_GROUPS
 from ..rules.ranges import check_within, short
 from ..rules.wording import counted, thousands
-from .input_type import InputType, Loading, picture_usage, text_usage
+from .input_type import PICTURE_COLUMNS, SOUND_COLUMNS, InputType, Loading, picture_usage, text_usage
 from .native_readers import MelReader, PictureReader, TextReader, WaveReader, WhisperReader, wave_tokens
 
 MOST_SAMPLES = 2**24
@@ -118,17 +118,17 @@ class NativePictures(NativeInput):
     """Pictures of the base's own size, in its own patches."""
 
     optional, module = (), PictureReader
-    modality = "image"
+    modality, columns = "image", PICTURE_COLUMNS
     auto_class, processor_file = "AutoImageProcessor", "preprocessor_config.json"
 
     def num_tokens(self, config: PreTrainedConfig) -> int:
-        (height, width), (rows, columns) = self._sizes(config)
+        (height, width), (rows, columns) = picture_sizes(config.base_model_config)
         base = config.base_model_config
         special = PICTURES[base.model_type] + getattr(base, "num_register_tokens", 0)
         return (height // rows) * (width // columns) + special
 
     def describe(self, config: PreTrainedConfig) -> str:
-        (height, width), (rows, columns) = self._sizes(config)
+        (height, width), (rows, columns) = picture_sizes(config.base_model_config)
         channels = counted(config.base_model_config.num_channels, "channel")
         return (
             f"pictures of {height} x {width} pixels and {channels}, as {counted(config.num_tokens, 'token')} of the "
@@ -136,32 +136,39 @@ class NativePictures(NativeInput):
         )
 
     def example(self, config: PreTrainedConfig) -> str:
-        (height, width), _ = self._sizes(config)
+        (height, width), _ = picture_sizes(config.base_model_config)
         return f"torch.zeros(1, {config.base_model_config.num_channels}, {height}, {width})"
 
     def usage(self, config: PreTrainedConfig, loading: Loading) -> str | None:
-        (height, width), _ = self._sizes(config)
+        (height, width), _ = picture_sizes(config.base_model_config)
         if loading.pipeline_tag is None or config.base_model_config.num_channels != 3:
             return None
         return picture_usage(loading, "RGB", width, height)
 
-    @staticmethod
-    def _sizes(config: PreTrainedConfig) -> list[tuple[int, int]]:
-        """Height and width of a picture and of a patch; one number is that of a square."""
-        base = config.base_model_config
-        sizes = [[size] * 2 if isinstance(size, int) else size for size in (base.image_size, base.patch_size)]
-        return [(height, width) for height, width in sizes]
+    def prepare(self, processor: Any, rows: Any) -> Any:
+        from .image_files import in_colour, open_image
+
+        images = [in_colour(open_image(row, f"image {number}")) for number, row in enumerate(rows)]
+        return processor(images, return_tensors="pt")
 
 
 class NativeSound(NativeInput):
     """Sound; which extractor and which shape it has is up to the base."""
 
-    modality = "audio"
+    modality, columns = "audio", SOUND_COLUMNS
     auto_class, processor_file = "AutoFeatureExtractor", "preprocessor_config.json"
 
     def prepare(self, processor: Any, rows: Any) -> Any:
-        """Of waves (samples,) at the base's own rate."""
-        return processor(list(rows), sampling_rate=processor.sampling_rate, padding=True, return_tensors="pt")
+        """Of clips as `FPTAudioFeatureExtractor` takes them, resampled; arrays have the base's own rate."""
+        waves = self._waves(processor, rows)
+        return processor(waves, sampling_rate=processor.sampling_rate, return_tensors="pt")
+
+    @staticmethod
+    def _waves(processor: Any, rows: Any) -> list[Any]:
+        from .audio_feature_extraction_fpt import read_wave, resampled
+
+        clips = [read_wave(row, f"clip {number}") for number, row in enumerate(rows)]
+        return [resampled(wave, rate, processor.sampling_rate) for wave, rate in clips]
 
     def usage(self, config: PreTrainedConfig, loading: Loading) -> str:
         return f"""\
@@ -194,6 +201,12 @@ class NativeWaves(NativeSound):
                 f"sequence_length counts samples of a wave, and {config.sequence_length} make no token of "
                 f"{config.base_model_config.model_type}: write that of a second or more, such as 16000."
             )
+
+    def prepare(self, processor: Any, rows: Any) -> Any:
+        """Of clips; their first `max_length` samples, where the processor tells that."""
+        waves = [wave[: getattr(processor, "max_length", None)] for wave in self._waves(processor, rows)]
+        settings = {"padding": True, "return_attention_mask": True, "return_tensors": "pt"}
+        return processor(waves, sampling_rate=processor.sampling_rate, **settings)
 
     def num_tokens(self, config: PreTrainedConfig) -> int:
         return wave_tokens(config.sequence_length, config.base_model_config)
@@ -247,3 +260,9 @@ KINDS: dict[str, NativeInput] = {
 def native_kind(base_config: PreTrainedConfig) -> NativeInput:
     """What a backbone reads."""
     return KINDS.get(base_config.model_type, TEXT)
+
+
+def picture_sizes(base: PreTrainedConfig) -> list[tuple[int, int]]:
+    """Height and width of a picture and of a patch; one number is that of a square."""
+    sizes = [[size] * 2 if isinstance(size, int) else size for size in (base.image_size, base.patch_size)]
+    return [(height, width) for height, width in sizes]

@@ -61,6 +61,13 @@ def build_model(task: Task, data: TaskData, model_args: ModelArguments) -> FPTPr
     )
 
 
+def base_config(model_args: ModelArguments) -> PreTrainedConfig:
+    """The configuration of the base, also under a saved delta."""
+    hub_kwargs = {"revision": model_args.model_revision, "cache_dir": model_args.cache_dir}
+    _, config = find_backbone(model_args, hub_kwargs)
+    return config.base_model_config if isinstance(config, FPTConfig) else config
+
+
 def find_backbone(
     model_args: ModelArguments, hub_kwargs: dict[str, Any]
 ) -> tuple[str | PreTrainedConfig, PreTrainedConfig]:

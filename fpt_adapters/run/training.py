@@ -15,7 +15,7 @@ from ..tasks import FileArguments, Task, TaskData
 from ..tasks.metrics import joined
 from ..training.trainer import FPTTrainer
 from .arguments import CardArguments, DataArguments, ModelArguments, RunArguments
-from .model import build_model
+from .model import base_config, build_model
 from .parsing import parse, parse_group_learning_rates
 
 logger = logging.get_logger(__name__)
@@ -87,6 +87,7 @@ def prepare(
     check_streaming(data_args, args)
     set_seed(args.seed)
     task.base = model_args.model_name_or_path
+    task.base_config = base_config(model_args)
     task.base_settings = {"revision": model_args.model_revision, "cache_dir": model_args.cache_dir}
     tell(f"reading the data of {task.name} ...", args)
     with args.main_process_first(desc="reading the data"):

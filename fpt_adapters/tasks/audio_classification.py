@@ -10,26 +10,29 @@ import datasets
 import numpy as np
 
 from ..data.columns import find_column
+from ..data.native import native_example, native_fields
 from ..data.prepared import PreparedRows
 from ..data.sources import Source
 from ..data.splits import Part, check_at_least
 from ..inputs.audio_feature_extraction_fpt import FPTAudioFeatureExtractor, read_wave
 from ..modeling_fpt import FPTForAudioClassification
-from .row_task import RowTask
+from .native_rows import PatchesOrNative
 
 logger = logging.getLogger(__name__)
 
 ENDINGS = (".wav", ".flac", ".ogg")
+BANDS = 64  # of a spectrogram, by default
 FITTED = 1000  # clips, at most, that rate, length and normalisation are found in
 
 
 @dataclass
-class AudioClassification(RowTask):
+class AudioClassification(PatchesOrNative):
     """Clips in class folders, in a zip of them, in parquet or csv (bytes, or paths beside it), or on the Hub."""
 
     name = "audio-classification"
     model_class = FPTForAudioClassification
     file_column, file_endings = "audio", ENDINGS
+    modality, of_patches = "audio", ("mel_bands", "patch_length", "patch_stride")
 
     audio_column: str | None = field(
         default=None, metadata={"help": "Column with the sound: audio, or paths (default: audio, file or path)."}
@@ -37,8 +40,9 @@ class AudioClassification(RowTask):
     sampling_rate: int | None = field(
         default=None, metadata={"help": "Samples a second that all clips are resampled to (default: as most have)."}
     )
-    mel_bands: int = field(
-        default=64, metadata={"help": "Bands of the log-mel spectrogram; 1: patches of the wave itself."}
+    mel_bands: int | None = field(
+        default=None,
+        metadata={"help": "Bands of the log-mel spectrogram (default: 64); 1: patches of the wave itself."},
     )
     max_seconds: float | None = field(
         default=None, metadata={"help": "Sound that is read of each clip (default: as the longest, 10 s at most)."}
@@ -53,12 +57,16 @@ class AudioClassification(RowTask):
                 check_at_least(name, getattr(self, name), 1)
         if self.max_seconds is not None and self.max_seconds <= 0:
             raise ValueError(f"max_seconds lies above 0, got {self.max_seconds}.")
+        if self.mel_bands is None:
+            self.mel_bands = BANDS
 
-    def fit(self, part: Part) -> tuple[FPTAudioFeatureExtractor, dict[str, Any], list[str]]:
+    def fit(self, part: Part) -> tuple[Any, dict[str, Any], list[str]]:
         self.column = find_column(part.source, self.audio_column, ("audio", "file", "path"), _is_audio, "audio_column")
         rows = part.rows[:: -(-len(part.rows) // FITTED)].tolist()
         read = PreparedRows(Part(part.source, np.array(rows), part.labels), self._reader(part.source), "sound")
         clips = [{"array": clip["array"], "sampling_rate": int(clip["rate"])} for clip in read]
+        if self.input_type:
+            return self._fit_natively(clips)
         fields = {"patch_length": self.patch_length, "patch_stride": self.patch_stride}
         fields = {name: value for name, value in fields.items() if value is not None}
         if "patch_length" in fields:
@@ -74,11 +82,29 @@ class AudioClassification(RowTask):
         ]
         return extractor, extractor.config_fields, found
 
+    def _fit_natively(self, clips: Sequence[dict[str, Any]]) -> tuple[Any, dict[str, Any], list[str]]:
+        extractor = self.load_native()
+        rate = extractor.sampling_rate
+        if self.sampling_rate not in (None, rate):
+            raise ValueError(
+                f"the base reads sound at {rate} Hz, got --sampling_rate {self.sampling_rate}: leave it out."
+            )
+        if self.max_seconds is not None and not self.native.needs:
+            raise ValueError(f"{self.base_config.model_type} reads clips of one length: leave --max_seconds out.")
+        longest = max(len(clip["array"]) / clip["sampling_rate"] for clip in clips)
+        fields = native_fields(self.native, extractor, longest, self.max_seconds)
+        read = f", up to {fields['sequence_length']:,} samples" if self.native.needs else ""
+        found = f"column {self.column!r}: sound of up to {longest:.2f} s at {rate:,} Hz{read}, as the base reads it"
+        return extractor, fields, [found]
+
     def inputs(self, part: Part) -> Sequence[dict[str, Any]]:
         read, extractor = self._reader(part.source), self.processor()
 
         def make(row: int) -> dict[str, np.ndarray]:
             clip = read(row)
+            if self.input_type:
+                clip = {"array": clip["array"], "sampling_rate": int(clip["rate"])}
+                return native_example(self.native, self.base_config, extractor, clip)
             values = extractor(clip["array"], sampling_rate=int(clip["rate"]))["input_values"]
             return {"input_values": values[0]}
 

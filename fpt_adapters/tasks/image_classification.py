@@ -9,13 +9,14 @@ import numpy as np
 from PIL import Image
 
 from ..data.columns import find_column
+from ..data.native import native_example
 from ..data.prepared import PreparedRows
 from ..data.sources import Source
 from ..data.splits import Part, check_at_least
-from ..inputs.image_fitting import fit_images, open_image
+from ..inputs.image_files import open_image
 from ..inputs.image_processing_fpt import FPTImageProcessor
 from ..modeling_fpt import FPTForImageClassification
-from .row_task import RowTask
+from .native_rows import PatchesOrNative
 
 COLUMNS = ("image", "img", "file", "path")
 ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
@@ -23,12 +24,13 @@ FITTED = 1000  # images, at most, that size, channels and normalisation are foun
 
 
 @dataclass
-class ImageClassification(RowTask):
+class ImageClassification(PatchesOrNative):
     """Pictures in class folders, in a zip of them, in parquet or csv (images, or paths beside it), or on the Hub."""
 
     name = "image-classification"
     model_class = FPTForImageClassification
     file_column, file_endings = "image", ENDINGS
+    modality, of_patches = "image", ("image_size", "num_channels", "patch_size")
 
     image_column: str | None = field(
         default=None, metadata={"help": f"Column with the images, or paths (default: {', '.join(COLUMNS)})."}
@@ -51,25 +53,38 @@ class ImageClassification(RowTask):
         if self.num_channels not in (None, 1, 3):
             raise ValueError(f"num_channels is 1 (grey) or 3 (colour), got {self.num_channels}.")
 
-    def fit(self, part: Part) -> tuple[FPTImageProcessor, dict[str, Any], list[str]]:
+    def fit(self, part: Part) -> tuple[Any, dict[str, Any], list[str]]:
         self.column = find_column(part.source, self.image_column, COLUMNS, _is_image, "image_column")
         read = self._reader(part.source)
         images = []
-        for row in part.rows[:: -(-len(part.rows) // FITTED)].tolist():
+        rows = part.rows[:1] if self.input_type else part.rows[:: -(-len(part.rows) // FITTED)]
+        for row in rows.tolist():
             try:
                 images.append(read(row))
             except ValueError as error:
                 raise ValueError(f"{part.source.where(row)}: {error}") from error
-        processor, fields = fit_images(images, self.image_size, self.num_channels, self.patch_size)
-        size, patch = " x ".join(map(str, processor.size.values())), fields["patch_size"]
+        if self.input_type:
+            return self._fit_natively(images[0])
+        processor = FPTImageProcessor.fit(images, self.image_size, self.num_channels, self.patch_size)
+        size, patch = " x ".join(map(str, processor.size.values())), processor.patch_size
         colour = "in colour" if processor.num_channels == 3 else "in grey"
         found = [f"column {self.column!r}: images of {size} pixels {colour}, in patches of {patch} x {patch}"]
-        return processor, fields, found
+        return processor, processor.config_fields, found
+
+    def _fit_natively(self, image: Image.Image) -> tuple[Any, dict[str, Any], list[str]]:
+        processor = self.load_native()
+        _, height, width = native_example(self.native, self.base_config, processor, image)["pixel_values"].shape
+        found = (
+            f"column {self.column!r}: images of {height} x {width} pixels, as {type(processor).__name__} makes them"
+        )
+        return processor, {"input_type": "native"}, [found]
 
     def inputs(self, part: Part) -> Sequence[dict[str, Any]]:
         read, processor = self._reader(part.source), self.processor()
 
         def make(row: int) -> dict[str, np.ndarray]:
+            if self.input_type:
+                return native_example(self.native, self.base_config, processor, read(row))
             return {"pixel_values": processor.preprocess(read(row))["pixel_values"][0]}
 
         return PreparedRows(part, make, "images")

@@ -12,7 +12,7 @@ import torch
 from PIL import Image, ImageOps
 
 from ..data.sources import Source
-from ..inputs.image_processing_fpt import MODES, WIDE_MODES, is_scaled, too_many_bits
+from ..inputs.image_arrays import MODES, WIDE_MODES, is_scaled, too_many_bits
 
 
 class _BadImage(Exception):

@@ -7,7 +7,13 @@ from typing import Any, ClassVar
 
 import torch
 from torch.utils.data import Dataset
-from transformers import BaseImageProcessor, EvalPrediction, FeatureExtractionMixin, PreTrainedTokenizerFast
+from transformers import (
+    BaseImageProcessor,
+    EvalPrediction,
+    FeatureExtractionMixin,
+    PreTrainedConfig,
+    PreTrainedTokenizerFast,
+)
 
 from ..models.pretrained import FPTPreTrainedModel
 from .metrics import accuracy
@@ -40,6 +46,7 @@ class Task(ABC):
     limits: ClassVar[tuple[str, ...]] = ()  # sentences: what a model for this task is not good for
     example_text: ClassVar[str | None] = None  # an input that is text, for the model card
     base: ClassVar[str | None] = None  # set by who loads: the base or the delta, whose tokenizer some tasks read with
+    base_config: ClassVar[PreTrainedConfig | None] = None  # the base's configuration
     base_settings: ClassVar[dict[str, Any]] = {}  # where it is on the Hub: `revision`, `cache_dir`
     is_generic: ClassVar[bool] = False  # whether its name tells what is done, and nothing of the data
     draws_fresh_examples: ClassVar[bool] = False  # whether `train_examples` can be as many as a run needs

@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 from itertools import product
+from pathlib import Path
 
 import datasets
 import numpy as np
@@ -736,7 +737,9 @@ def test_tokenizers_load_without_the_library_and_the_others_from_their_own_code(
         processor.save_pretrained(tmp_path / name)
         file = tmp_path / name / "preprocessor_config.json"
         file.write_text(json.dumps(json.loads(file.read_text()) | {"auto_map": {auto: path}}))
-        shutil.copy(inspect.getfile(type(processor)), tmp_path / name)
+        file = Path(inspect.getfile(type(processor)))
+        for source in (file, file.with_name("image_arrays.py"), file.with_name("image_fitting.py")):
+            shutil.copy(source, tmp_path / name)
     environment = os.environ | {"HF_MODULES_CACHE": str(tmp_path / "modules"), "OMP_NUM_THREADS": "1"}
     result = subprocess.run(
         [sys.executable, "-c", LOADER, str(tmp_path)], capture_output=True, text=True, env=environment, check=False
