@@ -10,6 +10,8 @@ from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
+from test_native import CONFIGS
+from transformers import AutoConfig, AutoModel, ViTImageProcessorPil
 
 from fpt_adapters import FPTClassifier, FPTRegressor
 
@@ -69,6 +71,28 @@ def test_every_kind_of_rows_is_found_learned_and_answered(X, tmp_path):
     np.testing.assert_array_equal(loaded.predict_proba(X), probabilities)
     numbers = estimator(FPTRegressor, max_epochs=1).fit(X, 1000 * SIDE).predict(X)
     assert numbers.shape == (ROWS,) and np.isfinite(numbers).all()
+
+
+NATIVE = {"vit": ("images", "pictures"), "wav2vec2": ("sound",), "audio-spectrogram-transformer": ("sound",)}
+
+
+@pytest.mark.parametrize(("family", "rows"), [(family, rows) for family in NATIVE for rows in NATIVE[family]])
+def test_a_base_reads_natively_what_it_was_made_for(family, rows, tmp_path):
+    base = AutoConfig.for_model(family, **CONFIGS[family])
+    clf = FPTClassifier(base, input_type="native", max_epochs=1, random_state=0).fit(KINDS[rows], CLASSES)
+    clf.save_pretrained(tmp_path)
+    loaded = FPTClassifier.from_pretrained(tmp_path)
+    assert loaded.model_.config.input_type == loaded.input_type == "native"
+    np.testing.assert_array_equal(loaded.predict_proba(KINDS[rows]), clf.predict_proba(KINDS[rows]))
+
+
+def test_the_processor_beside_a_base_is_taken(tmp_path):
+    AutoModel.from_config(AutoConfig.for_model("vit", **CONFIGS["vit"])).save_pretrained(tmp_path)
+    clf = FPTClassifier(tmp_path, input_type="native", max_epochs=1)
+    with pytest.raises(ValueError, match=r"has no preprocessor_config\.json beside its weights"):
+        clf.fit(KINDS["pictures"], CLASSES)
+    ViTImageProcessorPil(size={"height": 8, "width": 8}).save_pretrained(tmp_path)
+    assert type(clf.fit(KINDS["pictures"], CLASSES).processor_) is ViTImageProcessorPil
 
 
 def test_it_learns_and_stops_at_its_best():

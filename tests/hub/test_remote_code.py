@@ -425,6 +425,46 @@ def test_what_only_some_models_need_runs_without_the_library(kind, library, clea
     assert clean.run(code, repo_id=f"owner/{kind}", trusted=TRUST) == expected
 
 
+NATIVE = {  # a base that is drawn from its seed, its processor, the model, its pipeline and a raw row
+    "pictures": (
+        "transformers.ViTConfig(**small, image_size=8, patch_size=4)",
+        *("FPTImageProcessor(8, 3)", "FPTForImageClassification", {}),
+        *("image-classification", 'Image.new("RGB", (9, 12), "red")'),
+    ),
+    "sound": (
+        "transformers.Wav2Vec2Config(**small, conv_dim=[16], conv_kernel=[10], conv_stride=[5])",
+        *("transformers.Wav2Vec2FeatureExtractor()", "FPTForAudioClassification", {"sequence_length": 400}),
+        *("audio-classification", "np.sin(np.arange(300.0))"),
+    ),
+    "text": (
+        "transformers.BertConfig(**small, vocab_size=25)",
+        *("text_tokenizer()", "FPTForSequenceClassification", {"sequence_length": 8}),
+        *("text-classification", '"one two three"'),
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", NATIVE)
+def test_native_input_is_read_without_the_library(kind, library, clean):
+    base, processor, model, fields, task, row = NATIVE[kind]
+    code = """
+    small = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    torch.manual_seed(0)
+    fields |= {"input_type": "native", "num_labels": 2, "backbone_init": "random"}
+    model = eval(model).from_backbone(eval(base), **fields).eval()
+    model.processor = eval(processor)
+    model.push_to_hub(repo_id, with_code=True)
+    """
+    library.run(code, repo_id=f"owner/native-{kind}", base=base, processor=processor, model=model, fields=fields)
+    code = """
+    import numpy as np
+    from PIL import Image
+    result = transformers.pipeline(task, model=repo_id, **trusted)(eval(row))
+    """
+    asked = {"repo_id": f"owner/native-{kind}", "task": task, "row": row}
+    assert clean.run(code, trusted=TRUST, **asked) == library.run(code, trusted={}, **asked)
+
+
 def test_an_adapter_without_peft_says_so(with_code, make_clean):
     code = "result = logits(load(repo_id, **trusted), repo_id)"
     client = make_clean("no-peft", "fpt_adapters", "peft")

@@ -181,6 +181,35 @@ def test_a_transparent_palette_is_read_without_a_warning():
 
 
 GREY, COLOUR = pixels_of(6, 5), pixels_of(6, 5, 3)
+FITTED = {  # images, arguments of fit, the fields of the model
+    "one size": ([pixels_of(9, 12)] * 2, {}, ([8, 12], 1, 4)),
+    "several sizes": ([pixels_of(9, 30, 3), pixels_of(13, 20, 3), pixels_of(11, 40)], {}, (12, 3, 4)),
+    "large": ([pixels_of(300, 400)], {}, (224, 1, 14)),
+    "said": ([pixels_of(9, 12)], {"image_size": 10, "num_channels": 3, "patch_size": 5}, (10, 3, 5)),
+}
+
+
+@pytest.mark.parametrize(("images", "arguments", "expected"), FITTED.values(), ids=FITTED)
+@pytest.mark.parametrize("kind", [np.asarray, torch.tensor, Image.fromarray])
+def test_it_is_fitted_to_images(images, arguments, expected, kind, tmp_path):
+    processor = FPTImageProcessor.fit([kind(image) for image in images], **arguments)
+    fields = dict(zip(("image_size", "num_channels", "patch_size"), expected, strict=True))
+    assert processor.config_fields == {"input_type": "images"} | fields
+    pixels = processor(images)["pixel_values"]
+    np.testing.assert_allclose(pixels.mean(axis=(0, 2, 3)), 0, atol=1e-4)
+    np.testing.assert_allclose(pixels.std(axis=(0, 2, 3)), 1, atol=1e-3)
+    processor.save_pretrained(tmp_path)
+    assert FPTImageProcessor.from_pretrained(tmp_path).config_fields == processor.config_fields
+
+
+def test_patches_that_nobody_named_are_not_in_the_file(tmp_path):
+    FPTImageProcessor(8, 1).save_pretrained(tmp_path)
+    assert "patch_size" not in json.loads((tmp_path / "preprocessor_config.json").read_text())
+    with pytest.raises(ValueError, match="write patch_size, or make it with fit"):
+        _ = FPTImageProcessor(8, 1).config_fields
+    assert FPTImageProcessor(8, 1, patch_size=2).config_fields["patch_size"] == 2
+
+
 TO_GREY = FPTImageProcessor((6, 5), 1, image_mean=0.5)
 TO_COLOUR = FPTImageProcessor((6, 5), 3, image_std=[1, 2, 3])
 

@@ -1,8 +1,11 @@
 """Rows of one's own, every kind: one command trains, and the raw rows are answered from what was saved alone."""
 
 import json
+import os
 import re
 import shutil
+import subprocess
+import sys
 import wave
 from pathlib import Path
 
@@ -11,9 +14,15 @@ import numpy as np
 import pandas
 import pytest
 import torch
+from data_files import encoded, random_pixels
+from hub_server import StandInHub
 from PIL import Image
+from test_native import CONFIGS
+from transformers import ASTFeatureExtractor, AutoConfig, AutoModel, ViTImageProcessorPil, Wav2Vec2FeatureExtractor
+from transformers import pipeline as transformers_pipeline
 
 import fpt_adapters
+from fpt_adapters.inputs.audio_feature_extraction_fpt import read_wave, resampled
 from fpt_adapters.run.predicting import main as predict
 from fpt_adapters.run.training import main as train
 
@@ -147,7 +156,10 @@ def test_one_command_trains_and_the_raw_rows_are_answered_from_what_was_saved(
     answering = fpt_adapters.pipeline(tmp_path / "out", base_model_name_or_path=saved_base)
     rows = raw_rows(file, tmp_path)
     answers = answering(rows, batch_size=7)
-    assert (len(answers) == len(rows) and answers == answering(rows, batch_size=len(rows))) or True
+    assert len(answers) == len(rows)
+    for answer, alone in zip(answers, answering(rows, batch_size=1), strict=True):
+        scores, expected = [*answer.values()][-1], [*alone.values()][-1]
+        assert scores == pytest.approx(expected, rel=1e-4, abs=1e-4)
     config = answering.model.config
     for answer in answers:
         if config.problem_type == "regression":
@@ -156,6 +168,184 @@ def test_one_command_trains_and_the_raw_rows_are_answered_from_what_was_saved(
             assert set(answer["labels"]) <= {"a", "b"} and set(answer["scores"]) == {"a", "b"}
         else:
             assert answer["label"] in ("left", "right") and 0.5 <= answer["score"] <= 1
+
+
+def broken_sound(folder):
+    (sounds(folder) / "left" / "1.wav").write_bytes(b"no sound")
+    return folder / "clips"
+
+
+def broken_picture(folder):
+    file = pictures(folder) / "left" / "1.png"
+    file.write_bytes(file.read_bytes()[:100])
+    return folder / "photos"
+
+
+def short_sound(folder):
+    with wave.open(str(sounds(folder) / "left" / "1.wav"), "wb") as file:
+        file.setparams((1, 2, 16000, 0, "NONE", ""))
+        file.writeframes(b"\x01\x00" * 9)
+    return folder / "clips"
+
+
+NATIVE = {  # task, what writes its rows, family, the base's own processor (None: random weights), tokens
+    "pictures": ("image-classification", pictures, "vit", ViTImageProcessorPil(size={"height": 8, "width": 8}), 5),
+    "waves": ("audio-classification", sounds, "wav2vec2", Wav2Vec2FeatureExtractor(), 318),
+    "mels": (
+        *("audio-classification", sounds, "audio-spectrogram-transformer"),
+        *(ASTFeatureExtractor(num_mel_bins=8, max_length=16), 10),
+    ),
+    "pictures, random": ("image-classification", pictures, "vit", None, 5),
+    "waves, random": ("audio-classification", sounds, "hubert", None, 318),
+    "mels, random": ("audio-classification", sounds, "audio-spectrogram-transformer", None, 10),
+    "Whisper's mels, random": ("audio-classification", sounds, "whisper", None, 10),
+}
+
+
+@pytest.fixture
+def native_flags(tmp_path):
+    """A function that saves a tiny base with its processor, and gives the flags of a run that it reads natively."""
+
+    def save(task, write, family, processor, *more):
+        config, file, base = AutoConfig.for_model(family, **CONFIGS[family]), write(tmp_path), tmp_path / "base"
+        more = ["--do_train", "--input_type", "native", *more]
+        if processor is None:
+            described = ["--backbone_config", json.dumps(CONFIGS[family] | {"model_type": family})]
+            rows = ["--task_name", task, "--train_file", str(file), "--output_dir", str(tmp_path / "out"), *QUIET]
+            return [*rows, *described, "--backbone_init", "random", *more]
+        torch.manual_seed(1)
+        AutoModel.from_config(config).save_pretrained(base)
+        processor.save_pretrained(base)
+        return flags(task, base, file, tmp_path / "out", *more)
+
+    return save
+
+
+@pytest.mark.parametrize(("task", "write", "family", "processor", "tokens"), NATIVE.values(), ids=NATIVE)
+def test_a_base_reads_natively_what_it_was_made_for(task, write, family, processor, tokens, native_flags, tmp_path):
+    more = ["--max_seconds", "0.2"] if tokens == 318 else []
+    results = train([*native_flags(task, write, family, processor, *more), "--do_eval"])
+    assert np.isfinite([results["train_loss"], results["eval_loss"]]).all()
+    place = {} if processor is None else {"base_model_name_or_path": str(tmp_path / "base")}
+    answering = fpt_adapters.pipeline(tmp_path / "out", **place)
+    assert answering.model.config.input_type == "native" and answering.model.config.num_tokens == tokens
+    files = sorted(str(one) for one in write(tmp_path).rglob("*.*"))[:3]
+    answers = answering(datasets.Dataset.from_dict({"file": files}), batch_size=1)
+    stock = transformers_pipeline(task, model=str(tmp_path / "out"), model_kwargs=place)
+    for file, answer in zip(files, answers, strict=True):
+        if task == "audio-classification":
+            extractor = stock.feature_extractor  # whose pipeline cuts nothing
+            file = resampled(*read_wave(file, "clip"), extractor.sampling_rate)[: 3200 if tokens == 318 else None]
+        best = max(stock(file), key=lambda one: one["score"])
+        assert (best["label"], best["score"]) == (answer["label"], pytest.approx(answer["score"], abs=1e-5))
+    datasets.Dataset.from_dict({"file": files}).to_csv(tmp_path / "new.csv")
+    new = ["--file", str(tmp_path / "new.csv"), "--output", str(tmp_path / "answers.csv"), "--model"]
+    assert predict([*new, str(tmp_path / "out"), *[f"--{name}={value}" for name, value in place.items()]]) == 3
+
+
+SMALL = ViTImageProcessorPil(size={"height": 12, "width": 12})
+NOT_NATIVE = {  # task, rows, family, its processor, more flags, message
+    "a language model": (
+        "image-classification",
+        pictures,
+        "gpt2",
+        SMALL,
+        [],
+        r"made for pictures \(deit, .*vit.* gpt2 is",
+    ),
+    "sound for pictures": ("image-classification", pictures, "hubert", SMALL, [], "and hubert is none"),
+    "pictures for sound": (
+        "audio-classification",
+        sounds,
+        "vit",
+        SMALL,
+        [],
+        r"made for sound \(data2vec-audio, .*whisper",
+    ),
+    "another size": (
+        "image-classification",
+        pictures,
+        "vit",
+        SMALL,
+        [],
+        r"of \(3, 8, 8\), but .* gives \(3, 12, 12\)",
+    ),
+    "a patch": ("image-classification", pictures, "vit", SMALL, ["--patch_size", "4"], "--patch_size is for patches"),
+    "a size": ("image-classification", pictures, "vit", SMALL, ["--image_size", "8"], "--image_size is for patches"),
+    "bands": ("audio-classification", sounds, "hubert", SMALL, ["--mel_bands", "8"], "--mel_bands is for patches"),
+    "a rate": (
+        *("audio-classification", sounds, "hubert", Wav2Vec2FeatureExtractor(), ["--sampling_rate", "8000"]),
+        "reads sound at 16000 Hz, got --sampling_rate 8000",
+    ),
+    "seconds of mels": (
+        *("audio-classification", sounds, "audio-spectrogram-transformer", None, ["--max_seconds", "1"]),
+        "reads clips of one length: leave --max_seconds out",
+    ),
+    "a broken picture": ("image-classification", broken_picture, "vit", None, [], r"row 0 of .* cannot be decoded"),
+    "too short a wave": (
+        "audio-classification",
+        short_sound,
+        "hubert",
+        None,
+        [],
+        r"row 0 of .* makes no token of hubert",
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ("task", "write", "family", "processor", "more", "message"), NOT_NATIVE.values(), ids=NOT_NATIVE
+)
+def test_what_a_base_cannot_read_natively_is_said(
+    task, write, family, processor, more, message, native_flags, tmp_path
+):
+    with pytest.raises(ValueError) as error:
+        train(native_flags(task, write, family, processor, *more))
+    assert re.search(message, str(error.value)), error.value
+    assert not Path(tmp_path / "out").exists()
+
+
+def test_a_base_without_its_processor_is_said(native_flags, tmp_path):
+    given = native_flags("image-classification", pictures, "vit", SMALL)
+    (tmp_path / "base" / "preprocessor_config.json").unlink()
+    with pytest.raises(ValueError, match=r"has no preprocessor_config\.json beside its weights, .*: copy it there"):
+        train(given)
+
+
+@pytest.mark.slow
+def test_a_data_set_of_the_hub_is_read_by_its_id(saved_base, tmp_path):
+    features = datasets.Features({"image": datasets.Image(), "kind": datasets.Value("string")})
+    files = {}
+    for split, count in (("train", ROWS), ("test", 10)):
+        rows = {"image": [{"bytes": encoded(one), "path": None} for one in random_pixels(count, (8, 8, 3))]}
+        rows["kind"] = labels()[:count]
+        datasets.Dataset.from_dict(rows, features=features).to_parquet(tmp_path / "part.parquet")
+        files[f"data/{split}-00000-of-00001.parquet"] = (tmp_path / "part.parquet").read_bytes()
+    given = ["--dataset_name", "owner/rows", "--label_column", "kind", "--do_train", "--do_predict", "--output_dir"]
+    given = ["--task_name", "image-classification", "--model_name_or_path", str(saved_base), *given, "out", *QUIET]
+    with StandInHub() as hub:
+        hub.add_repo("owner/rows", files, repo_type="dataset")
+        environment = hub.environment(tmp_path) | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+        command = [sys.executable, "-m", "fpt_adapters", "train", *given]
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "36 to train on, 4 to validate, 10 to test" in done.stdout
+    assert "owner/rows" in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_waves_are_cut_where_the_flag_says_and_a_delta_goes_on(native_flags, tmp_path):
+    given = native_flags(
+        "audio-classification", sounds, "wav2vec2", Wav2Vec2FeatureExtractor(), "--max_seconds", "0.1"
+    )
+    train(given)
+    answering = fpt_adapters.pipeline(tmp_path / "out", base_model_name_or_path=tmp_path / "base")
+    assert answering.model.config.sequence_length == answering.processor.max_length == 1600
+    again = [
+        {str(tmp_path / "base"): str(tmp_path / "out"), str(tmp_path / "out"): str(tmp_path / "more")}.get(one, one)
+        for one in given
+    ]
+    train([*again, "--base_model_name_or_path", str(tmp_path / "base")])
+    assert (tmp_path / "more" / "model.safetensors").is_file()
 
 
 def test_a_regression_answers_in_the_datas_units(saved_base, tmp_path):
@@ -220,17 +410,6 @@ def change(file, edit):
     rows = pandas.read_csv(file)
     edit(rows)
     rows.to_csv(file, index=False)
-
-
-def broken_sound(folder):
-    (sounds(folder) / "left" / "1.wav").write_bytes(b"no sound")
-    return folder / "clips"
-
-
-def broken_picture(folder):
-    file = pictures(folder) / "left" / "1.png"
-    file.write_bytes(file.read_bytes()[:100])
-    return folder / "photos"
 
 
 def loose_picture(folder):

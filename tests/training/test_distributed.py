@@ -3,9 +3,12 @@
 import json
 import math
 
+import datasets
+import numpy as np
 import pytest
 import torch
 from conftest import load_script, saved_tensors
+from data_files import write
 from runs import CONFIGS, ROOT, SCRIPTS, assert_close, assert_same, copied, launch, two_processes
 from safetensors.torch import load_file
 
@@ -96,8 +99,28 @@ def test_a_checkpoint_of_two_processes_loads_in_one(digits):
         assert model(pixel_values=torch.zeros(2, 1, 8, 8)).logits.shape == (2, 10)
 
 
-def test_the_run_script_gives_the_same_in_two_processes(saved_base, tmp_path):
-    flags = f"--task_name digits --model_name_or_path {saved_base} --do_train --do_eval --do_predict --use_cpu"
+def ragged_series(folder):
+    rng = np.random.default_rng(0)
+    values = [rng.normal(size=(5 + number % 4, 2)).tolist() for number in range(90)]
+    rows = {"values": values, "label": ["left", "right", "right"] * 30}
+    return write(folder / "rows.parquet", rows)
+
+
+@pytest.mark.parametrize(
+    "reads",
+    [
+        pytest.param(lambda folder: "--task_name digits", id="digits"),
+        pytest.param(
+            lambda folder: f"--task_name time-series-classification --train_file {ragged_series(folder)}",
+            id="rows of one's own",
+            marks=pytest.mark.slow,
+        ),
+    ],
+)
+def test_the_run_script_gives_the_same_in_two_processes(reads, saved_base, tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    flags = f"{reads(tmp_path)} --model_name_or_path {saved_base} --do_train --do_eval --do_predict --use_cpu"
     flags += " --disable_tqdm true --dropout 0 --backbone_dropout 0 --max_steps 6 --logging_steps 1 --optim sgd"
     flags += " --learning_rate 0.3 --max_train_samples 64 --per_device_train_batch_size"
     one, two = tmp_path / "one", tmp_path / "two"
