@@ -40,14 +40,8 @@ REVISION = r"(?P<revision>refs(?:/|%2F)[^/]+?(?:/|%2F)[^/]+|[^/]+)"
 
 # Those of the Hub that tests may need: it knows more.
 LICENSES = ("apache-2.0", "cc-by-4.0", "mit", "other", "unknown")
-PIPELINE_TAGS = (
-    "audio-classification",
-    "feature-extraction",
-    "image-classification",
-    "image-feature-extraction",
-    "text-classification",
-)
-PIPELINE_TAGS += ("time-series-forecasting", "token-classification")
+PIPELINE_TAGS = ("feature-extraction", "image-classification", "image-feature-extraction", "text-classification")
+PIPELINE_TAGS += ("audio-classification", "time-series-forecasting", "token-classification")
 RELATIONS = ("adapter", "finetune", "merge", "quantized")
 IDENTIFIER = re.compile(r"[\w.-]+(/[\w.-]+)?")
 LANGUAGE = re.compile(r"[a-z]{2,3}|code|multilingual")
