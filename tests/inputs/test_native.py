@@ -2,6 +2,7 @@
 
 import shutil
 
+import numpy as np
 import pytest
 import torch
 from conftest import COMMON, PICTURES, TINY_BACKBONES, checkpoint_activations, trainer_of
@@ -32,8 +33,10 @@ from fpt_adapters import (
 )
 from fpt_adapters.backbones.native import NOT_TEXT, WAVES
 from fpt_adapters.backbones.native import PICTURES as PICTURE_FAMILIES
+from fpt_adapters.data.collating import collate_padded
 from fpt_adapters.hub.code_export import code_files
 from fpt_adapters.hub.repository import repository_files, write_repository
+from fpt_adapters.inputs.native import native_kind
 from fpt_adapters.rules.policy_rules import PAPER_GROUPS
 
 WAVE = COMMON | {"conv_dim": [16, 16], "conv_kernel": [10, 4], "conv_stride": [5, 2], "num_feat_extract_layers": 2}
@@ -266,6 +269,26 @@ def test_the_bases_processor_travels(family, native_base, tmp_path):
     assert file in repository_files(tmp_path / "repository", model)
     bare = FPTForSequenceClassification.from_backbone(native_base(family), **fields_of(family), num_labels=3)
     assert bare.processor is None
+
+
+def test_waves_of_several_lengths_are_answered_as_they_are_trained():
+    kind, extractor = native_kind(AutoConfig.for_model("wav2vec2")), Wav2Vec2FeatureExtractor()
+    clips = [np.linspace(-1, 1, 300), {"array": np.linspace(0, 5, 100) ** 2, "sampling_rate": 8000}]
+    alone = [kind.prepare(extractor, [clip]) for clip in clips]
+    rows = [{name: tensor[0] for name, tensor in one.items()} for one in alone]
+    assert [len(row["input_values"]) for row in rows] == [300, 200]
+    torch.testing.assert_close(dict(kind.prepare(extractor, clips)), collate_padded(rows))
+
+
+@pytest.mark.parametrize("image", [np.full((9, 7), 80, np.uint8), Image.new("LA", (7, 9)), Image.new("P", (7, 9))])
+def test_pictures_of_every_mode_are_read_in_colour(image):
+    kind, processor = native_kind(AutoConfig.for_model("vit")), PROCESSORS["vit"][0]
+    assert kind.prepare(processor, [image])["pixel_values"].shape == (1, 3, 8, 8)
+
+
+def test_a_picture_of_more_bits_is_refused():
+    with pytest.raises(ValueError, match="8 bits a pixel"):
+        native_kind(AutoConfig.for_model("vit")).prepare(PROCESSORS["vit"][0], [Image.new("I;16", (8, 8))])
 
 
 def test_a_pipeline_reads_pictures_by_the_bases_processor(native_base, tmp_path):
