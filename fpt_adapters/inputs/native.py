@@ -171,6 +171,7 @@ class NativeSound(NativeInput):
         return [resampled(wave, rate, processor.sampling_rate) for wave, rate in clips]
 
     def usage(self, config: PreTrainedConfig, loading: Loading) -> str:
+        samples = config.sequence_length or "extractor.sampling_rate"
         return f"""\
 From a wave to answers:
 
@@ -182,7 +183,7 @@ from transformers import AutoFeatureExtractor, {loading.auto_class}
 
 model = {loading.auto_class}.from_pretrained("{loading.repo_id}"{loading.base_argument})
 extractor = AutoFeatureExtractor.from_pretrained("{loading.repo_id}")
-wave = np.zeros(extractor.sampling_rate, dtype=np.float32)  # yours: (samples,), at this rate
+wave = np.zeros({samples}, dtype=np.float32)  # yours: (samples,), as many a second as extractor.sampling_rate
 inputs = extractor(wave, sampling_rate=extractor.sampling_rate, return_tensors="pt")
 with torch.no_grad():
     print(model(**inputs).{loading.output_name})
