@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 from transformers import AutoConfig, AutoProcessor
 
 from .. import modeling_fpt
@@ -14,6 +15,7 @@ from ..models.pretrained import FPTPreTrainedModel
 from .answers import answers_of
 
 BATCH_SIZE = 32
+IS_ONE = {"array", "bytes"}  # a dict with one of them is a clip or a picture, and no record
 
 
 class FPTPipeline:
@@ -46,15 +48,23 @@ class FPTPipeline:
 
     def batches(self, rows: Any, batch_size: int = BATCH_SIZE) -> Iterator[dict[str, list[Any]]]:
         """Answer `rows` a batch at a time: columns of answers, as `answers_of` names them."""
+        for inputs in self.inputs(rows, batch_size):
+            yield self._answers(inputs)
+
+    def answer(self, rows: Any, first: int = 0) -> dict[str, list[Any]]:
+        """Answer one batch of rows: columns of answers. `first`: the number of its first row, for messages."""
+        return self._answers(self.prepared(rows, first))
+
+    def inputs(self, rows: Any, batch_size: int = BATCH_SIZE) -> Iterator[dict[str, Tensor]]:
+        """What the model takes of `rows`, a batch at a time: tensors by name, padded to the longest of the batch."""
         if hasattr(rows, "column_names"):
             rows = rows.with_format(None)
         for start in range(0, len(rows), batch_size):
             part = rows.iloc[start : start + batch_size] if hasattr(rows, "iloc") else rows[start : start + batch_size]
-            yield self.answer(part, start)
+            yield self.prepared(part, start)
 
-    @torch.no_grad()
-    def answer(self, rows: Any, first: int = 0) -> dict[str, list[Any]]:
-        """Answer one batch of rows: columns of answers. `first`: the number of its first row, for messages."""
+    def prepared(self, rows: Any, first: int = 0) -> dict[str, Tensor]:
+        """Run the processor over one batch of rows: what the model takes."""
         kind = self.model.config.input
         if kind.whole_rows:
             inputs = self.processor(rows, return_tensors="pt", where=lambda row: f"row {first + row}")
@@ -63,11 +73,19 @@ class FPTPipeline:
             if kind.modality in ("image", "audio"):
                 values = [os.path.join(self.folder, one) if isinstance(one, str) else one for one in values]
             inputs = kind.prepare(self.processor, values)
-        inputs = {name: tensor.to(self.model.device) for name, tensor in inputs.items() if name in TAKEN}
-        output = self.model(**inputs, return_dict=True)
+        taken = (kind.argument, *kind.module.beside, "attention_mask")
+        return {name: tensor for name, tensor in inputs.items() if name in taken}
+
+    @torch.no_grad()
+    def logits(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        """Run the model over one batch of inputs: (batch, num_labels), or (batch, tokens, num_labels), on the CPU."""
+        inputs = {name: tensor.to(self.model.device) for name, tensor in inputs.items()}
+        return self.model(**inputs, return_dict=True).logits.cpu()
+
+    def _answers(self, inputs: Mapping[str, Tensor]) -> dict[str, list[Any]]:
         mask = inputs.get("attention_mask")
-        lengths = mask.sum(dim=1) if mask is not None and kind.step_is_token else None
-        return answers_of(output.logits.cpu(), self.model.config, lengths)
+        lengths = mask.sum(dim=1) if mask is not None and self.model.config.input.step_is_token else None
+        return answers_of(self.logits(inputs), self.model.config, lengths)
 
     def _values(self, rows: Any) -> Sequence[Any]:
         """The column that a row is, out of a table or records; other rows are taken as they are."""
@@ -75,7 +93,7 @@ class FPTPipeline:
             return list(rows[self._column(list(rows.columns))])
         if isinstance(rows, Mapping):
             return list(rows[self._column(list(rows))])
-        if isinstance(rows, (list, tuple)) and rows and isinstance(rows[0], Mapping):
+        if isinstance(rows, (list, tuple)) and rows and isinstance(rows[0], Mapping) and not IS_ONE & rows[0].keys():
             column = self._column(list(rows[0]))
             return [row[column] for row in rows]
         return list(rows) if isinstance(rows, np.ndarray) else rows
@@ -90,9 +108,6 @@ class FPTPipeline:
                 f"input_column, or call it {' or '.join(usual)}."
             )
         return found[0]
-
-
-TAKEN = ("input_ids", "pixel_values", "input_values", "attention_mask")
 
 
 def pipeline(

@@ -12,6 +12,8 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from fpt_adapters import FPTClassifier, FPTRegressor
+from fpt_adapters.data.collating import without_padding
+from fpt_adapters.inference.pipeline import FPTPipeline
 
 RNG = np.random.default_rng(0)
 ROWS = 40
@@ -69,6 +71,18 @@ def test_every_kind_of_rows_is_found_learned_and_answered(X, tmp_path):
     np.testing.assert_array_equal(loaded.predict_proba(X), probabilities)
     numbers = estimator(FPTRegressor, max_epochs=1).fit(X, 1000 * SIDE).predict(X)
     assert numbers.shape == (ROWS,) and np.isfinite(numbers).all()
+
+
+@pytest.mark.parametrize("kind", ["ragged series", "sound", "images", "table"])
+def test_examples_are_prepared_in_batches_and_are_those_of_each_row_alone(kind):
+    X = KINDS[kind]
+    clf = estimator(max_epochs=1).fit(X, CLASSES)
+    answering = FPTPipeline(clf.model_, clf.processor_)
+    together = [example for batch in answering.inputs(X, 16) for example in without_padding(batch)]
+    alone = [example for batch in answering.inputs(X, 1) for example in without_padding(batch)]
+    assert len(together) == len(alone) == ROWS
+    for one, other in zip(together, alone, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=0)
 
 
 def test_it_learns_and_stops_at_its_best():
