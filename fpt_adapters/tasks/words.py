@@ -57,9 +57,10 @@ class TokenClassification(TokenizedTask):
                     f"each word has a label, but {part.source.where(int(row))} has {len(words)} words in column "
                     f"{self.column!r} and {len(labels)} labels in column {self.target.columns[0]!r}."
                 )
-        encoded = self.encode(part)
-        inputs = [{name: encoded[name][row] for name in encoded} for row in range(len(part.rows))]
-        labels = [on_first_pieces(encoded.word_ids(row), part.labels[row]) for row in range(len(part.rows))]
+        encodings = self.encode(part)
+        inputs = [{name: encoded[name][row] for name in encoded} for encoded, row in encodings]
+        words = [encoded.word_ids(row) for encoded, row in encodings]
+        labels = [on_first_pieces(*each) for each in zip(words, part.labels, strict=True)]
         return RowSplit(inputs, labels)
 
     def _load_tokenizer(self) -> PreTrainedTokenizerBase:

@@ -146,6 +146,26 @@ def test_what_is_cut_is_counted(text_base, rows_in, caplog):
     assert "write a larger --max_length" in caplog.text
 
 
+@pytest.mark.parametrize(("most", "reads"), [(None, [16, 2, 2]), (5, [16, 5, 2, 2])], ids=["all", "cut"])
+def test_rows_are_tokenized_once_and_those_that_are_cut_again(most, reads, text_base, rows_in, monkeypatch):
+    task = TextClassification(train_file=rows_in(text=TEXT, label=[0, 1] * 10), max_length=most)
+    task.base = str(text_base)
+    read, call = [], PreTrainedTokenizerFast.__call__
+
+    def counting(self, text, **settings):
+        read.append(len(text))
+        return call(self, text, **settings)
+
+    monkeypatch.setattr(PreTrainedTokenizerFast, "__call__", counting)
+    data = task.load()  # sixteen rows train, two validate, two test; the five that are long are in training
+    assert read == reads
+    plain = task.processor()
+    for part in (data.train, data.test):
+        for example in part:
+            text = plain.decode(example["input_ids"], skip_special_tokens=True)
+            assert plain(text, truncation=True)["input_ids"] == example["input_ids"].tolist()
+
+
 WORDS = [["Anna", "saw", "Paris"], ["Anna", "saw", "Anna", "not", "Paris"]] * 6
 TAGS = [["PER", "O", "LOC"], ["PER", "O", "PER", "O", "LOC"]] * 6
 
