@@ -1,5 +1,7 @@
 """What label columns hold: found or said, read, scored beside the one constant answer; and rows held out in blocks."""
 
+import re
+
 import datasets
 import numpy as np
 import pytest
@@ -53,6 +55,8 @@ WRONG = {
     "missing number": ({"y": [1.0, None]}, {}, "row 1 of the train split .* has none in column 'y'"),
     "infinite number": ({"y": [1.0, float("inf")]}, {}, "row 1 .* has inf in column 'y'"),
     "text as numbers": ({"y": ["a", "b"]}, {"problem_type": NUMBERS}, "row 0 .* has 'a' .* in column 'y'"),
+    "text among numbers": ({"y": ["1.5", "much"]}, {"problem_type": NUMBERS}, "row 1 .* has 'much' .* in column 'y'"),
+    "the same labels": ({"y": [["a", "b"]] * 3}, {}, "all 3 training rows have a, b in column 'y': name another"),
     "lists of several lengths": ({"y": [[1.0], [1.0, 2.0]]}, {}, r"have lengths \[1, 2\]"),
     "text without a separator": ({"y": ["a", "b"]}, {"problem_type": LABELS}, "--label_separator"),
     "one class only": ({"y": ["a", "a"]}, {}, "two classes, but all 2 training rows have 'a'"),
@@ -66,6 +70,24 @@ def test_wrong_labels_are_named(columns, said, message):
     with pytest.raises(ValueError, match=message):
         target = choose_target(source(**columns), ["y"], **said)
         target.fitted(target.read(source(**columns)))
+
+
+WITHOUT_ROWS = {  # labels of the file, and of the rows that are left to train on
+    "class": (["a", "b", "c"], [0, 1], r"no row to train on has 1 of them \(c\): give more rows"),
+    "label": ([["a"], ["b"], ["c"]], [0, 2], r"no row to train on has 1 of them \(b\): give more rows"),
+    "amounts": ([1990, 2024], [0, 1], r"no row to train on has 2023 of them .*choose a regression"),
+}
+
+
+@pytest.mark.parametrize(("values", "rows", "message"), WITHOUT_ROWS.values(), ids=WITHOUT_ROWS)
+def test_a_class_without_rows_to_train_on_is_said(values, rows, message):
+    target = choose_target(source(y=values), ["y"])
+    labels = target.read(source(y=values))
+    assert re.search(message, target.fitted(labels[rows]).describe())
+    if len(values) == 3:
+        assert "train on" not in target.fitted(labels).describe()
+        with pytest.raises(ValueError, match="and those of others are held out or not there: give more rows"):
+            target.fitted(labels[:1])
 
 
 @pytest.mark.parametrize(

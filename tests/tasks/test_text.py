@@ -258,12 +258,14 @@ def test_wrong_rows_are_named(task_class, columns, arguments, message, text_base
             "row 0 of the train split .* has 2 words in column 'tokens' and 1 labels in column 'tags'",
         ),
         ([["X", None], ["X", "Y"]], "row 0 .* lacks that of word 1"),
+        ([["X", "Y"], ["Y", "X"], ["Y", "new"]], "label 'new' in word 1 of row 0 of the test split"),
         ([["X", "X"], ["X", "X"]], "needs rows of two classes"),
     ],
 )
 def test_words_and_labels_that_do_not_match_are_named(tags, message, text_base, rows_in):
-    columns = {"tokens": [["good", "film"]] * 12, "tags": tags * 6}
-    task = TokenClassification(train_file=rows_in(**columns))
+    columns = {"tokens": [["good", "film"]] * 12, "tags": tags[:2] * 6}
+    test = {"test_file": rows_in("test", tokens=[["good", "film"]], tags=tags[2:])} if tags[2:] else {}
+    task = TokenClassification(train_file=rows_in(**columns), **test)
     task.base = str(text_base)
     with pytest.raises(ValueError, match=message):
         task.load()
