@@ -9,6 +9,7 @@ import numpy as np
 
 from ..heads.problems import IGNORED_LABEL
 from .columns import column_of, inner_feature
+from .entities import EntityScores, are_tags
 from .labels import INTEGERS, LabelNames
 from .scores import ClassScores
 from .sources import Source
@@ -44,13 +45,29 @@ class TokenTarget(ClassTarget):
         return super().fitted(np.concatenate(list(labels)))
 
     def scores(self, logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-        """`logits` (examples, tokens, classes), `labels` (examples, tokens), -100 where there is none."""
+        """`logits` (examples, tokens, classes), `labels` (examples, tokens), -100 where there is none.
+
+        Where the classes are tags of entities, those are scored too: `EntityScores`.
+        """
         labelled = labels != IGNORED_LABEL
-        return ClassScores(keep_in_memory=True).compute(predictions=logits[labelled], references=labels[labelled])
+        return self._scores(logits[labelled], labels[labelled], labelled.sum(axis=1))
 
     def floors(self, labels: np.ndarray) -> dict[str, float]:
-        flat = np.concatenate(list(labels))
-        return self.scores(self.constant(flat), flat)
+        """What the constant answer scores on `labels` (examples,), each (tokens,)."""
+        rows = [row[row != IGNORED_LABEL] for row in labels]
+        flat = np.concatenate(rows)
+        return self._scores(self.constant(flat), flat, [len(row) for row in rows])
+
+    def _scores(self, logits: np.ndarray, labels: np.ndarray, lengths: Sequence[int]) -> dict[str, float]:
+        """Of all words (words, ...), of which each row has so many."""
+        scores = ClassScores(keep_in_memory=True).compute(predictions=logits, references=labels)
+        if not are_tags(self.names.names):
+            return scores
+        names, ends = np.array(self.names.names), np.cumsum(lengths)[:-1]
+        answers, tags = (
+            [row.tolist() for row in np.split(names[numbers], ends)] for numbers in (logits.argmax(axis=-1), labels)
+        )
+        return scores | EntityScores(keep_in_memory=True).compute(predictions=answers, references=tags)
 
 
 @dataclass(frozen=True)

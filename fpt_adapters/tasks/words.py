@@ -60,7 +60,8 @@ class TokenClassification(TokenizedTask):
         encodings = self.encode(part)
         inputs = [{name: encoded[name][row] for name in encoded} for encoded, row in encodings]
         words = [encoded.word_ids(row) for encoded, row in encodings]
-        labels = [on_first_pieces(*each) for each in zip(words, part.labels, strict=True)]
+        labels = np.empty(len(words), dtype=object)
+        labels[:] = [on_first_pieces(*each) for each in zip(words, part.labels, strict=True)]
         return RowSplit(inputs, labels)
 
     def _load_tokenizer(self) -> PreTrainedTokenizerBase:

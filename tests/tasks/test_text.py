@@ -167,7 +167,7 @@ def test_rows_are_tokenized_once_and_those_that_are_cut_again(most, reads, text_
 
 
 WORDS = [["Anna", "saw", "Paris"], ["Anna", "saw", "Anna", "not", "Paris"]] * 6
-TAGS = [["PER", "O", "LOC"], ["PER", "O", "PER", "O", "LOC"]] * 6
+TAGS = [["B-PER", "O", "B-LOC"], ["B-PER", "O", "B-PER", "O", "B-LOC"]] * 6
 
 
 def test_words_train_and_a_pipeline_answers(text_base, rows_in, tmp_path):
@@ -175,23 +175,24 @@ def test_words_train_and_a_pipeline_answers(text_base, rows_in, tmp_path):
     results = run(
         "token-classification", text_base, tmp_path / "out", "--train_file", train, "--learning_rate", "0.03"
     )
-    assert {"eval_accuracy", "eval_macro_f1", "eval_floor_accuracy"} <= results.keys()
+    assert {"eval_accuracy", "eval_macro_f1", "eval_floor_accuracy", "eval_entity_f1"} <= results.keys()
+    assert results["eval_floor_entity_f1"] < 1
     place = {"base_model_name_or_path": str(text_base)}
     tag = pipeline("token-classification", model=str(tmp_path / "out"), model_kwargs=place)
-    assert {answer["entity"] for answer in tag("Anna saw Paris")} <= {"PER", "LOC", "O"}
+    assert {answer["entity"] for answer in tag("Anna saw Paris")} <= {"B-PER", "B-LOC", "O"}
 
 
 def test_a_words_first_piece_has_its_label(text_base, rows_in):
     task = TokenClassification(train_file=rows_in(tokens=WORDS, tags=TAGS))
     task.base = str(text_base)
     data = task.load()
-    assert data.config["id2label"] == {0: "LOC", 1: "O", 2: "PER"}
+    assert data.config["id2label"] == {0: "B-LOC", 1: "B-PER", 2: "O"}
     short = next(row for row in data.train if len(row["labels"]) == 6)
     assert short["input_ids"].tolist() == [2, 8, 9, 11, 12, 3]  # [CLS] ann ##a saw paris [SEP]
-    assert short["labels"].tolist() == [-100, 2, -100, 1, 0, -100]
+    assert short["labels"].tolist() == [-100, 1, -100, 2, 0, -100]
     batch = task.collate([data.train[number] for number in range(len(data.train))])
     assert (batch["labels"][batch["attention_mask"] == 0] == -100).all()
-    assert task.floors(data.test)["accuracy"] <= 0.5
+    assert task.floors(data.train)["accuracy"] <= 0.5  # of rows of several lengths
     assert on_first_pieces([None, 0, 1, 1, None], np.array([5, 6])).tolist() == [-100, 5, 6, -100, -100]
 
 
