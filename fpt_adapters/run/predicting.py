@@ -1,6 +1,7 @@
 """`fpt-adapters predict`: a file of rows -> a file of answers, read and written a batch at a time."""
 
 import csv
+import datetime
 import json
 import os
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ import pyarrow.parquet as pq
 from tqdm.auto import tqdm
 from transformers import HfArgumentParser
 
-from ..data.sources import open_rows
+from ..data.sources import first_line, open_rows
 from ..inference.pipeline import BATCH_SIZE, FPTPipeline, pipeline
 
 ENDINGS = (".csv", ".jsonl", ".parquet")
@@ -65,11 +66,15 @@ def main(arguments: list[str]) -> int:
     part = Path(f"{args.output}.part")  # which a stop leaves behind, and no half file by the right name
     done = 0
     with tqdm(total=total, desc="rows", unit=" rows") as bar, Writer(part, Path(args.output).suffix.lower()) as writer:
-        for batch in answered(answering, rows, args.file, args.batch_size):
-            writer.write(batch)
-            count = len(next(iter(batch.values())))
-            done += count
-            bar.update(count)
+        try:
+            for batch in answered(answering, rows, args.file, args.batch_size):
+                writer.write(batch)
+                count = len(next(iter(batch.values())))
+                done += count
+                bar.update(count)
+        except ValueError as error:
+            kept = f" The answers of the {done} rows before are in {part}." if done else ""
+            raise ValueError(f"{error}{kept}") from error
     os.replace(part, args.output)
     print(f"{done} rows answered: {args.output}")
     return done
@@ -78,8 +83,8 @@ def main(arguments: list[str]) -> int:
 def answered(
     answering: FPTPipeline, rows: datasets.IterableDataset, file: str, batch_size: int
 ) -> Iterator[dict[str, list[Any]]]:
-    """Answer rows a batch at a time: their numbers and short texts, as they came, and the answers beside them."""
-    start = 0
+    """Answer rows a batch at a time: their numbers, texts and dates, as they came, and the answers beside them."""
+    start, kept = 0, None
     for batch in rows.batch(batch_size):
         count = len(next(iter(batch.values())))
         try:
@@ -88,8 +93,11 @@ def answered(
             row = _first_wrong(answering, batch, count)
             where = f"rows {start} to {start + count - 1}" if row is None else f"row {start + row}"
             raise ValueError(f"{where} of {file}: {error}") from error
-        kept = {name: values for name, values in batch.items() if all(_is_short(value) for value in values)}
-        yield kept | {PREFIX + name: values for name, values in answers.items()}
+        if kept is None:
+            kept = [name for name, values in batch.items() if all(_is_cell(value) for value in values)]
+        yield {name: batch.get(name, [None] * count) for name in kept} | {
+            PREFIX + name: values for name, values in answers.items()
+        }
         start += count
 
 
@@ -103,8 +111,8 @@ def _first_wrong(answering: FPTPipeline, batch: dict[str, list[Any]], count: int
     return None
 
 
-def _is_short(value: Any) -> bool:
-    return value is None or isinstance(value, (bool, int, float)) or (isinstance(value, str) and len(value) < 1000)
+def _is_cell(value: Any) -> bool:
+    return value is None or isinstance(value, (bool, int, float, str, datetime.date))
 
 
 class Writer:
@@ -134,9 +142,15 @@ class Writer:
         count = len(next(iter(batch.values())))
         batch = {name: batch.get(name, [None] * count) for name in self._columns}
         if self._ending == ".parquet":
-            table = pa.table(batch) if self._writer is None else pa.table(batch, schema=self._writer.schema)
-            self._writer = self._writer or pq.ParquetWriter(self._path, table.schema)
-            self._writer.write_table(table)
+            if self._writer is None:
+                self._writer = pq.ParquetWriter(self._path, _schema(pa.table(batch).schema))
+            try:
+                self._writer.write_table(pa.table(batch, schema=self._writer.schema))
+            except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+                raise ValueError(
+                    f"a column of a parquet file holds values of one kind, but later ones differ from those of the "
+                    f"first batch ({first_line(error)}): write --output with a name that ends in .csv or .jsonl."
+                ) from error
             return
         if self._writer is None and self._ending == ".csv":
             self._writer = csv.writer(self._file)
@@ -148,6 +162,12 @@ class Writer:
                 self._file.write(
                     json.dumps(dict(zip(batch, record, strict=True)), ensure_ascii=False, default=str) + "\n"
                 )
+
+
+def _schema(schema: pa.Schema) -> pa.Schema:
+    """The kinds of columns; one that begins without any value is text."""
+    kinds = [pa.string() if pa.types.is_null(field.type) else field.type for field in schema]
+    return pa.schema(list(zip(schema.names, kinds, strict=True)))
 
 
 def _cell(value: Any) -> Any:

@@ -14,6 +14,7 @@ from ..data.targets import CLASSES
 from ..data.texts import is_words, read_words, without
 from ..data.token_targets import TokenTarget
 from ..heads.problems import IGNORED_LABEL
+from ..inference.texts import first_pieces
 from ..modeling_fpt import FPTForTokenClassification
 from .row_task import RowSplit
 from .text import TokenizedTask
@@ -80,6 +81,7 @@ def on_first_pieces(words: Sequence[int | None], labels: np.ndarray) -> np.ndarr
 
     `words`: the number of the word that each token is of, None for special ones.
     """
-    first = [word is not None and word != before for before, word in zip([None, *words], words, strict=False)]
-    taken = [labels[word] if is_first else IGNORED_LABEL for word, is_first in zip(words, first, strict=True)]
-    return np.array(taken, dtype=np.int64)
+    taken = np.full(len(words), IGNORED_LABEL, dtype=np.int64)
+    for token in first_pieces(words):
+        taken[token] = labels[words[token]]
+    return taken

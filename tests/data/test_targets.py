@@ -89,7 +89,7 @@ def test_a_class_without_rows_to_train_on_is_said(values, rows, message):
     if len(values) == 3:
         assert "train on" not in target.fitted(labels).describe()
         with pytest.raises(
-            ValueError, match="those of others are held out or not there: give more rows|or give rows with others"
+            ValueError, match=r"those of others are held out or not there: give more rows|or give rows with others"
         ):
             target.fitted(labels[:1])
 

@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 import fpt_adapters
+from fpt_adapters.run.predicting import Writer
 from fpt_adapters.run.predicting import main as predict
 from fpt_adapters.run.training import main as train
 from fpt_adapters.tasks import TabularClassification, TimeSeriesClassification
@@ -213,7 +214,7 @@ def test_a_wrong_row_is_named_and_leaves_no_answers(saved_base, tmp_path):
     assert not (tmp_path / "answers.csv").exists()
 
 
-def test_a_wrong_cell_is_named_by_its_row_in_the_file(saved_base, tmp_path):
+def test_a_wrong_row_in_the_middle_leaves_the_answers_before_it(saved_base, tmp_path):
     table = pandas.DataFrame({"area": np.arange(ROWS) + 0.5, "label": labels()})
     table.to_csv(tmp_path / "rows.csv", index=False)
     train(flags("tabular-classification", saved_base, tmp_path / "rows.csv", tmp_path / "out", "--do_train"))
@@ -222,8 +223,30 @@ def test_a_wrong_cell_is_named_by_its_row_in_the_file(saved_base, tmp_path):
     table.to_csv(tmp_path / "new.csv", index=False)
     new = ["--model", str(tmp_path / "out"), "--base_model_name_or_path", str(saved_base), "--batch_size", "4"]
     new += ["--file", str(tmp_path / "new.csv"), "--output", str(tmp_path / "answers.csv")]
-    with pytest.raises(ValueError, match=r"^row 9 of .*new\.csv: column 'area' .* row 9 has 'big'"):
+    with pytest.raises(ValueError, match=r"^row 9 of .*new\.csv: column 'area' .* row 9 has 'big'.*8 rows .*\.part\."):
         predict(new)
+    assert pandas.read_csv(tmp_path / "answers.csv.part")["area"].tolist() == table["area"][:8].tolist()
+
+
+def test_columns_of_a_file_are_kept_whatever_comes_later(saved_base, tmp_path):
+    """Text that grows long, a column that begins empty, and dates; a parquet file says what it cannot hold."""
+    table = pandas.DataFrame({"area": np.arange(ROWS) + 0.5, "label": labels()})
+    table.to_csv(tmp_path / "rows.csv", index=False)
+    train(flags("tabular-classification", saved_base, tmp_path / "rows.csv", tmp_path / "out", "--do_train"))
+    table["note"] = [None] * 8 + ["long " * 400] * (ROWS - 8)
+    table["day"] = pandas.Timestamp("2024-12-31")
+    table.to_parquet(tmp_path / "new.parquet")
+    place = ["--model", str(tmp_path / "out"), "--base_model_name_or_path", str(saved_base), "--batch_size", "4"]
+    for ending, read in (("csv", pandas.read_csv), ("parquet", pandas.read_parquet)):
+        output = tmp_path / f"answers.{ending}"
+        assert predict([*place, "--file", str(tmp_path / "new.parquet"), "--output", str(output)]) == ROWS
+        answers = read(output)
+        assert answers["note"].isna().tolist() == table["note"].isna().tolist()
+        assert answers["note"][9] == table["note"][9] and pandas.Timestamp(answers["day"][0]) == table["day"][0]
+    with Writer(tmp_path / "mixed.parquet", ".parquet") as writer:
+        writer.write({"code": [1, 2]})
+        with pytest.raises(ValueError, match=r"later ones differ .* write --output with a name that ends in \.csv"):
+            writer.write({"code": ["x"]})
 
 
 INF = float("inf")

@@ -11,7 +11,7 @@ from conftest import tiny_config
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import AutoModel, AutoTokenizer, PreTrainedTokenizerFast, pipeline
 
-import fpt_adapters  # noqa: F401  registers the models
+import fpt_adapters
 from fpt_adapters.run import training as run_fpt
 from fpt_adapters.tasks import SequenceClassification, TextClassification, TokenClassification
 from fpt_adapters.tasks.words import on_first_pieces
@@ -180,6 +180,47 @@ def test_words_train_and_a_pipeline_answers(text_base, rows_in, tmp_path):
     place = {"base_model_name_or_path": str(text_base)}
     tag = pipeline("token-classification", model=str(tmp_path / "out"), model_kwargs=place)
     assert {answer["entity"] for answer in tag("Anna saw Paris")} <= {"B-PER", "B-LOC", "O"}
+
+
+def test_each_word_has_an_answer(text_base, rows_in, tmp_path):
+    train = rows_in(tokens=WORDS, tags=TAGS)
+    run("token-classification", text_base, tmp_path / "out", "--train_file", train, "--max_length", "6")
+    tag = fpt_adapters.pipeline(tmp_path / "out", base_model_name_or_path=text_base)
+    rows = [["Anna", "saw", "Anna"], ["Paris"], ["not"] * 6]  # six pieces with [CLS] and [SEP]; three; eight
+    answers = tag(rows, batch_size=2)
+    assert [len(answer["label"]) for answer in answers] == [3, 1, 6]
+    assert [label is None for label in answers[2]["label"]] == [False] * 4 + [True] * 2  # those that are cut off
+    assert tag([" ".join(row) for row in rows]) == tag(datasets.Dataset.from_dict({"id": [1, 2, 3], "words": rows}))
+    assert tag(rows[:1])[0]["label"] == answers[0]["label"]
+    ids = torch.tensor([[2, 8, 9, 11, 3]])  # [CLS] ann ##a saw [SEP]
+    with torch.no_grad():
+        numbers = tag.model(input_ids=ids).logits.argmax(dim=-1)[0]
+    assert tag(["Anna saw"])[0]["label"] == [tag.model.config.id2label[numbers[token].item()] for token in (1, 3)]
+
+
+ROWS = {  # task, its columns, new rows, which column has the inputs
+    "pairs": ("text-classification", {"first": TEXT, "second": TEXT[::-1]}, "first, second", [("good", "bad film")]),
+    "symbols": ("sequence-classification", {"sequence": [["AB", "C"], ["D"]] * 10}, None, [["D", "AB", "new"]]),
+    "ids": ("sequence-classification", {"sequence": [[7, 8], [9]] * 10}, None, [[9, 9, 7]]),
+}
+
+
+@pytest.mark.parametrize(("task", "columns", "named", "new"), ROWS.values(), ids=ROWS)
+def test_rows_of_several_texts_are_answered_as_they_were_trained(
+    task, columns, named, new, text_base, rows_in, tmp_path
+):
+    flags = ["--train_file", rows_in(**columns, label=[0, 1] * 10)]
+    run(task, text_base, tmp_path / "out", *flags, *(["--text_column", named] if named else []), "--do_predict")
+    place = {"base_model_name_or_path": text_base, "input_column": named}
+    classify = fpt_adapters.pipeline(tmp_path / "out", **place)
+    answers = classify(datasets.Dataset.from_dict(columns), batch_size=7)
+    saved = np.load(tmp_path / "out" / "test_predictions.npz")["predictions"]
+    probabilities = np.exp(saved) / np.exp(saved).sum(axis=1, keepdims=True)
+    for row in probabilities:
+        assert min(abs(answer["score"] - row.max()) for answer in answers) < 1e-4
+    assert len(classify(new)) == 1
+    with pytest.raises(ValueError, match="each row needs a text, but row 1 has None"):
+        classify([new[0], None])
 
 
 def test_a_words_first_piece_has_its_label(text_base, rows_in):
