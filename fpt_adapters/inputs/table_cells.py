@@ -18,8 +18,10 @@ PARTS = ("year", "month", "day", "weekday", "hour")  # of a date; Monday is 0, h
 NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
 ISO_DATE = re.compile(r"\d{4}-\d\d-\d\d([T ]\d\d:\d\d.*)?")
 ISO = "iso"
-DAYS = ("%d/%m/%Y", "%m/%d/%Y", "%Y/%m/%d", "%d.%m.%Y", "%Y.%m.%d", "%d-%m-%Y", "%m-%d-%Y")
-DAYS += ("%b %d, %Y", "%B %d, %Y", "%b %d %Y", "%B %d %Y", "%d %b %Y", "%d %B %Y", "%d-%b-%Y")
+DAYS = (
+    *("%d/%m/%Y", "%m/%d/%Y", "%Y/%m/%d", "%d.%m.%Y", "%Y.%m.%d", "%d-%m-%Y", "%m-%d-%Y"),
+    *("%b %d, %Y", "%B %d, %Y", "%b %d %Y", "%B %d %Y", "%d %b %Y", "%d %B %Y", "%d-%b-%Y"),
+)
 DATE_FORMATS = tuple(day + time for day in DAYS for time in ("", " %H:%M", " %H:%M:%S"))
 FEW = 20  # so many texts are categories, however few the rows are
 MOSTLY = 0.9  # of the texts of a column are numbers: then the others are mistakes
@@ -192,19 +194,19 @@ def dates_of(
     """The dates of a column, in UTC where they have a time zone: datetime64 of a `unit` (rows,). Raises ValueError."""
     if values.dtype.kind == "M":
         return values.astype(f"datetime64[{unit}]")
-    dates = np.full(len(values), np.datetime64("NaT"), dtype=f"datetime64[{unit}]")
+    dates = np.full(len(values), "NaT", dtype=f"datetime64[{unit}]")
     for row, value in enumerate(values):
         try:
             read = value
-            if isinstance(value, str):
-                iso = datetime.datetime.fromisoformat
-                read = iso(value.replace("Z", "+00:00")) if form == ISO else datetime.datetime.strptime(value, form)
+            if isinstance(value, str) and form == ISO:
+                read = datetime.datetime.fromisoformat(value.replace("Z", "+00:00"))
+            elif isinstance(value, str):
+                read = datetime.datetime.strptime(value, form)
             if isinstance(read, datetime.datetime) and read.tzinfo is not None:
                 read = read.astimezone(datetime.timezone.utc).replace(tzinfo=None)
             dates[row] = read
         except ValueError as error:
-            example = datetime.datetime(2024, 12, 31, 9, 30)
-            shown = "2024-12-31 or 2024-12-31T09:30:00" if form == ISO else example.strftime(form)
+            shown = "2024-12-31 or 2024-12-31T09:30" if form == ISO else f"{datetime.date(2024, 12, 31):{form}}"
             raise ValueError(
                 f"column {name!r} holds dates, but {where(row)} has {value!r:.60}: write {shown}, or nothing where it "
                 "is missing."

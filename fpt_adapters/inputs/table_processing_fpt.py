@@ -242,8 +242,7 @@ def _size(column: Mapping[str, Any]) -> int:
 
 def _checked(column: Any) -> dict[str, Any]:
     """A column as it was saved. Raises ValueError for what `fit` never makes."""
-    keys = set(column) if isinstance(column, Mapping) else set()
-    if "kind" in keys and keys - ({"format"} if column["kind"] == "date" else set()) == KEYS.get(str(column["kind"])):
+    if isinstance(column, Mapping) and set(column) - {"format"} == KEYS.get(str(column.get("kind"))):
         texts, scale = column.get("categories", [""]), (column.get("mean", 0.0), column.get("std", 1.0))
         if (
             isinstance(texts, list)

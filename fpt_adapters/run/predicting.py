@@ -143,7 +143,7 @@ class Writer:
         batch = {name: batch.get(name, [None] * count) for name in self._columns}
         if self._ending == ".parquet":
             if self._writer is None:
-                self._writer = pq.ParquetWriter(self._path, _schema(pa.table(batch).schema))
+                self._writer = pq.ParquetWriter(self._path, schema_of(pa.table(batch).schema))
             try:
                 self._writer.write_table(pa.table(batch, schema=self._writer.schema))
             except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
@@ -164,7 +164,7 @@ class Writer:
                 )
 
 
-def _schema(schema: pa.Schema) -> pa.Schema:
+def schema_of(schema: pa.Schema) -> pa.Schema:
     """The kinds of columns; one that begins without any value is text."""
     kinds = [pa.string() if pa.types.is_null(field.type) else field.type for field in schema]
     return pa.schema(list(zip(schema.names, kinds, strict=True)))
