@@ -1,6 +1,7 @@
 """Series in other files than rows of lists: in long form, a row a step, and the `.ts` files of the UEA archive."""
 
 import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import datasets
 import numpy as np
 import pandas
 
+from ..inputs.table_cells import number_of
 from .columns import find_column, is_class_label
 from .sources import Source
 from .times import times_of
@@ -107,6 +109,64 @@ def _channels(source: Source, table: pandas.DataFrame, known: dict[str | None, s
             f"the channels of a series are finite, but {source.where(row)} has {steps[row, channel]} in column "
             f"{table.columns[channel]!r}: write a number, or nothing where it is missing."
         )
+    return steps
+
+
+def series_of(
+    rows: Iterable[Mapping[str, Any]],
+    file: str,
+    id_column: str,
+    step_column: str | None,
+    channels: Sequence[str] | None,
+) -> Iterator[tuple[Any, list[list[float | None]]]]:
+    """The id and the steps of each series of a file in long form, one after another, of which no other is held.
+
+    `channels`: the columns of the numbers (None: all others). Raises ValueError, naming the row, as `from_long_form`,
+    and for rows of a series that lie apart.
+    """
+    ended: set[Any] = set()
+    now, steps, times, start = None, [], [], 0
+    for number, row in enumerate(rows):
+        if number == 0:
+            channels = channels or [name for name in row if name not in (id_column, step_column)]
+            for name in (id_column, *filter(None, [step_column]), *channels):
+                if name not in row:
+                    raise ValueError(f"{file} has no column {name!r} but {', '.join(row)}: name one of these.")
+        key = row[id_column]
+        if key is None or key in ended:
+            what = "has no id" if key is None else f"is of series {key!r} again, which has ended"
+            raise ValueError(
+                f"rows of a series stand together, but row {number} of {file} {what}: sort by {id_column}."
+            )
+        if steps and key != now:
+            yield now, _in_order(steps, times, start, file, step_column)
+            ended.add(now)
+            steps, times, start = [], [], number
+        now = key
+        step = [number_of(row[name]) for name in channels]
+        if wrong := next(
+            (name for name, one in zip(channels, step, strict=True) if one is None and row[name] is not None), None
+        ):
+            raise ValueError(
+                f"the channels of a series are numbers, but row {number} of {file} has {row[wrong]!r:.60} in column "
+                f"{wrong!r}: mend it, or name the channels with --input_column."
+            )
+        steps.append(step)
+        times.append(row.get(step_column))
+    if steps:
+        yield now, _in_order(steps, times, start, file, step_column)
+
+
+def _in_order(steps: list[Any], times: list[Any], start: int, file: str, step_column: str | None) -> list[Any]:
+    """The steps. Raises ValueError for a time that is not after the one before it; `start`: the row of the first."""
+    if step_column:
+        order = times_of(times, step_column, lambda row: f"row {start + row} of {file}")
+        if len(late := np.flatnonzero(order[1:] <= order[:-1])):
+            row = int(late[0]) + 1
+            raise ValueError(
+                f"time goes forward within a series, but row {start + row} of {file} has {times[row]!r:.60} in column "
+                f"{step_column!r} after {times[row - 1]!r:.60}: sort the rows."
+            )
     return steps
 
 

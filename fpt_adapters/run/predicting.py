@@ -4,17 +4,18 @@ import csv
 import datetime
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm.auto import tqdm
 from transformers import HfArgumentParser
 
+from ..data.series import VALUES, series_of
 from ..data.sources import first_line, open_rows
 from ..inference.pipeline import BATCH_SIZE, FPTPipeline, pipeline
 
@@ -33,6 +34,10 @@ class PredictArguments:
     input_column: str | None = field(
         default=None, metadata={"help": "Column with the inputs (default: as the kind of input is usually called)."}
     )
+    id_column: str | None = field(
+        default=None, metadata={"help": "For rows that are steps of series: the column that says whose."}
+    )
+    step_column: str | None = field(default=None, metadata={"help": "For rows that are steps: their time."})
     batch_size: int = field(default=BATCH_SIZE, metadata={"help": "Rows that are answered at once."})
     revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of the delta."})
     cache_dir: str | None = field(default=None, metadata={"help": "The Hub's cache folder."})
@@ -46,6 +51,8 @@ class PredictArguments:
             raise ValueError(f"--output {self.output!r} is there already: name a new file, nothing is overwritten.")
         if self.batch_size < 1:
             raise ValueError(f"--batch_size is at least 1; got {self.batch_size}.")
+        if self.step_column and not self.id_column:
+            raise ValueError("--step_column orders the steps of a series, which --id_column tells: write it too.")
 
 
 def main(arguments: list[str]) -> int:
@@ -53,10 +60,15 @@ def main(arguments: list[str]) -> int:
     parser = HfArgumentParser(PredictArguments, description=__doc__.splitlines()[0], allow_abbrev=False)
     (args,) = parser.parse_args_into_dataclasses(arguments)
     rows, total = open_rows(args.file)
+    batches, unit = rows.batch(args.batch_size), "row"
+    if args.id_column:
+        channels = [name.strip() for name in args.input_column.split(",")] if args.input_column else None
+        one_by_one = series_of(rows, args.file, args.id_column, args.step_column, channels)
+        batches, total, unit = batched(one_by_one, args.batch_size, (args.id_column, VALUES)), None, "series"
     answering = pipeline(
         args.model,
         base_model_name_or_path=args.base_model_name_or_path,
-        input_column=args.input_column,
+        input_column=VALUES if args.id_column else args.input_column,
         device=args.device,
         revision=args.revision,
         cache_dir=args.cache_dir,
@@ -65,9 +77,12 @@ def main(arguments: list[str]) -> int:
     answering.folder = Path(args.file).parent
     part = Path(f"{args.output}.part")  # which a stop leaves behind, and no half file by the right name
     done = 0
-    with tqdm(total=total, desc="rows", unit=" rows") as bar, Writer(part, Path(args.output).suffix.lower()) as writer:
+    with (
+        tqdm(total=total, desc=unit, unit=f" {unit}") as bar,
+        Writer(part, Path(args.output).suffix.lower()) as writer,
+    ):
         try:
-            for batch in answered(answering, rows, args.file, args.batch_size):
+            for batch in answered(answering, batches, args.file, unit):
                 writer.write(batch)
                 count = len(next(iter(batch.values())))
                 done += count
@@ -81,17 +96,20 @@ def main(arguments: list[str]) -> int:
 
 
 def answered(
-    answering: FPTPipeline, rows: datasets.IterableDataset, file: str, batch_size: int
+    answering: FPTPipeline, batches: Iterable[dict[str, list[Any]]], file: str, unit: str
 ) -> Iterator[dict[str, list[Any]]]:
-    """Answer rows a batch at a time: their numbers, texts and dates, as they came, and the answers beside them."""
+    """Answer batches: their numbers, texts and dates, as they came, and the answers beside them.
+
+    `unit`: what one of their rows is called.
+    """
     start, kept = 0, None
-    for batch in rows.batch(batch_size):
+    for batch in batches:
         count = len(next(iter(batch.values())))
         try:
             answers = answering.answer(batch, start)
         except ValueError as error:
             row = _first_wrong(answering, batch, count)
-            where = f"rows {start} to {start + count - 1}" if row is None else f"row {start + row}"
+            where = f"{unit} {start} to {start + count - 1}" if row is None else f"{unit} {start + row}"
             raise ValueError(f"{where} of {file}: {error}") from error
         if kept is None:
             kept = [name for name, values in batch.items() if all(_is_cell(value) for value in values)]
@@ -99,6 +117,12 @@ def answered(
             PREFIX + name: values for name, values in answers.items()
         }
         start += count
+
+
+def batched(rows: Iterator[tuple], size: int, names: Sequence[str]) -> Iterator[dict[str, list[Any]]]:
+    """Some tuples at a time, as columns of these names."""
+    while batch := list(islice(rows, size)):
+        yield dict(zip(names, map(list, zip(*batch, strict=True)), strict=True))
 
 
 def _first_wrong(answering: FPTPipeline, batch: dict[str, list[Any]], count: int) -> int | None:

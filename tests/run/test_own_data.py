@@ -178,6 +178,29 @@ def test_a_regression_answers_in_the_datas_units(saved_base, tmp_path):
     assert results["eval_mse"] > 1e6 and results["eval_loss"] < 100  # in the data's units, and in none
 
 
+def test_series_in_long_form_are_answered_one_by_one(saved_base, tmp_path):
+    file = steps(tmp_path)
+    train(flags("time-series-classification", saved_base, file, tmp_path / "out", "--do_train", *LONG))
+    new = ["--model", str(tmp_path / "out"), "--base_model_name_or_path", str(saved_base), "--batch_size", "7", *LONG]
+    output = tmp_path / "answers.csv"
+    assert predict([*new, "--file", str(file), "--input_column", "x,y", "--output", str(output)]) == ROWS
+    answers = pandas.read_csv(output)
+    assert answers["id"].tolist() == list(range(ROWS))
+    answering = fpt_adapters.pipeline(tmp_path / "out", base_model_name_or_path=saved_base)
+    values = [part[["x", "y"]].to_numpy() for _, part in pandas.read_csv(file).groupby("id")]
+    assert answers["predicted_score"].tolist() == pytest.approx([one["score"] for one in answering(values)], abs=1e-5)
+    for number, (write, message) in enumerate(
+        (
+            (cell("t", 11, 0), "row 11 of .* has 0 in column 't' after 1"),
+            (cell("x", 30, "high"), "row 30 of .* has 'high' in column 'x': mend it"),
+            (by_time, "row 40 of .* is of series 0 again"),
+        )
+    ):
+        wrong = ["--file", str(write(tmp_path)), "--input_column", "x,y", "--output", f"{output}.{number}.csv"]
+        with pytest.raises(ValueError, match=message):
+            predict([*new, *wrong])
+
+
 def test_paths_in_a_file_are_relative_to_it(saved_base, tmp_path, monkeypatch):
     file = paths(tmp_path)
     train(flags("image-classification", saved_base, file, tmp_path / "out", "--do_train"))
