@@ -112,7 +112,8 @@ class FPTEstimator(BaseEstimator):
             given = found | random | fields | (self.model_kwargs or {})
             model = kind.model_class.from_backbone(self.base, **given)
             model.processor = self.processor_
-            splits = [self._examples(model, take(X, part), labels[part]) for part in parts]
+            examples = self._examples(model, X, labels)  # of all rows, so that a wrong one is named by its number
+            splits = [[examples[row] for row in part] for part in parts]
             stops = len(splits) > 1
             trainer = FPTTrainer(
                 model,

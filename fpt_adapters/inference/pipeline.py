@@ -86,7 +86,10 @@ class FPTPipeline:
             return encode_texts(self.processor, values, first)
         if kind.modality in ("image", "audio"):
             values = [os.path.join(self.folder, one) if isinstance(one, str) else one for one in values]
-        return kind.prepare(self.processor, values)
+        try:
+            return kind.prepare(self.processor, values)
+        except ValueError as error:  # which counts from the first of the batch
+            raise ValueError(f"{f'rows from {first} on: ' if first else ''}{error}") from error
 
     def _taken(self, encoded: Mapping[str, Any]) -> dict[str, Tensor]:
         """What the model takes of what its processor gave."""

@@ -125,6 +125,13 @@ WRONG = {
 }
 
 
+def test_a_wrong_row_is_named_by_its_number():
+    clf = estimator(max_epochs=1).fit(KINDS["series"], CLASSES)
+    X = [*np.zeros((66, 8, 2)), np.zeros((8, 3)), *np.zeros((3, 8, 2))]
+    with pytest.raises(ValueError, match=r"^rows from 64 on: a sequence has shape .* in sequence 2"):
+        clf.predict(X)
+
+
 @pytest.mark.parametrize(("X", "y", "message"), WRONG.values(), ids=WRONG)
 def test_what_cannot_be_learned_is_refused(X, y, message):
     kind = "tables" if message.startswith("input_type") else None
