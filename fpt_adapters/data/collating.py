@@ -26,3 +26,13 @@ def collate_padded(
         else:
             batch[name] = torch.stack(values)
     return batch
+
+
+def without_padding(batch: Mapping[str, torch.Tensor]) -> list[dict[str, torch.Tensor]]:
+    """The examples of a batch that is filled up on the right: each ends where its `attention_mask` does."""
+    count = len(next(iter(batch.values())))
+    mask = batch.get("attention_mask")
+    if mask is None or any(tensor.shape[1] != mask.shape[1] for tensor in batch.values()):  # of one size
+        return [{name: tensor[row] for name, tensor in batch.items()} for row in range(count)]
+    lengths = mask.sum(dim=1).tolist()
+    return [{name: tensor[row, :length] for name, tensor in batch.items()} for row, length in enumerate(lengths)]

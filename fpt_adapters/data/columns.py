@@ -80,9 +80,10 @@ def read_numbers(source: Source, column: str, count: int) -> np.ndarray:
     if pa.types.is_boolean(values.type) or not (
         pa.types.is_integer(values.type) or pa.types.is_floating(values.type) or pa.types.is_decimal(values.type)
     ):
+        row = _first_text(values)
         raise ValueError(
-            f"a regression needs numbers, but {source.where(0)} has {values[0].as_py()!r} ({values.type}) in column "
-            f"{column!r}: write numbers, or name another --label_column."
+            f"a regression needs numbers, but {source.where(row)} has {values[row].as_py()!r} ({values.type}) in "
+            f"column {column!r}: write numbers, or name another --label_column."
         )
     numbers = values.cast(pa.float64()).to_numpy(zero_copy_only=False).reshape(-1, count)
     if len(wrong := np.argwhere(~np.isfinite(numbers))):
@@ -91,6 +92,16 @@ def read_numbers(source: Source, column: str, count: int) -> np.ndarray:
             f"{numbers[tuple(wrong[0])]} in column {column!r}: fill it in or drop the row."
         )
     return numbers
+
+
+def _first_text(values: pa.Array) -> int:
+    """The first value that reads as no number; 0 where all do."""
+    for row, value in enumerate(values.to_pylist()):
+        try:
+            float(value)
+        except (TypeError, ValueError):
+            return row
+    return 0
 
 
 def read_lists(source: Source, column: str, separator: str | None) -> list[list[str]]:

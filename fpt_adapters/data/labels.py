@@ -10,6 +10,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from .sources import Source
+
 INTEGERS = tuple(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64))  # types of `datasets`
 STRINGS = ("string", "large_string")
 BOOLS = ("False", "True")  # the names of two classes
@@ -23,15 +25,15 @@ class LabelNames:
     origin: Literal["feature", "number", "string"]
 
     @classmethod
-    def of_column(cls, data: datasets.Dataset, column: str, source: str, num_labels: int | None) -> "LabelNames":
-        """Take the names from the training rows `data`, which messages call `source`.
+    def of_column(cls, source: Source, column: str, num_labels: int | None) -> "LabelNames":
+        """Take the names from the training rows.
 
         A `ClassLabel` column has its own names. Strings are sorted. Whole numbers are 0..num_labels-1 or, with
         num_labels=None, 0..the largest one; bools are the two classes False and True. Raises ValueError for any other
         type, for a missing label, and if there are not `num_labels` names (strings may be fewer).
         """
-        feature = data.features[column]
-        values = _values(data, column, source)
+        feature = source.data.features[column]
+        values = _values(source, column)
         if isinstance(feature, datasets.ClassLabel):
             names, origin = tuple(feature.names), "feature"
         elif feature.dtype == "bool":
@@ -41,7 +43,7 @@ class LabelNames:
             names, origin = tuple(str(number) for number in range(count)), "number"
         else:
             names, origin = tuple(sorted(pc.unique(values).to_pylist())), "string"
-        _check_count(names, origin, column, source, num_labels)
+        _check_count(names, origin, column, source.name, num_labels)
         return cls(names, origin)
 
     @classmethod
@@ -86,21 +88,21 @@ class LabelNames:
     def _numbers(self) -> dict[str, int]:
         return {name: number for number, name in enumerate(self.names)}
 
-    def read(self, data: datasets.Dataset, column: str, source: str) -> np.ndarray:
+    def read(self, source: Source, column: str) -> np.ndarray:
         """Read a column as class numbers: int64 (rows,).
 
         If both files have names for the classes, these are matched, so that two files may number them differently.
-        Raises ValueError, with the row (from 0), for a missing label, one of another type, and an unknown class.
+        Raises ValueError, with the row, for a missing label, one of another type, and an unknown class.
         """
-        feature = data.features[column]
-        values = _values(data, column, source)
+        feature = source.data.features[column]
+        values = _values(source, column)
         if not pa.types.is_integer(values.type):
             return self._look_up(values, column, source)
         numbers = values.to_numpy().astype(np.int64)
         named = isinstance(feature, datasets.ClassLabel) and self.origin != "number"
         if self.origin == "string" and not named:
             raise ValueError(
-                f"column {column!r} has strings in the training rows but whole numbers in {source}: "
+                f"column {column!r} has strings in the training rows but whole numbers in {source.name}: "
                 "write the labels as strings in both."
             )
         _check_range(numbers, len(feature.names) if named else len(self.names), column, source)
@@ -108,12 +110,12 @@ class LabelNames:
             return self._look_up(pa.array(feature.names).take(pa.array(numbers)), column, source)
         return numbers
 
-    def _look_up(self, values: pa.Array, column: str, source: str) -> np.ndarray:
+    def _look_up(self, values: pa.Array, column: str, source: Source) -> np.ndarray:
         numbers = pc.index_in(values, pa.array(self.names))
         if numbers.null_count:
             row = int(np.flatnonzero(pc.is_null(numbers).to_numpy(zero_copy_only=False))[0])
             raise ValueError(
-                f"label {values[row].as_py()!r} in row {row} of {source} (column {column!r}) is not among the "
+                f"label {values[row].as_py()!r} in {source.where(row)} (column {column!r}) is not among the "
                 f"{len(self.names)} labels of the training rows, {_few(self.names)}: drop its rows, or train on some."
             )
         return numbers.to_numpy().astype(np.int64)
@@ -124,13 +126,13 @@ def label_fields(names: Sequence[str]) -> dict[str, dict]:
     return {"id2label": dict(enumerate(names)), "label2id": {name: number for number, name in enumerate(names)}}
 
 
-def _values(data: datasets.Dataset, column: str, source: str) -> pa.Array:
+def _values(source: Source, column: str) -> pa.Array:
     """Read a column of labels and check it: whole numbers (bools as 0 and 1) or strings, none missing."""
-    values = data.select_columns([column]).with_format("arrow")[:].column(0).combine_chunks()
+    values = source.data.select_columns([column]).with_format("arrow")[:].column(0).combine_chunks()
     if values.null_count:
         row = int(np.flatnonzero(pc.is_null(values).to_numpy(zero_copy_only=False))[0])
         raise ValueError(
-            f"every row needs a label, but row {row} of {source} has none in column {column!r}: fill it in or drop "
+            f"every row needs a label, but {source.where(row)} has none in column {column!r}: fill it in or drop "
             f"the row ({values.null_count} of {len(values)} rows lack it)."
         )
     if pa.types.is_boolean(values.type):
@@ -140,7 +142,7 @@ def _values(data: datasets.Dataset, column: str, source: str) -> pa.Array:
     ):
         instead = "write whole numbers, or " if pa.types.is_floating(values.type) else ""
         raise ValueError(
-            f"labels are whole numbers or strings, but row 0 of {source} has {values[0].as_py()!r} "
+            f"labels are whole numbers or strings, but {source.where(0)} has {values[0].as_py()!r} "
             f"({values.type}) in column {column!r}: {instead}name the label's column with --label_column."
         )
     return values.cast(pa.string()) if pa.types.is_large_string(values.type) else values
@@ -167,11 +169,11 @@ def _check_count(names: tuple[str, ...], origin: str, column: str, source: str, 
         )
 
 
-def _check_range(numbers: np.ndarray, count: int, column: str, source: str) -> None:
+def _check_range(numbers: np.ndarray, count: int, column: str, source: Source) -> None:
     wrong = np.flatnonzero((numbers < 0) | (numbers >= count))
     if len(wrong):
         raise ValueError(
-            f"labels in column {column!r} lie in 0..{count - 1}, but row {wrong[0]} of {source} has "
+            f"labels in column {column!r} lie in 0..{count - 1}, but {source.where(int(wrong[0]))} has "
             f"{numbers[wrong[0]]}: number the classes from 0, or name the label's column with --label_column."
         )
 

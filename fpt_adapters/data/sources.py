@@ -1,6 +1,8 @@
 """Where rows come from: a file, or a split of a data set on the Hub."""
 
+import csv
 import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,10 +26,11 @@ class Source:
     data: datasets.Dataset | datasets.IterableDataset
     name: str
     folder: str = "."  # of the file, to which paths in it may be relative
+    row_names: Sequence[str] | None = None  # in messages, of rows that are no rows of a file
 
     def where(self, row: int) -> str:
         """The name of a row (from 0) in messages."""
-        return f"row {row} of {self.name}"
+        return f"{f'row {row}' if self.row_names is None else self.row_names[row]} of {self.name}"
 
 
 def read_file(path: str, split: str) -> Source:
@@ -40,6 +43,7 @@ def read_file(path: str, split: str) -> Source:
     source_name = f"the {split} split ({path})"
     if Path(path).stat().st_size == 0:
         raise ValueError(f"{source_name} is an empty file: a split needs at least one row.")
+    _check_header(path, ending)
     try:
         builder = datasets.load_dataset_builder(READERS[ending], data_files={"rows": path})
         builder.download_and_prepare()
@@ -84,7 +88,8 @@ def read_folder(path: str, split: str, column: str, endings: tuple[str, ...]) ->
     names = sorted(set(classes))
     features = datasets.Features({column: datasets.Value("string"), "label": datasets.ClassLabel(names=names)})
     rows = {column: [str(file) for file in files], "label": [names.index(one) for one in classes]}
-    return Source(datasets.Dataset.from_dict(rows, features=features), name)
+    row_names = [file.relative_to(folder).as_posix() for file in files]
+    return Source(datasets.Dataset.from_dict(rows, features=features), name, row_names=row_names)
 
 
 def open_rows(path: str) -> tuple[datasets.IterableDataset, int | None]:
@@ -96,12 +101,29 @@ def open_rows(path: str) -> tuple[datasets.IterableDataset, int | None]:
     if not Path(path).is_file() or ending not in READERS:
         there = "is not there" if not Path(path).is_file() else f"ends in {ending!r}"
         raise ValueError(f"rows come from a file that ends in one of {', '.join(READERS)}, but {path!r} {there}.")
+    _check_header(path, ending)
     try:
         total = pq.read_metadata(path).num_rows if ending == ".parquet" else None
         rows = datasets.load_dataset(READERS[ending], data_files={"rows": path}, split="rows", streaming=True)
     except (OSError, ValueError, DatasetsError, pa.ArrowException) as error:
         raise ValueError(f"{path!r} cannot be read as {READERS[ending]}: {first_line(error)}") from error
     return rows, total
+
+
+def _check_header(path: str, ending: str) -> None:
+    """Raise ValueError for a csv file with two columns of one name, or with another sign than a comma between them."""
+    if ending != ".csv":
+        return
+    with open(path, newline="", encoding="utf-8-sig", errors="replace") as file:
+        names = next(csv.reader(file), [])
+    if twice := next((name for place, name in enumerate(names) if name and name in names[:place]), None):
+        raise ValueError(
+            f"columns have different names, but {path!r} has two called {twice!r}: rename one, or drop it."
+        )
+    if len(names) == 1 and (sign := next((sign for sign in ";\t|" if sign in names[0]), None)):
+        raise ValueError(
+            f"commas part the columns of a csv file, but {path!r} has {sign!r} between them: write it anew."
+        )
 
 
 def first_line(error: BaseException) -> str:

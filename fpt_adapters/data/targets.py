@@ -65,20 +65,24 @@ class ClassTarget(Target):
 
     columns: tuple[str, ...]
     names: LabelNames
+    untrained: tuple[str, ...] = ()  # classes that no training row has
     problem_type = CLASSES
+    of_each = ""  # words behind the number of classes
+    advice = "give more rows, or leave them out with --min_label_examples 2"  # for classes that no training row has
 
     def read(self, source: Source) -> np.ndarray:
-        return self.names.read(source.data, self.columns[0], source.name)
+        return self.names.read(source, self.columns[0])
 
     def fitted(self, labels: np.ndarray) -> "ClassTarget":
-        """Check that there is something to tell apart. Raises ValueError."""
+        """Find the classes without a row to train on. Raises ValueError where one class is left."""
         present = np.unique(labels)
         if len(present) < 2:
             raise ValueError(
                 f"a classifier needs rows of two classes, but all {len(labels)} training rows have "
-                f"{self.names.names[present[0]]!r} in column {self.columns[0]!r}: name another --label_column."
+                f"{self.names.names[present[0]]!r} in column {self.columns[0]!r}{_held(self.names.names)}."
             )
-        return self
+        lacking = np.delete(np.array(self.names.names, dtype=object), present)
+        return replace(self, untrained=tuple(lacking))
 
     @property
     def config(self) -> dict[str, Any]:
@@ -92,7 +96,11 @@ class ClassTarget(Target):
         return np.tile(np.eye(len(self.names.names))[most], (len(labels), 1))
 
     def describe(self) -> str:
-        return f"column {self.columns[0]!r}: one of {len(self.names.names)} classes ({_few(self.names.names)})"
+        names, advice = self.names.names, self.advice
+        found = f"column {self.columns[0]!r}: one of {len(names)} classes{self.of_each} ({_few(names)})"
+        if self.names.origin == "number" and len(self.untrained) > len(names) // 2:
+            advice = "where these are amounts and no classes, choose a regression"
+        return found + _without_rows(self.untrained, advice)
 
 
 @dataclass(frozen=True)
@@ -102,6 +110,7 @@ class LabelsTarget(Target):
     columns: tuple[str, ...]
     names: tuple[str, ...]
     separator: str | None
+    untrained: tuple[str, ...] = ()  # labels that no training row has
     problem_type = LABELS
 
     def read(self, source: Source) -> np.ndarray:
@@ -117,6 +126,17 @@ class LabelsTarget(Target):
                 labels[row, numbers[name]] = 1
         return labels
 
+    def fitted(self, labels: np.ndarray) -> "LabelsTarget":
+        """Find the labels without a row to train on. Raises ValueError where all rows have the same labels."""
+        if (labels == labels[0]).all():
+            same = ", ".join(self.names[number] for number in np.flatnonzero(labels[0])) or "none"
+            raise ValueError(
+                f"labels differ between rows, but all {len(labels)} training rows have {same} in column "
+                f"{self.columns[0]!r}: name another --label_column, or give rows with others."
+            )
+        lacking = np.flatnonzero(~labels.any(axis=0))
+        return replace(self, untrained=tuple(self.names[number] for number in lacking))
+
     @property
     def config(self) -> dict[str, Any]:
         return label_fields(self.names) | {"problem_type": self.problem_type}
@@ -130,7 +150,8 @@ class LabelsTarget(Target):
         return np.tile(np.where(sets[counts.argmax()] > 0, 1.0, -1.0), (len(labels), 1))
 
     def describe(self) -> str:
-        return f"column {self.columns[0]!r}: any of {len(self.names)} labels ({_few(self.names)})"
+        found = f"column {self.columns[0]!r}: any of {len(self.names)} labels ({_few(self.names)})"
+        return found + _without_rows(self.untrained, "give more rows")
 
 
 @dataclass(frozen=True)
@@ -208,7 +229,7 @@ def choose_target(
     if found != NUMBERS and len(columns) > 1:
         raise ValueError(f"several label columns are a number each, but {', '.join(columns)} are to be {found}.")
     if found == CLASSES:
-        return ClassTarget(tuple(columns), LabelNames.of_column(source.data, columns[0], source.name, num_labels))
+        return ClassTarget(tuple(columns), LabelNames.of_column(source, columns[0], num_labels))
     if found == LABELS:
         names = sorted({name for names in read_lists(source, columns[0], separator) for name in names})
         if not names:
@@ -243,3 +264,15 @@ def _count(source: Source, columns: Sequence[str]) -> int:
 
 def _few(names: Sequence[str]) -> str:
     return ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
+
+
+def _held(names: Sequence[str]) -> str:
+    """What to do where only one of these names has rows to train on."""
+    if len(names) < 2:
+        return ": name another --label_column"
+    return ", and those of others are held out or not there: give more rows, or --test_file and --validation_file"
+
+
+def _without_rows(names: Sequence[str], advice: str) -> str:
+    """What is said of classes or labels without rows to train on."""
+    return f"; no row to train on has {len(names)} of them ({_few(names)}): {advice}" if names else ""

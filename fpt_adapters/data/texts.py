@@ -1,5 +1,6 @@
 """Columns of text: strings, or lists of words; a row that has none is named."""
 
+from dataclasses import replace
 from typing import Any
 
 import datasets
@@ -23,7 +24,7 @@ def is_words(feature: Any) -> bool:
 def without(source: Source, columns: tuple[str, ...]) -> Source:
     """A source without some of its columns, so that none of them is found."""
     kept = [name for name in source.data.column_names if name not in columns]
-    return Source(source.data.select_columns(kept), source.name)
+    return replace(source, data=source.data.select_columns(kept))
 
 
 def read_texts(part: Part, column: str, flag: str) -> list[str]:

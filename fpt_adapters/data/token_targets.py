@@ -1,5 +1,6 @@
 """A label for each word of a row: names or numbers of classes, in lists as long as the words are."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,6 +9,7 @@ import numpy as np
 
 from ..heads.problems import IGNORED_LABEL
 from .columns import column_of, inner_feature
+from .entities import EntityScores, are_tags
 from .labels import INTEGERS, LabelNames
 from .scores import ClassScores
 from .sources import Source
@@ -18,6 +20,9 @@ from .targets import ClassTarget
 class TokenTarget(ClassTarget):
     """One class for each word. Labels: an array (rows,) of int64 arrays (words,)."""
 
+    of_each = " for each word"
+    advice = "give more rows"
+
     @classmethod
     def of_column(cls, source: Source, column: str) -> "TokenTarget":
         """Take the names from the training rows. Raises ValueError for a column that holds no lists of classes."""
@@ -27,30 +32,56 @@ class TokenTarget(ClassTarget):
                 f"{source.name} has {source.data.features[column]}: name another with --label_column."
             )
         flat, _ = _flattened(source, column)
-        return cls((column,), LabelNames.of_column(flat.data, column, flat.name, None))
+        return cls((column,), LabelNames.of_column(flat, column, None))
 
     def read(self, source: Source) -> np.ndarray:
         flat, lengths = _flattened(source, self.columns[0])
-        numbers = self.names.read(flat.data, self.columns[0], flat.name)
+        numbers = self.names.read(flat, self.columns[0])
         rows = np.empty(len(lengths), dtype=object)
         rows[:] = np.split(numbers, np.cumsum(lengths)[:-1])
         return rows
 
     def fitted(self, labels: np.ndarray) -> "TokenTarget":
-        super().fitted(np.concatenate(list(labels)))
-        return self
+        return super().fitted(np.concatenate(list(labels)))
 
     def scores(self, logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-        """`logits` (examples, tokens, classes), `labels` (examples, tokens), -100 where there is none."""
+        """`logits` (examples, tokens, classes), `labels` (examples, tokens), -100 where there is none.
+
+        Where the classes are tags of entities, those are scored too: `EntityScores`.
+        """
         labelled = labels != IGNORED_LABEL
-        return ClassScores(keep_in_memory=True).compute(predictions=logits[labelled], references=labels[labelled])
+        return self._scores(logits[labelled], labels[labelled], labelled.sum(axis=1))
 
     def floors(self, labels: np.ndarray) -> dict[str, float]:
-        flat = np.concatenate(list(labels))
-        return self.scores(self.constant(flat), flat)
+        """What the constant answer scores on `labels` (examples,), each (tokens,)."""
+        rows = [row[row != IGNORED_LABEL] for row in labels]
+        flat = np.concatenate(rows)
+        return self._scores(self.constant(flat), flat, [len(row) for row in rows])
 
-    def describe(self) -> str:
-        return super().describe() + " for each word"
+    def _scores(self, logits: np.ndarray, labels: np.ndarray, lengths: Sequence[int]) -> dict[str, float]:
+        """Of all words (words, ...), of which each row has so many."""
+        scores = ClassScores(keep_in_memory=True).compute(predictions=logits, references=labels)
+        if not are_tags(self.names.names):
+            return scores
+        names, ends = np.array(self.names.names), np.cumsum(lengths)[:-1]
+        answers, tags = (
+            [row.tolist() for row in np.split(names[numbers], ends)] for numbers in (logits.argmax(axis=-1), labels)
+        )
+        return scores | EntityScores(keep_in_memory=True).compute(predictions=answers, references=tags)
+
+
+@dataclass(frozen=True)
+class WordNames(Sequence[str]):
+    """What words are called that stand one below the other. `ends`: where the words of each row end."""
+
+    ends: np.ndarray
+
+    def __len__(self) -> int:
+        return int(self.ends[-1])
+
+    def __getitem__(self, word: int) -> str:
+        row = int(np.searchsorted(self.ends, word, side="right"))
+        return f"word {word - (self.ends[row - 1] if row else 0)} of row {row}"
 
 
 def is_labels(feature: Any) -> bool:
@@ -75,4 +106,5 @@ def _flattened(source: Source, column: str) -> tuple[Source, np.ndarray]:
             )
     features = datasets.Features({column: inner_feature(source.data.features[column])})
     flat = datasets.Dataset.from_dict({column: [label for row in rows for label in row]}, features=features)
-    return Source(flat, f"{source.name}, counted over all words,"), np.array([len(row) for row in rows])
+    lengths = np.array([len(row) for row in rows])
+    return Source(flat, source.name, row_names=WordNames(np.cumsum(lengths))), lengths

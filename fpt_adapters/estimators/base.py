@@ -13,8 +13,8 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from transformers import EarlyStoppingCallback, TrainingArguments, set_seed
 
 from ..configuration_fpt import FPTConfig
-from ..data.collating import PADDING, collate_padded
-from ..inference.pipeline import pipeline
+from ..data.collating import PADDING, collate_padded, without_padding
+from ..inference.pipeline import FPTPipeline, pipeline
 from ..models.pretrained import FPTPreTrainedModel
 from ..training.random_state import random_state_kept
 from ..training.trainer import FPTTrainer
@@ -114,7 +114,8 @@ class FPTEstimator(BaseEstimator):
             given = found | random | fields | (self.model_kwargs or {})
             model = kind.model_class.from_backbone(self.base, **given)
             model.processor = self.processor_
-            splits = [self._examples(model, take(X, part), labels[part]) for part in parts]
+            examples = self._examples(model, X, labels)  # of all rows, so that a wrong one is named by its number
+            splits = [[examples[row] for row in part] for part in parts]
             stops = len(splits) > 1
             trainer = FPTTrainer(
                 model,
@@ -160,18 +161,10 @@ class FPTEstimator(BaseEstimator):
         return TrainingArguments(folder, **(settings | (self.training_arguments or {})))
 
     def _examples(self, model: FPTPreTrainedModel, X: Any, labels: np.ndarray) -> list[dict[str, Any]]:
-        examples = self._prepared(model, X)
+        """The model's inputs for each row, without padding, and its label."""
+        batches = FPTPipeline(model, self.processor_).inputs(X, BATCH)
+        examples = [example for batch in batches for example in without_padding(batch)]
         return [example | {"labels": torch.as_tensor(label)} for example, label in zip(examples, labels, strict=True)]
-
-    def _prepared(self, model: FPTPreTrainedModel, X: Any) -> list[dict[str, torch.Tensor]]:
-        """The model's inputs for each row, without padding."""
-        kind, count = model.config.input, len(X)
-        if kind.whole_rows:
-            batch = kind.prepare(self.processor_, X)
-            return [{name: tensor[row] for name, tensor in batch.items()} for row in range(count)]
-        rows = X.tolist() if hasattr(X, "iloc") else list(X)
-        batches = [kind.prepare(self.processor_, [row]) for row in rows]
-        return [{name: tensor[0] for name, tensor in batch.items()} for batch in batches]
 
     def _collate(self, features: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
         pad = getattr(self.processor_, "pad_token_id", None)
@@ -203,14 +196,8 @@ class FPTEstimator(BaseEstimator):
         """Logits (rows, num_labels)."""
         check_is_fitted(self)
         X = self._checked(X, reset=False)
-        outputs = []
-        with torch.no_grad():
-            for start in range(0, len(X), BATCH):
-                rows = take(X, np.arange(start, min(start + BATCH, len(X))))
-                batch = self._collate(self._prepared(self.model_, rows))
-                batch = {name: tensor.to(self.model_.device) for name, tensor in batch.items()}
-                outputs.append(self.model_(**batch, return_dict=True).logits.float().cpu().numpy())
-        return np.concatenate(outputs)
+        answering = FPTPipeline(self.model_, self.processor_)
+        return np.concatenate([answering.logits(batch).float().numpy() for batch in answering.inputs(X, BATCH)])
 
 
 def _kind_of(config: FPTConfig) -> str:

@@ -16,6 +16,16 @@ import torch
 
 PARTS = ("year", "month", "day", "weekday", "hour")  # of a date; Monday is 0, half past nine 9.5
 NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
+ISO_DATE = re.compile(r"\d{4}-\d\d-\d\d([T ]\d\d:\d\d.*)?")
+ISO = "iso"
+DAYS = (
+    *("%d/%m/%Y", "%m/%d/%Y", "%Y/%m/%d", "%d.%m.%Y", "%Y.%m.%d", "%d-%m-%Y", "%m-%d-%Y"),
+    *("%b %d, %Y", "%B %d, %Y", "%b %d %Y", "%B %d %Y", "%d %b %Y", "%d %B %Y", "%d-%b-%Y"),
+)
+DATE_FORMATS = tuple(day + time for day in DAYS for time in ("", " %H:%M", " %H:%M:%S"))
+FEW = 20  # so many texts are categories, however few the rows are
+MOSTLY = 0.9  # of the texts of a column are numbers: then the others are mistakes
+CODE = re.compile(r"0\d+")  # is no number, though it reads as one
 SCALARS = (str, Number, datetime.date, np.datetime64)
 
 
@@ -79,6 +89,41 @@ def cells_of(values: Any, name: str, where: Callable[[int], str]) -> np.ndarray:
     return cells
 
 
+def kind_of(
+    values: np.ndarray, missing: np.ndarray, name: str, where: Callable[[int], str], formats: Sequence[str]
+) -> tuple[str, str]:
+    """What a column holds, and how its dates are written.
+
+    Raises ValueError for text among numbers, and for dates that read in two ways.
+    """
+    if values.dtype.kind in "iufm":
+        return "number", ISO
+    if values.dtype.kind in "bM":
+        return "category" if values.dtype.kind == "b" else "date", ISO
+    present = values[~missing].tolist()
+    types = {type(value) for value in present}
+    if all(issubclass(kind, (bool, np.bool_)) for kind in types):
+        return "category", ISO
+    if all(issubclass(kind, (datetime.date, np.datetime64)) for kind in types):
+        return "date", ISO
+    texts = [value.strip() if isinstance(value, str) else value for value in present]
+    if found := date_formats(texts, formats):
+        if len(found) > 1:
+            raise ValueError(unclear_dates(name, where(int(np.flatnonzero(~missing)[0])), texts[0], found))
+        return "date", found[0]
+    numbers = [number_of(text) is not None and not CODE.fullmatch(str(text)) for text in texts]
+    if all(numbers):
+        return "number", ISO
+    if np.mean(numbers) >= MOSTLY or (any(numbers) and types != {str}):
+        row = int(np.flatnonzero(~missing)[numbers.index(False)])
+        raise ValueError(
+            f"column {name!r} holds numbers, but {where(row)} has {values[row]!r:.60}: write a number, nothing where "
+            "it is missing, or say that the column is categorical."
+        )
+    distinct = len(set(map(str, texts)))
+    return "category" if distinct <= max(FEW, len(texts) // 2) else "id", ISO
+
+
 def missing_cells(values: np.ndarray) -> np.ndarray:
     """Which cells hold nothing: bool (rows,)."""
     return np.equal(values, None) if values.dtype.kind == "O" else values != values  # NaN and NaT
@@ -93,8 +138,8 @@ def numbers_of(values: np.ndarray, missing: np.ndarray, name: str, where: Callab
     if (wrong := (np.isnan(numbers) & ~missing) | np.isinf(numbers)).any():
         row = int(wrong.argmax())
         raise ValueError(
-            f"column {name!r} holds finite numbers, but {where(row)} has {values[row]!r:.60}: write a number, or "
-            "nothing where it is missing."
+            f"column {name!r} holds finite numbers, but {where(row)} has {values.tolist()[row]!r:.60}: write a "
+            "number, or nothing where it is missing."
         )
     return numbers
 
@@ -113,21 +158,58 @@ def texts_of(values: np.ndarray, missing: np.ndarray) -> list[str | None]:
     return [None if gone else str(cell) for cell, gone in zip(cells, missing, strict=True)]
 
 
-def dates_of(values: np.ndarray, name: str, where: Callable[[int], str]) -> np.ndarray:
-    """The dates of a column, in UTC where they have a time zone: datetime64[s] (rows,). Raises ValueError."""
+def date_formats(texts: Sequence[Any], formats: Sequence[str] = DATE_FORMATS) -> list[str]:
+    """How texts are written as dates: ISO, or else each of these formats, as `strptime` has them, that all texts fit.
+
+    Of formats by which they are the same dates, the first. Several are left where a day could be a month.
+    """
+    if not texts or not all(isinstance(text, str) for text in texts):
+        return []
+    if all(ISO_DATE.fullmatch(text) for text in texts):
+        return [ISO]
+    found: dict[tuple, str] = {}
+    for form in formats:
+        dates = []
+        for text in texts:
+            try:
+                dates.append(datetime.datetime.strptime(text, form))
+            except ValueError:
+                break
+        else:
+            found.setdefault(tuple(dates), form)
+    return list(found.values())
+
+
+def unclear_dates(name: str, row: str, value: str, formats: Sequence[str]) -> str:
+    """The message for a column whose dates read in two ways."""
+    return (
+        f"column {name!r} holds dates that read in two ways ({' and '.join(formats)}: {row} has {value!r:.60}): write "
+        "2024-12-31, say which with date_format, or that the column is categorical."
+    )
+
+
+def dates_of(
+    values: np.ndarray, name: str, where: Callable[[int], str], form: str = ISO, unit: str = "s"
+) -> np.ndarray:
+    """The dates of a column, in UTC where they have a time zone: datetime64 of a `unit` (rows,). Raises ValueError."""
     if values.dtype.kind == "M":
-        return values.astype("datetime64[s]")
-    dates = np.full(len(values), np.datetime64("NaT"), dtype="datetime64[s]")
+        return values.astype(f"datetime64[{unit}]")
+    dates = np.full(len(values), "NaT", dtype=f"datetime64[{unit}]")
     for row, value in enumerate(values):
         try:
-            read = datetime.datetime.fromisoformat(value.replace("Z", "+00:00")) if isinstance(value, str) else value
+            read = value
+            if isinstance(value, str) and form == ISO:
+                read = datetime.datetime.fromisoformat(value.replace("Z", "+00:00"))
+            elif isinstance(value, str):
+                read = datetime.datetime.strptime(value, form)
             if isinstance(read, datetime.datetime) and read.tzinfo is not None:
                 read = read.astimezone(datetime.timezone.utc).replace(tzinfo=None)
             dates[row] = read
         except ValueError as error:
+            shown = "2024-12-31 or 2024-12-31T09:30" if form == ISO else f"{datetime.date(2024, 12, 31):{form}}"
             raise ValueError(
-                f"column {name!r} holds dates, but {where(row)} has {value!r:.60}: write 2024-12-31 or "
-                "2024-12-31T09:30:00, or nothing where it is missing."
+                f"column {name!r} holds dates, but {where(row)} has {value!r:.60}: write {shown}, or nothing where it "
+                "is missing."
             ) from error
     return dates
 

@@ -4,8 +4,6 @@ This file and the one that it imports need no other of this library: they can be
 loaded from there.
 """
 
-import datetime
-import re
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
@@ -15,12 +13,14 @@ from transformers import BatchFeature
 from transformers.feature_extraction_utils import FeatureExtractionMixin
 
 from .table_cells import (
+    DATE_FORMATS,
+    ISO,
     PARTS,
     cells_of,
     columns_of,
     dates_of,
+    kind_of,
     missing_cells,
-    number_of,
     numbers_of,
     parts_of,
     texts_of,
@@ -36,10 +36,6 @@ KEYS = {  # of each column that is a token, by its kind
 }
 MOST_COLUMNS, MOST_CATEGORIES = 2**12, 254  # with those for other and for missing values: 256, which bf16 counts to
 MOST = float(np.finfo(np.float32).max)
-FEW = 20  # so many texts are categories, however few the rows are
-MOSTLY = 0.9  # of the texts of a column are numbers: then the others are mistakes
-DATE = re.compile(r"\d{4}-\d\d-\d\d([T ]\d\d:\d\d.*)?")
-CODE = re.compile(r"0\d+")  # is no number, though it reads as one
 SHOWN = 6  # names in a line
 NAME_ROW = "row {}".format
 
@@ -82,15 +78,18 @@ class FPTTableProcessor(FeatureExtractionMixin):
         categorical: Collection[str] = (),
         numeric: Collection[str] = (),
         where: Callable[[int], str] = NAME_ROW,
+        date_format: str | None = None,
     ) -> "FPTTableProcessor":
         """Make the processor of these rows: find each column's kind, its categories, and the scale of its numbers.
 
         `rows`: a DataFrame, a dict of columns, records, or an array (rows, columns), whose columns are called x0, x1.
         Numbers are numbers; text with few values, and truth values, are categories; dates give the parts of them that
         vary. What is the same in every row is dropped, and so are ids: text that is another one in most rows.
-        `categorical`, `numeric`: names of columns that are to be so. `where` names a row in messages.
+        `categorical`, `numeric`: names of columns that are to be so. `where` names a row in messages. `date_format`:
+        how texts are written as dates, as `strptime` has it (None: ISO, or the one of `DATE_FORMATS` that all fit).
 
-        Raises ValueError, naming row and column, for text among numbers, for infinity, and for what is none of these.
+        Raises ValueError, naming row and column, for text among numbers, for infinity, for dates that read in two
+        ways, and for what is none of these.
         """
         table = {name: cells_of(values, name, where) for name, values in columns_of(rows, where).items()}
         for names in (categorical, numeric):
@@ -100,10 +99,11 @@ class FPTTableProcessor(FeatureExtractionMixin):
                 )
         if both := set(categorical) & set(numeric):
             raise ValueError(f"a column is either categorical or numeric; {min(both)!r} is said to be both.")
+        formats = DATE_FORMATS if date_format is None else (date_format,)
         columns, dropped = [], {}
         for name, values in table.items():
             said = "category" if name in categorical else "number" if name in numeric else None
-            found, reason = _fitted(values, name, said, where)
+            found, reason = _fitted(values, name, said, where, formats)
             columns += found
             if not found:
                 dropped[name] = reason
@@ -166,8 +166,8 @@ class FPTTableProcessor(FeatureExtractionMixin):
             )
         arrays = {name: cells_of(table[name], name, where) for name in names}
         values = np.zeros((len(next(iter(arrays.values()))), len(self.columns), 2), dtype=np.float32)
-        dated = dict.fromkeys(column["name"] for column in self.columns if column["kind"] == "date")
-        parts = {name: parts_of(dates_of(arrays[name], name, where)) for name in dated}
+        dated = {column["name"]: column.get("format", ISO) for column in self.columns if column["kind"] == "date"}
+        parts = {name: parts_of(dates_of(arrays[name], name, where, form)) for name, form in dated.items()}
         for number, column in enumerate(self.columns):
             values[:, number] = _encoded(column, arrays[column["name"]], parts.get(column["name"]), where)
         return BatchFeature({"input_values": values}, tensor_type=return_tensors)
@@ -177,13 +177,13 @@ class FPTTableProcessor(FeatureExtractionMixin):
 
 
 def _fitted(
-    values: np.ndarray, name: str, said: str | None, where: Callable[[int], str]
+    values: np.ndarray, name: str, said: str | None, where: Callable[[int], str], formats: Sequence[str]
 ) -> tuple[list[dict[str, Any]], str]:
     """The tokens of a column, and why it has none. Raises ValueError."""
     missing = missing_cells(values)
     if missing.all():
         return [], "every value is missing"
-    kind = said or _kind(values, missing, name, where)
+    kind, form = (said, None) if said else kind_of(values, missing, name, where, formats)
     shared = {"name": name, "kind": kind, "missing": bool(missing.any())}
     if kind == "category":
         counts = Counter(text for text in texts_of(values, missing) if text is not None)
@@ -196,7 +196,8 @@ def _fitted(
     if kind == "number":
         parts = {None: numbers_of(values, missing, name, where)}
     else:
-        parts = parts_of(dates_of(values, name, where))
+        parts = parts_of(dates_of(values, name, where, form))
+        shared |= {} if form == ISO else {"format": form}
     tokens = []
     for part, numbers in parts.items():
         mean, std = float(np.nanmean(numbers)), float(np.nanstd(numbers))
@@ -206,34 +207,6 @@ def _fitted(
     if missing.any() and not varying:  # what is there, or not, tells something too
         varying = [tokens[0][1]]
     return varying, f"always {texts_of(values, missing)[0]!s:.40}"
-
-
-def _kind(values: np.ndarray, missing: np.ndarray, name: str, where: Callable[[int], str]) -> str:
-    """What a column holds. Raises ValueError for text among numbers."""
-    if values.dtype.kind in "iufm":
-        return "number"
-    if values.dtype.kind in "bM":
-        return "category" if values.dtype.kind == "b" else "date"
-    present = values[~missing].tolist()
-    types = {type(value) for value in present}
-    if all(issubclass(kind, (bool, np.bool_)) for kind in types):
-        return "category"
-    if all(issubclass(kind, (datetime.date, np.datetime64)) for kind in types):
-        return "date"
-    texts = [value.strip() if isinstance(value, str) else value for value in present]
-    if all(isinstance(text, str) and DATE.fullmatch(text) for text in texts):
-        return "date"
-    numbers = [number_of(text) is not None and not CODE.fullmatch(str(text)) for text in texts]
-    if all(numbers):
-        return "number"
-    if np.mean(numbers) >= MOSTLY or (any(numbers) and types != {str}):
-        row = int(np.flatnonzero(~missing)[numbers.index(False)])
-        raise ValueError(
-            f"column {name!r} holds numbers, but {where(row)} has {values[row]!r:.60}: write a number, nothing where "
-            "it is missing, or say that the column is categorical."
-        )
-    distinct = len(set(map(str, texts)))
-    return "category" if distinct <= max(FEW, len(texts) // 2) else "id"
 
 
 def _encoded(
@@ -269,11 +242,11 @@ def _size(column: Mapping[str, Any]) -> int:
 
 def _checked(column: Any) -> dict[str, Any]:
     """A column as it was saved. Raises ValueError for what `fit` never makes."""
-    if isinstance(column, Mapping) and set(column) in KEYS.values() and set(column) == KEYS.get(str(column["kind"])):
+    if isinstance(column, Mapping) and set(column) - {"format"} == KEYS.get(str(column.get("kind"))):
         texts, scale = column.get("categories", [""]), (column.get("mean", 0.0), column.get("std", 1.0))
         if (
             isinstance(texts, list)
-            and all(isinstance(text, str) for text in [column["name"], *texts])
+            and all(isinstance(text, str) for text in [column["name"], column.get("format", ISO), *texts])
             and 0 < len(set(texts)) == len(texts) <= MOST_CATEGORIES
             and all(type(number) in (int, float) and abs(number) < MOST for number in scale)
             and scale[1] > 0

@@ -1,20 +1,22 @@
 """`fpt-adapters predict`: a file of rows -> a file of answers, read and written a batch at a time."""
 
 import csv
+import datetime
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm.auto import tqdm
 from transformers import HfArgumentParser
 
-from ..data.sources import open_rows
+from ..data.series import VALUES, series_of
+from ..data.sources import first_line, open_rows
 from ..inference.pipeline import BATCH_SIZE, FPTPipeline, pipeline
 
 ENDINGS = (".csv", ".jsonl", ".parquet")
@@ -32,6 +34,10 @@ class PredictArguments:
     input_column: str | None = field(
         default=None, metadata={"help": "Column with the inputs (default: as the kind of input is usually called)."}
     )
+    id_column: str | None = field(
+        default=None, metadata={"help": "For rows that are steps of series: the column that says whose."}
+    )
+    step_column: str | None = field(default=None, metadata={"help": "For rows that are steps: their time."})
     batch_size: int = field(default=BATCH_SIZE, metadata={"help": "Rows that are answered at once."})
     revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of the delta."})
     cache_dir: str | None = field(default=None, metadata={"help": "The Hub's cache folder."})
@@ -45,6 +51,8 @@ class PredictArguments:
             raise ValueError(f"--output {self.output!r} is there already: name a new file, nothing is overwritten.")
         if self.batch_size < 1:
             raise ValueError(f"--batch_size is at least 1; got {self.batch_size}.")
+        if self.step_column and not self.id_column:
+            raise ValueError("--step_column orders the steps of a series, which --id_column tells: write it too.")
 
 
 def main(arguments: list[str]) -> int:
@@ -52,10 +60,15 @@ def main(arguments: list[str]) -> int:
     parser = HfArgumentParser(PredictArguments, description=__doc__.splitlines()[0], allow_abbrev=False)
     (args,) = parser.parse_args_into_dataclasses(arguments)
     rows, total = open_rows(args.file)
+    batches, unit = rows.batch(args.batch_size), "row"
+    if args.id_column:
+        channels = [name.strip() for name in args.input_column.split(",")] if args.input_column else None
+        one_by_one = series_of(rows, args.file, args.id_column, args.step_column, channels)
+        batches, total, unit = batched(one_by_one, args.batch_size, (args.id_column, VALUES)), None, "series"
     answering = pipeline(
         args.model,
         base_model_name_or_path=args.base_model_name_or_path,
-        input_column=args.input_column,
+        input_column=VALUES if args.id_column else args.input_column,
         device=args.device,
         revision=args.revision,
         cache_dir=args.cache_dir,
@@ -64,33 +77,52 @@ def main(arguments: list[str]) -> int:
     answering.folder = Path(args.file).parent
     part = Path(f"{args.output}.part")  # which a stop leaves behind, and no half file by the right name
     done = 0
-    with tqdm(total=total, desc="rows", unit=" rows") as bar, Writer(part, Path(args.output).suffix.lower()) as writer:
-        for batch in answered(answering, rows, args.file, args.batch_size):
-            writer.write(batch)
-            count = len(next(iter(batch.values())))
-            done += count
-            bar.update(count)
+    with (
+        tqdm(total=total, desc=unit, unit=f" {unit}") as bar,
+        Writer(part, Path(args.output).suffix.lower()) as writer,
+    ):
+        try:
+            for batch in answered(answering, batches, args.file, unit):
+                writer.write(batch)
+                count = len(next(iter(batch.values())))
+                done += count
+                bar.update(count)
+        except ValueError as error:
+            kept = f" The answers of the {done} rows before are in {part}." if done else ""
+            raise ValueError(f"{error}{kept}") from error
     os.replace(part, args.output)
     print(f"{done} rows answered: {args.output}")
     return done
 
 
 def answered(
-    answering: FPTPipeline, rows: datasets.IterableDataset, file: str, batch_size: int
+    answering: FPTPipeline, batches: Iterable[dict[str, list[Any]]], file: str, unit: str
 ) -> Iterator[dict[str, list[Any]]]:
-    """Answer rows a batch at a time: their numbers and short texts, as they came, and the answers beside them."""
-    start = 0
-    for batch in rows.batch(batch_size):
+    """Answer batches: their numbers, texts and dates, as they came, and the answers beside them.
+
+    `unit`: what one of their rows is called.
+    """
+    start, kept = 0, None
+    for batch in batches:
         count = len(next(iter(batch.values())))
         try:
             answers = answering.answer(batch, start)
         except ValueError as error:
             row = _first_wrong(answering, batch, count)
-            where = f"rows {start} to {start + count - 1}" if row is None else f"row {start + row}"
+            where = f"{unit} {start} to {start + count - 1}" if row is None else f"{unit} {start + row}"
             raise ValueError(f"{where} of {file}: {error}") from error
-        kept = {name: values for name, values in batch.items() if all(_is_short(value) for value in values)}
-        yield kept | {PREFIX + name: values for name, values in answers.items()}
+        if kept is None:
+            kept = [name for name, values in batch.items() if all(_is_cell(value) for value in values)]
+        yield {name: batch.get(name, [None] * count) for name in kept} | {
+            PREFIX + name: values for name, values in answers.items()
+        }
         start += count
+
+
+def batched(rows: Iterator[tuple], size: int, names: Sequence[str]) -> Iterator[dict[str, list[Any]]]:
+    """Some tuples at a time, as columns of these names."""
+    while batch := list(islice(rows, size)):
+        yield dict(zip(names, map(list, zip(*batch, strict=True)), strict=True))
 
 
 def _first_wrong(answering: FPTPipeline, batch: dict[str, list[Any]], count: int) -> int | None:
@@ -103,8 +135,8 @@ def _first_wrong(answering: FPTPipeline, batch: dict[str, list[Any]], count: int
     return None
 
 
-def _is_short(value: Any) -> bool:
-    return value is None or isinstance(value, (bool, int, float)) or (isinstance(value, str) and len(value) < 1000)
+def _is_cell(value: Any) -> bool:
+    return value is None or isinstance(value, (bool, int, float, str, datetime.date))
 
 
 class Writer:
@@ -134,9 +166,15 @@ class Writer:
         count = len(next(iter(batch.values())))
         batch = {name: batch.get(name, [None] * count) for name in self._columns}
         if self._ending == ".parquet":
-            table = pa.table(batch) if self._writer is None else pa.table(batch, schema=self._writer.schema)
-            self._writer = self._writer or pq.ParquetWriter(self._path, table.schema)
-            self._writer.write_table(table)
+            if self._writer is None:
+                self._writer = pq.ParquetWriter(self._path, schema_of(pa.table(batch).schema))
+            try:
+                self._writer.write_table(pa.table(batch, schema=self._writer.schema))
+            except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+                raise ValueError(
+                    f"a column of a parquet file holds values of one kind, but later ones differ from those of the "
+                    f"first batch ({first_line(error)}): write --output with a name that ends in .csv or .jsonl."
+                ) from error
             return
         if self._writer is None and self._ending == ".csv":
             self._writer = csv.writer(self._file)
@@ -148,6 +186,12 @@ class Writer:
                 self._file.write(
                     json.dumps(dict(zip(batch, record, strict=True)), ensure_ascii=False, default=str) + "\n"
                 )
+
+
+def schema_of(schema: pa.Schema) -> pa.Schema:
+    """The kinds of columns; one that begins without any value is text."""
+    kinds = [pa.string() if pa.types.is_null(field.type) else field.type for field in schema]
+    return pa.schema(list(zip(schema.names, kinds, strict=True)))
 
 
 def _cell(value: Any) -> Any:

@@ -29,6 +29,7 @@ from ..data.splits import (
     split_sizes,
 )
 from ..data.targets import CLASSES, ClassTarget, Target, choose_target
+from ..rules.wording import counted
 
 logger = logging.getLogger(__name__)
 
@@ -146,7 +147,7 @@ class FileArguments:
         self, rows: dict[str, np.ndarray], labels: dict[str, np.ndarray], target: Target
     ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], Target]:
         """Drop the rows of the classes with few training rows, and number the other classes anew."""
-        if not isinstance(target, ClassTarget):
+        if type(target) is not ClassTarget:  # those of words are one of each word
             raise ValueError(f"--min_label_examples counts the rows of classes; {target.describe()}: leave it out.")
         names = target.names.names
         kept = np.bincount(labels["train"][rows["train"]], minlength=len(names)) >= self.min_label_examples
@@ -228,8 +229,9 @@ class FileArguments:
             try:
                 rows["train"], rows[split] = held_out(rows["train"], count, drawn_with, purpose, *blocks)
             except ValueError as error:
+                held = counted(count, "row")
                 raise ValueError(
-                    f"{count} rows of {name} would be held out for {split}, but it has {left} left to train on"
+                    f"{held} of {name} would be held out for {split}, but it has {left} left to train on"
                     f"{self.held_as}: write --{split}_file, or a smaller --validation_examples."
                 ) from error
             note = "there is no test data: the test figure is on" if split == "test" else "validation is"

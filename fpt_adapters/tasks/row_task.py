@@ -3,6 +3,7 @@
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import combinations
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,6 +17,7 @@ from ..data.columns import column_of
 from ..data.sources import Source, read_folder
 from ..data.splits import SPLITS, Part
 from ..data.targets import CLASSES, LABELS, NUMBERS, Target
+from ..data.times import times_of
 from .files import FileArguments, split_labels
 from .metrics import joined
 from .task import Task, TaskData
@@ -141,13 +143,7 @@ class RowTask(FileArguments, Task):
         flag = "group_column" if self.group_column else "time_column"
         values = {split: _keys(source, column, flag) for split, source in sources.items()}
         if self.group_column:
-            for split in sources:
-                shared = np.intersect1d(values["train"], values[split]) if split != "train" else ()
-                if len(shared):
-                    raise ValueError(
-                        f"each group lies in one split, but {shared.tolist()[0]!r} in column {column!r} is in the "
-                        f"training rows and in {sources[split].name}: take it out of one."
-                    )
+            check_apart(values, sources, column)
         return values["train"], self.time_column is not None
 
     @property
@@ -179,9 +175,22 @@ class RowTask(FileArguments, Task):
 WORDS = {"train": "train on", "validation": "validate", "test": "test"}
 
 
+def check_apart(values: dict[str, np.ndarray], sources: dict[str, Source], column: str) -> None:
+    """Raise ValueError for a value in the rows of two splits: `values` of each split's rows in `column`."""
+    for first, second in combinations(values, 2):
+        shared = np.intersect1d(values[first], values[second])
+        if len(shared):
+            raise ValueError(
+                f"rows of one {column} lie in one split, but {shared.tolist()[0]!r} in column {column!r} is in "
+                f"{sources[first].name} and in {sources[second].name}: take it out of one, or give it another name."
+            )
+
+
 def _keys(source: Source, column: str, flag: str) -> np.ndarray:
     """The values of a column that rows are held out by: sortable, none missing. Raises ValueError."""
     values = column_of(source, column, flag)
+    if flag == "time_column":
+        return times_of(values.to_numpy(zero_copy_only=False), column, source.where)
     if values.null_count:
         row = next(row for row, value in enumerate(values) if not value.is_valid)
         raise ValueError(f"rows are held out by column {column!r}, but {source.where(row)} has no value there.")

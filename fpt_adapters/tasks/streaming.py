@@ -66,7 +66,7 @@ def open_stream(
     parts = {}
     for split, source in evaluated.items():
         find_column(source, column, (), is_class_label, "label_column")
-        labels = names.read(source.data, column, source.name)
+        labels = names.read(source, column)
         rows = keep_some(np.arange(len(labels)), sizes[split], seed, split)
         parts[split] = Part(source, rows, labels[rows])
     return StreamedParts(train, held_out, parts, column, names)

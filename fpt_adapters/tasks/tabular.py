@@ -12,6 +12,7 @@ from ..data.columns import column_of
 from ..data.sources import Source
 from ..data.splits import Part
 from ..data.targets import CLASSES, LABELS, NUMBERS
+from ..inputs.table_cells import cells_of, missing_cells
 from ..inputs.table_processing_fpt import FPTTableProcessor
 from ..modeling_fpt import FPTForSequenceClassification
 from .row_task import RowTask
@@ -36,24 +37,36 @@ class TabularTask(RowTask):
         default=None, metadata={"help": "Columns of numbers, where they look like categories or codes."}
     )
 
+    date_format: str | None = field(
+        default=None,
+        metadata={"help": "How dates are written, such as %%d/%%m/%%Y (default: 2024-12-31, or as all rows tell)."},
+    )
+
     def fit(self, part: Part) -> tuple[FPTTableProcessor, dict[str, Any], list[str]]:
         self.columns = self._features(part.source)
         features = part.source.data.features
         named = {name for name in self.columns if isinstance(features[name], datasets.ClassLabel)}  # numbers of names
         categorical = named.difference(self.numeric_columns or ()).union(self.categorical_columns or ())
         rows = _rows(part, self.columns)
-        processor = FPTTableProcessor.fit(rows, categorical, self.numeric_columns or (), _naming(part))
+        processor = FPTTableProcessor.fit(
+            rows, categorical, self.numeric_columns or (), _naming(part), self.date_format
+        )
         return processor, processor.config_fields, processor.describe()
 
     def inputs(self, part: Part) -> Sequence[dict[str, Any]]:
         columns = [name for name in self.processor().column_names if name in part.source.data.column_names]
-        values = self.processor()(_rows(part, columns), where=_naming(part))["input_values"]
+        rows = _rows(part, columns)
+        values = self.processor()(rows, where=_naming(part))["input_values"]
+        gaps = {name: missing_cells(cells_of(rows[name], name, _naming(part))) for name in rows}
         for number, column in enumerate(self.processor().columns):
-            if column["kind"] == "category" and (unknown := (values[:, number, 1] == 0).sum()):
-                logger.warning(
-                    "%d of %d rows of %s have values in column %r that no training row has: they count as unknown.",
-                    *(unknown, len(values), part.source.name, column["name"]),
-                )
+            gap = gaps[column["name"]] & (not column["missing"])
+            new = ~gap & (column["kind"] == "category") & (values[:, number, 1] == 0)
+            for unknown, what in ((new.sum(), "values"), (gap.sum(), "gaps")):
+                if unknown:
+                    logger.warning(
+                        "%d of %d rows of %s have %s in column %r that no training row has: they count as unknown.",
+                        *(unknown, len(values), part.source.name, what, column["name"]),
+                    )
         return [{"input_values": row} for row in values]
 
     def _features(self, source: Source) -> list[str]:

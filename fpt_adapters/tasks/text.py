@@ -39,6 +39,7 @@ class TokenizedTask(RowTask):
         super().__post_init__()
         if self.max_length is not None:
             check_at_least("max_length", self.max_length, 1)
+        self.training: tuple[Part | None, BatchEncoding | None] = (None, None)
 
     @abstractmethod
     def texts(self, part: Part) -> tuple[list[Any], ...]:
@@ -47,7 +48,9 @@ class TokenizedTask(RowTask):
     def fit(self, part: Part) -> tuple[PreTrainedTokenizerBase, dict[str, Any], list[str]]:
         """Load the base's tokenizer, and find how many tokens are read; see `read_at_most` for padding."""
         tokenizer = self._load_tokenizer()
-        lengths = self._lengths(tokenizer, part)
+        encoded = self._uncut(tokenizer, self.texts(part))
+        self.training = part, encoded  # which `encode` takes, so that the training rows are read once
+        lengths = list(map(len, encoded["input_ids"]))
         self.limit = most_tokens(tokenizer, self.base, **self.base_settings)
         if self.max_length is not None and self.max_length > self.limit:
             raise ValueError(f"the base reads {self.limit} tokens at most, got max_length={self.max_length}.")
@@ -58,27 +61,33 @@ class TokenizedTask(RowTask):
         found = f"{self.found}: {min(lengths)} to {max(lengths)} tokens of the base, of which it reads {read}"
         return tokenizer, {"input_type": "native", "sequence_length": most}, [found]
 
-    def encode(self, part: Part) -> BatchEncoding:
-        """The ids of a part, cut to `max_length`; warns with the count of the rows that were."""
-        tokenizer = self.processor()
-        lengths, most = self._lengths(tokenizer, part), tokenizer.model_max_length
-        cut = sum(length > most for length in lengths)
-        if cut:
+    def encode(self, part: Part) -> list[tuple[BatchEncoding, int]]:
+        """An encoding for each row of a part, and which of its rows that is, cut to `max_length`.
+
+        Warns with the count of the rows that were cut.
+        """
+        tokenizer, texts = self.processor(), self.texts(part)
+        (read, encoded), self.training = self.training, (None, None)
+        encoded = encoded if read is part else self._uncut(tokenizer, texts)
+        lengths, most = list(map(len, encoded["input_ids"])), tokenizer.model_max_length
+        found = [(encoded, row) for row in range(len(lengths))]
+        if long := [row for row, length in enumerate(lengths) if length > most]:
             advice = "the base reads no more" if most == self.limit else "write a larger --max_length"
             logger.warning(
                 "%d of %d rows of %s have more than max_length=%d tokens and were cut to it (the longest has %d): %s.",
-                *(cut, len(lengths), part.source.name, most, max(lengths), advice),
+                *(len(long), len(lengths), part.source.name, most, max(lengths), advice),
             )
-        return tokenizer(*self.texts(part), truncation=True, **self.word_settings)
+            again = [[column[row] for row in long] for column in texts]
+            cut = tokenizer(*again, truncation=True, **self.word_settings)
+            for place, row in enumerate(long):
+                found[row] = cut, place
+        return found
 
     def inputs(self, part: Part) -> Sequence[dict[str, Any]]:
-        encoded = self.encode(part)
-        return [{name: encoded[name][row] for name in encoded} for row in range(len(part.rows))]
+        return [{name: encoded[name][row] for name in encoded} for encoded, row in self.encode(part)]
 
-    def _lengths(self, tokenizer: PreTrainedTokenizerBase, part: Part) -> list[int]:
-        """How many tokens each row has, uncut."""
-        ids = tokenizer(*self.texts(part), verbose=False, **self.word_settings)["input_ids"]
-        return [len(row) for row in ids]
+    def _uncut(self, tokenizer: PreTrainedTokenizerBase, texts: tuple[list[Any], ...]) -> BatchEncoding:
+        return tokenizer(*texts, verbose=False, **self.word_settings)
 
     def _load_tokenizer(self) -> PreTrainedTokenizerBase:
         name, settings = self.tokenizer_name or self.base, {} if self.tokenizer_name else self.base_settings

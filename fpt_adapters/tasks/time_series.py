@@ -8,6 +8,8 @@ from typing import Any
 
 import datasets
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from ..data.columns import column_of, find_column, inner_feature
 from ..data.series import VALUES, from_long_form, read_ts
@@ -16,7 +18,7 @@ from ..data.splits import Part, check_at_least
 from ..data.targets import CLASSES, LABELS, NUMBERS
 from ..inputs.feature_extraction_fpt import FPTFeatureExtractor
 from ..modeling_fpt import FPTForSequenceClassification
-from .row_task import RowTask
+from .row_task import RowTask, check_apart
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +57,10 @@ class TimeSeriesTask(RowTask):
     def fit(self, part: Part) -> tuple[FPTFeatureExtractor, dict[str, Any], list[str]]:
         self.column = find_column(part.source, self.values_column, (VALUES,), _is_series, "values_column")
         series = self._read(part)
+        _check_channels(series, part, self.column)
         fields = {} if self.max_length is None else {"max_length": self.max_length}
+        if _has_gaps(part.source, self.column):  # also of rows that are held out
+            fields["missing_indicator"] = True
         lengths = sorted(map(len, series))
         patches = {"patch_length": self.patch_length, "patch_stride": self.patch_stride}
         extractor = FPTFeatureExtractor.fit(series, **patches, **fields)
@@ -71,6 +76,11 @@ class TimeSeriesTask(RowTask):
         extractor, examples = self.processor(), []
         series = self._read(part)
         for row, steps in zip(part.rows, series, strict=True):
+            if np.isnan(steps).any() and not extractor.missing_indicator:
+                raise ValueError(
+                    f"series may have gaps where training rows have some, but {part.source.where(int(row))} has one "
+                    f"in column {self.column!r}, and no training row has: fill it, or drop the row."
+                )
             try:
                 values = extractor(steps, truncation=True)["input_values"][0]
             except ValueError as error:
@@ -87,20 +97,29 @@ class TimeSeriesTask(RowTask):
     def _read(self, part: Part) -> list[np.ndarray]:
         """The series of a part: float64 (steps, channels) each. Raises ValueError, naming the row."""
         values = column_of(part.source, self.column, "values_column").take(part.rows)
-        series = []
-        for row, steps in zip(part.rows, values.to_pylist(), strict=True):
-            if not steps:
-                raise ValueError(f"each row needs a series, but {part.source.where(int(row))} has none: drop the row.")
-            steps = [_gaps(step) for step in steps]
-            widths = {len(step) if isinstance(step, list) else 1 for step in steps}
-            if len(widths) > 1:
-                raise ValueError(
-                    f"each step has as many numbers, but the steps in column {self.column!r} of "
-                    f"{part.source.where(int(row))} have {sorted(widths)}."
-                )
-            array = np.array(steps, dtype=np.float64)
-            series.append(array[:, None] if array.ndim == 1 else array)
-        return series
+        return [
+            self._array(steps, f"{part.source.where(int(row))} (column {self.column!r})")
+            for row, steps in zip(part.rows, values.to_pylist(), strict=True)
+        ]
+
+    @staticmethod
+    def _array(steps: Any, where: str) -> np.ndarray:
+        """The series of the row `where`: float64 (steps, channels), NaN where a number is missing."""
+        if not steps:
+            raise ValueError(f"each row needs a series, but {where} has none: drop the row.")
+        widths = {len(step) if isinstance(step, list) else 1 for step in steps if step is not None}
+        if len(widths) > 1 or 0 in widths:
+            raise ValueError(f"each step has as many numbers, but the steps in {where} have {sorted(widths)}.")
+        gap = [None] * max(widths, default=1)
+        steps = [gap if step is None else step if isinstance(step, list) else [step] for step in steps]
+        array = np.array(steps, dtype=np.float64)  # NaN for None
+        if len(wrong := np.argwhere(np.abs(array) > np.finfo(np.float32).max)):
+            step, channel = wrong[0].tolist()
+            raise ValueError(
+                f"a series holds finite numbers, but {where} has {array[step, channel]} in step {step}: write a "
+                "number, or nothing where it is missing."
+            )
+        return array
 
     def read_source(self, path: str, split: str) -> Source:
         if Path(path).suffix.lower() == ".ts" and Path(path).is_file():
@@ -113,9 +132,12 @@ class TimeSeriesTask(RowTask):
             return sources
         long = {}
         for split, source in sources.items():
-            constant = dict.fromkeys([*self._label_columns(source), *filter(None, [self.group_column])])
+            aside = filter(None, [self.group_column, self.time_column])
+            constant = dict.fromkeys([*self._label_columns(source), *aside])
             constant.pop(self.id_column, None)
             long[split] = from_long_form(source, self.id_column, self.step_column, tuple(constant))
+        ids = {split: np.asarray(source.data[self.id_column]) for split, source in long.items()}
+        check_apart(ids, long, self.id_column)
         return long
 
 
@@ -141,8 +163,25 @@ def _is_series(feature: Any) -> bool:
     return isinstance(inner, datasets.Value) and inner.dtype.startswith(("float", "int", "uint"))
 
 
-def _gaps(step: Any) -> Any:
-    """A step with NaN for None."""
-    if isinstance(step, list):
-        return [np.nan if value is None else value for value in step]
-    return np.nan if step is None else step
+def _has_gaps(source: Source, column: str) -> bool:
+    values = column_of(source, column, "values_column")
+    while pa.types.is_nested(values.type):
+        values = values.flatten()
+    return values.null_count > 0 or bool(pc.any(pc.is_nan(values.cast(pa.float64()))).as_py())
+
+
+def _check_channels(series: Sequence[np.ndarray], part: Part, column: str) -> None:
+    """Raise ValueError for series of several widths, and for a channel that no training row has."""
+    widths = [array.shape[1] for array in series]
+    if other := next((row for row, width in enumerate(widths) if width != widths[0]), None):
+        first, where = (part.source.where(int(part.rows[row])) for row in (0, other))
+        raise ValueError(
+            f"all series have as many channels, but {first} has {widths[0]} in column {column!r} and {where} has "
+            f"{widths[other]}: give them the same."
+        )
+    missing = np.all([np.isnan(array).all(axis=0) for array in series], axis=0)  # (channels,)
+    if missing.any():
+        raise ValueError(
+            f"channel {int(missing.argmax())} in column {column!r} of {part.source.name} is missing in every training "
+            "row: leave it out."
+        )

@@ -14,6 +14,7 @@ from ..data.targets import CLASSES
 from ..data.texts import is_words, read_words, without
 from ..data.token_targets import TokenTarget
 from ..heads.problems import IGNORED_LABEL
+from ..inference.texts import first_pieces
 from ..modeling_fpt import FPTForTokenClassification
 from .row_task import RowSplit
 from .text import TokenizedTask
@@ -57,9 +58,11 @@ class TokenClassification(TokenizedTask):
                     f"each word has a label, but {part.source.where(int(row))} has {len(words)} words in column "
                     f"{self.column!r} and {len(labels)} labels in column {self.target.columns[0]!r}."
                 )
-        encoded = self.encode(part)
-        inputs = [{name: encoded[name][row] for name in encoded} for row in range(len(part.rows))]
-        labels = [on_first_pieces(encoded.word_ids(row), part.labels[row]) for row in range(len(part.rows))]
+        encodings = self.encode(part)
+        inputs = [{name: encoded[name][row] for name in encoded} for encoded, row in encodings]
+        words = [encoded.word_ids(row) for encoded, row in encodings]
+        labels = np.empty(len(words), dtype=object)
+        labels[:] = [on_first_pieces(*each) for each in zip(words, part.labels, strict=True)]
         return RowSplit(inputs, labels)
 
     def _load_tokenizer(self) -> PreTrainedTokenizerBase:
@@ -78,6 +81,7 @@ def on_first_pieces(words: Sequence[int | None], labels: np.ndarray) -> np.ndarr
 
     `words`: the number of the word that each token is of, None for special ones.
     """
-    first = [word is not None and word != before for before, word in zip([None, *words], words, strict=False)]
-    taken = [labels[word] if is_first else IGNORED_LABEL for word, is_first in zip(words, first, strict=True)]
-    return np.array(taken, dtype=np.int64)
+    taken = np.full(len(words), IGNORED_LABEL, dtype=np.int64)
+    for token in first_pieces(words):
+        taken[token] = labels[words[token]]
+    return taken

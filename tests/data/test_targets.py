@@ -1,12 +1,16 @@
 """What label columns hold: found or said, read, scored beside the one constant answer; and rows held out in blocks."""
 
+import re
+
 import datasets
 import numpy as np
 import pytest
 
+from fpt_adapters.data.entities import spans_of
 from fpt_adapters.data.sources import Source
 from fpt_adapters.data.splits import held_out
 from fpt_adapters.data.targets import choose_target
+from fpt_adapters.data.token_targets import TokenTarget
 
 CLASSES, LABELS, NUMBERS = "single_label_classification", "multi_label_classification", "regression"
 
@@ -53,6 +57,8 @@ WRONG = {
     "missing number": ({"y": [1.0, None]}, {}, "row 1 of the train split .* has none in column 'y'"),
     "infinite number": ({"y": [1.0, float("inf")]}, {}, "row 1 .* has inf in column 'y'"),
     "text as numbers": ({"y": ["a", "b"]}, {"problem_type": NUMBERS}, "row 0 .* has 'a' .* in column 'y'"),
+    "text among numbers": ({"y": ["1.5", "much"]}, {"problem_type": NUMBERS}, "row 1 .* has 'much' .* in column 'y'"),
+    "the same labels": ({"y": [["a", "b"]] * 3}, {}, "all 3 training rows have a, b in column 'y': name another"),
     "lists of several lengths": ({"y": [[1.0], [1.0, 2.0]]}, {}, r"have lengths \[1, 2\]"),
     "text without a separator": ({"y": ["a", "b"]}, {"problem_type": LABELS}, "--label_separator"),
     "one class only": ({"y": ["a", "a"]}, {}, "two classes, but all 2 training rows have 'a'"),
@@ -66,6 +72,26 @@ def test_wrong_labels_are_named(columns, said, message):
     with pytest.raises(ValueError, match=message):
         target = choose_target(source(**columns), ["y"], **said)
         target.fitted(target.read(source(**columns)))
+
+
+WITHOUT_ROWS = {  # labels of the file, and of the rows that are left to train on
+    "class": (["a", "b", "c"], [0, 1], r"no row to train on has 1 of them \(c\): give more rows"),
+    "label": ([["a"], ["b"], ["c"]], [0, 2], r"no row to train on has 1 of them \(b\): give more rows"),
+    "amounts": ([1990, 2024], [0, 1], r"no row to train on has 2023 of them .*choose a regression"),
+}
+
+
+@pytest.mark.parametrize(("values", "rows", "message"), WITHOUT_ROWS.values(), ids=WITHOUT_ROWS)
+def test_a_class_without_rows_to_train_on_is_said(values, rows, message):
+    target = choose_target(source(y=values), ["y"])
+    labels = target.read(source(y=values))
+    assert re.search(message, target.fitted(labels[rows]).describe())
+    if len(values) == 3:
+        assert "train on" not in target.fitted(labels).describe()
+        with pytest.raises(
+            ValueError, match=r"those of others are held out or not there: give more rows|or give rows with others"
+        ):
+            target.fitted(labels[:1])
 
 
 @pytest.mark.parametrize(
@@ -88,6 +114,40 @@ def test_scores_stand_beside_those_of_the_constant_answer():
     numbers = choose_target(source(y=[1.0, 3.0]), ["y"])
     assert numbers.scores(np.array([[1.0], [2]]), np.array([[1.0], [3]])) == {"mse": 0.5, "mae": 0.5, "r2": 0.5}
     assert numbers.floors(np.array([[1.0], [3]])) == {"mse": 1, "mae": 1, "r2": 0}
+
+
+SPANS = {  # tags of a row -> its entities
+    "O O": [],
+    "B-PER I-PER O": [(0, 2, "PER")],
+    "B-PER B-PER": [(0, 1, "PER"), (1, 2, "PER")],
+    "B-PER I-LOC": [(0, 1, "PER"), (1, 2, "LOC")],
+    "O I-PER I-PER": [(1, 3, "PER")],
+    "S-PER B-LOC I-LOC E-LOC": [(0, 1, "PER"), (1, 4, "LOC")],
+    "B-LOC E-LOC E-LOC I-LOC": [(0, 2, "LOC"), (2, 3, "LOC"), (3, 4, "LOC")],
+    "B-first-name I-first-name": [(0, 2, "first-name")],
+}
+
+
+@pytest.mark.parametrize(("tags", "spans"), SPANS.items())
+def test_entities_are_spans_of_tags(tags, spans):
+    assert sorted(spans_of(tags.split())) == spans
+
+
+def test_tags_are_scored_as_entities_beside_their_words():
+    rows = [["B-PER", "I-PER", "O"], ["O", "B-LOC"]]
+    target = TokenTarget.of_column(source(tags=rows), "tags")
+    assert target.names.names == ("B-LOC", "B-PER", "I-PER", "O")
+    labels = np.array([[1, -100, 2, 3], [3, 0, -100, -100]])  # as they stand on the pieces of words
+    answers = np.array([[1, 0, 3, 3], [3, 0, 1, 1]])  # the person is cut short
+    scores = target.scores(np.eye(4)[answers], labels)
+    assert scores["accuracy"] == pytest.approx(0.8)
+    assert {name: scores[f"entity_{name}"] for name in ("precision", "recall", "f1")} == pytest.approx(
+        {"precision": 0.5, "recall": 0.5, "f1": 0.5}
+    )
+    floors = target.floors(target.read(source(tags=rows)))
+    assert floors["accuracy"] == pytest.approx(0.4) and floors["entity_f1"] == 0
+    plain = TokenTarget.of_column(source(tags=[["NOUN", "O"]]), "tags")
+    assert "entity_f1" not in plain.scores(np.eye(2)[[[0, 1]]], np.array([[0, 1]]))
 
 
 def test_blocks_stay_together():

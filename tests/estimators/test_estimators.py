@@ -14,6 +14,8 @@ from test_native import CONFIGS
 from transformers import AutoConfig, AutoModel, ViTImageProcessorPil
 
 from fpt_adapters import FPTClassifier, FPTRegressor
+from fpt_adapters.data.collating import without_padding
+from fpt_adapters.inference.pipeline import FPTPipeline
 
 RNG = np.random.default_rng(0)
 ROWS = 40
@@ -95,6 +97,18 @@ def test_the_processor_beside_a_base_is_taken(tmp_path):
     assert type(clf.fit(KINDS["pictures"], CLASSES).processor_) is ViTImageProcessorPil
 
 
+@pytest.mark.parametrize("kind", ["ragged series", "sound", "images", "table"])
+def test_examples_are_prepared_in_batches_and_are_those_of_each_row_alone(kind):
+    X = KINDS[kind]
+    clf = estimator(max_epochs=1).fit(X, CLASSES)
+    answering = FPTPipeline(clf.model_, clf.processor_)
+    together = [example for batch in answering.inputs(X, 16) for example in without_padding(batch)]
+    alone = [example for batch in answering.inputs(X, 1) for example in without_padding(batch)]
+    assert len(together) == len(alone) == ROWS
+    for one, other in zip(together, alone, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=0)
+
+
 def test_it_learns_and_stops_at_its_best():
     X = KINDS["array"]
     clf = estimator(max_epochs=60, patience=5).fit(X, CLASSES)
@@ -133,6 +147,13 @@ WRONG = {
     "text without a tokenizer": (["a text"] * ROWS, CLASSES, "read by a base's own tokenizer"),
     "too few labels": (KINDS["array"], CLASSES[:5], "inconsistent numbers of samples"),
 }
+
+
+def test_a_wrong_row_is_named_by_its_number():
+    clf = estimator(max_epochs=1).fit(KINDS["series"], CLASSES)
+    X = [*np.zeros((66, 8, 2)), np.zeros((8, 3)), *np.zeros((3, 8, 2))]
+    with pytest.raises(ValueError, match=r"^rows from 64 on: a sequence has shape .* in sequence 2"):
+        clf.predict(X)
 
 
 @pytest.mark.parametrize(("X", "y", "message"), WRONG.values(), ids=WRONG)

@@ -23,8 +23,10 @@ from transformers import pipeline as transformers_pipeline
 
 import fpt_adapters
 from fpt_adapters.inputs.audio_feature_extraction_fpt import read_wave, resampled
+from fpt_adapters.run.predicting import Writer
 from fpt_adapters.run.predicting import main as predict
 from fpt_adapters.run.training import main as train
+from fpt_adapters.tasks import TabularClassification, TimeSeriesClassification
 
 ROWS = 40
 QUIET = ["--use_cpu", "--disable_tqdm", "true", "--save_strategy", "no", "--max_steps", "2"]
@@ -145,6 +147,12 @@ def raw_rows(file, folder):
     return data
 
 
+def flat(answer):
+    """The numbers of an answer, one level of names."""
+    numbers = {name: value for name, value in answer.items() if isinstance(value, float)}
+    return numbers | answer.get("scores", {})
+
+
 @pytest.mark.parametrize(("task", "write", "more"), DATA.values(), ids=DATA)
 def test_one_command_trains_and_the_raw_rows_are_answered_from_what_was_saved(
     task, write, more, saved_base, tmp_path, capsys
@@ -157,9 +165,9 @@ def test_one_command_trains_and_the_raw_rows_are_answered_from_what_was_saved(
     rows = raw_rows(file, tmp_path)
     answers = answering(rows, batch_size=7)
     assert len(answers) == len(rows)
-    for answer, alone in zip(answers, answering(rows, batch_size=1), strict=True):
-        scores, expected = [*answer.values()][-1], [*alone.values()][-1]
-        assert scores == pytest.approx(expected, rel=1e-4, abs=1e-4)
+    for batch_size in (1, len(rows)):  # no answer depends on the batch it stands in
+        for answer, again in zip(answers, answering(rows, batch_size=batch_size), strict=True):
+            assert flat(again) == pytest.approx(flat(answer), rel=1e-3, abs=1e-4)
     config = answering.model.config
     for answer in answers:
         if config.problem_type == "regression":
@@ -360,6 +368,29 @@ def test_a_regression_answers_in_the_datas_units(saved_base, tmp_path):
     assert results["eval_mse"] > 1e6 and results["eval_loss"] < 100  # in the data's units, and in none
 
 
+def test_series_in_long_form_are_answered_one_by_one(saved_base, tmp_path):
+    file = steps(tmp_path)
+    train(flags("time-series-classification", saved_base, file, tmp_path / "out", "--do_train", *LONG))
+    new = ["--model", str(tmp_path / "out"), "--base_model_name_or_path", str(saved_base), "--batch_size", "7", *LONG]
+    output = tmp_path / "answers.csv"
+    assert predict([*new, "--file", str(file), "--input_column", "x,y", "--output", str(output)]) == ROWS
+    answers = pandas.read_csv(output)
+    assert answers["id"].tolist() == list(range(ROWS))
+    answering = fpt_adapters.pipeline(tmp_path / "out", base_model_name_or_path=saved_base)
+    values = [part[["x", "y"]].to_numpy() for _, part in pandas.read_csv(file).groupby("id")]
+    assert answers["predicted_score"].tolist() == pytest.approx([one["score"] for one in answering(values)], abs=1e-5)
+    for number, (write, message) in enumerate(
+        (
+            (cell("t", 11, 0), "row 11 of .* has 0 in column 't' after 1"),
+            (cell("x", 30, "high"), "row 30 of .* has 'high' in column 'x': mend it"),
+            (by_time, "row 40 of .* is of series 0 again"),
+        )
+    ):
+        wrong = ["--file", str(write(tmp_path)), "--input_column", "x,y", "--output", f"{output}.{number}.csv"]
+        with pytest.raises(ValueError, match=message):
+            predict([*new, *wrong])
+
+
 def test_paths_in_a_file_are_relative_to_it(saved_base, tmp_path, monkeypatch):
     file = paths(tmp_path)
     train(flags("image-classification", saved_base, file, tmp_path / "out", "--do_train"))
@@ -396,7 +427,7 @@ def test_a_wrong_row_is_named_and_leaves_no_answers(saved_base, tmp_path):
     assert not (tmp_path / "answers.csv").exists()
 
 
-def test_a_wrong_cell_is_named_by_its_row_in_the_file(saved_base, tmp_path):
+def test_a_wrong_row_in_the_middle_leaves_the_answers_before_it(saved_base, tmp_path):
     table = pandas.DataFrame({"area": np.arange(ROWS) + 0.5, "label": labels()})
     table.to_csv(tmp_path / "rows.csv", index=False)
     train(flags("tabular-classification", saved_base, tmp_path / "rows.csv", tmp_path / "out", "--do_train"))
@@ -405,14 +436,89 @@ def test_a_wrong_cell_is_named_by_its_row_in_the_file(saved_base, tmp_path):
     table.to_csv(tmp_path / "new.csv", index=False)
     new = ["--model", str(tmp_path / "out"), "--base_model_name_or_path", str(saved_base), "--batch_size", "4"]
     new += ["--file", str(tmp_path / "new.csv"), "--output", str(tmp_path / "answers.csv")]
-    with pytest.raises(ValueError, match=r"^row 9 of .*new\.csv: column 'area' .* row 9 has 'big'"):
+    with pytest.raises(ValueError, match=r"^row 9 of .*new\.csv: column 'area' .* row 9 has 'big'.*8 rows .*\.part\."):
         predict(new)
+    assert pandas.read_csv(tmp_path / "answers.csv.part")["area"].tolist() == table["area"][:8].tolist()
 
 
-def change(file, edit):
-    rows = pandas.read_csv(file)
-    edit(rows)
-    rows.to_csv(file, index=False)
+def test_columns_of_a_file_are_kept_whatever_comes_later(saved_base, tmp_path):
+    """Text that grows long, a column that begins empty, and dates; a parquet file says what it cannot hold."""
+    table = pandas.DataFrame({"area": np.arange(ROWS) + 0.5, "label": labels()})
+    table.to_csv(tmp_path / "rows.csv", index=False)
+    train(flags("tabular-classification", saved_base, tmp_path / "rows.csv", tmp_path / "out", "--do_train"))
+    table["note"] = [None] * 8 + ["long " * 400] * (ROWS - 8)
+    table["day"] = pandas.Timestamp("2024-12-31")
+    table.to_parquet(tmp_path / "new.parquet")
+    place = ["--model", str(tmp_path / "out"), "--base_model_name_or_path", str(saved_base), "--batch_size", "4"]
+    for ending, read in (("csv", pandas.read_csv), ("parquet", pandas.read_parquet)):
+        output = tmp_path / f"answers.{ending}"
+        assert predict([*place, "--file", str(tmp_path / "new.parquet"), "--output", str(output)]) == ROWS
+        answers = read(output)
+        assert answers["note"].isna().tolist() == table["note"].isna().tolist()
+        assert answers["note"][9] == table["note"][9] and pandas.Timestamp(answers["day"][0]) == table["day"][0]
+    with Writer(tmp_path / "mixed.parquet", ".parquet") as writer:
+        writer.write({"code": [1, 2]})
+        with pytest.raises(ValueError, match=r"later ones differ .* write --output with a name that ends in \.csv"):
+            writer.write({"code": ["x"]})
+
+
+INF = float("inf")
+
+
+def cell(column, row, value):
+    """A function that writes steps in long form with one cell changed."""
+
+    def write(folder):
+        rows = pandas.read_csv(steps(folder)).astype(object)
+        rows.loc[row, column] = value
+        rows.to_csv(folder / "rows.csv", index=False)
+        return folder / "rows.csv"
+
+    return write
+
+
+def by_time(folder):
+    pandas.read_csv(steps(folder)).sort_values(["t", "id"]).to_csv(folder / "rows.csv", index=False)
+    return folder / "rows.csv"
+
+
+def no_label(folder):
+    rows = pandas.read_csv(steps(folder))
+    rows["label"] = rows["label"].mask(rows["id"] == 1)
+    rows.to_csv(folder / "rows.csv", index=False)
+    return folder / "rows.csv"
+
+
+def step(value):
+    """A function that writes series, one of them with another step."""
+
+    def write(folder):
+        values = [[[1.0 * number, 2.0]] * 5 for number in range(ROWS)]
+        values[2] = value
+        datasets.Dataset.from_dict({"values": values, "label": labels()}).to_parquet(folder / "rows.parquet")
+        return folder / "rows.parquet"
+
+    return write
+
+
+def line(text):
+    """A function that writes an archive's file with another last line."""
+
+    def write(folder):
+        archive(folder).write_text("@classLabel true left right\n@data\n1,2:left\n1,3:right\n" + text)
+        return folder / "rows.ts"
+
+    return write
+
+
+def csv(text):
+    """A function that writes this file."""
+
+    def write(folder):
+        (folder / "rows.csv").write_text(text)
+        return folder / "rows.csv"
+
+    return write
 
 
 def loose_picture(folder):
@@ -420,54 +526,47 @@ def loose_picture(folder):
     return folder / "photos"
 
 
-def one_step_late(folder):
-    change(steps(folder), lambda rows: rows.__setitem__("t", rows["t"].where(rows.index != 10, 0)))
-    return folder / "rows.csv"
-
-
-def one_label_else(folder):
-    change(steps(folder), lambda rows: rows.__setitem__("label", rows["label"].where(rows.index != 10, "up")))
-    return folder / "rows.csv"
-
-
-def text_channel(folder):
-    change(steps(folder), lambda rows: rows.__setitem__("x", rows["x"].astype(object).where(rows.index != 3, "high")))
-    return folder / "rows.csv"
-
-
 LONG = ["--id_column", "id", "--step_column", "t"]
+SERIES, TABLE = "time-series-classification", "tabular-classification"
 WRONG = {  # task, rows, more flags, message
     "sound that is none": (
         "audio-classification",
         broken_sound,
         [],
-        r"row 0 of .*column 'audio' cannot be read as one",
+        r"left/1\.wav of .*column 'audio' cannot be read as one",
     ),
-    "picture that is cut off": ("image-classification", broken_picture, [], r"row 0 of .*'image' cannot be decoded"),
+    "picture that is cut off": ("image-classification", broken_picture, [], r"left/1\.png of .* cannot be decoded"),
     "picture outside a class": ("image-classification", loose_picture, [], r"'1\.png' lies outside one"),
-    "time that goes back": ("time-series-classification", one_step_late, LONG, r"row 10 of .* has 0 in column 't'"),
-    "two labels": ("time-series-classification", one_label_else, LONG, "row 10 of .* has 'up' after 'left'"),
-    "text in a channel": ("time-series-classification", text_channel, LONG, "row 3 of .* has 'high' in column 'x'"),
-    "ragged steps": (
-        "time-series-classification",
-        lambda folder: ragged(folder),
-        [],
-        r"column 'values' of row 2 of .* have \[1, 2\]",
+    "time that goes back": (SERIES, cell("t", 11, 0), LONG, r"row 11 of .* has 0 in column 't' after 1 in row 10"),
+    "time that stands still": (SERIES, cell("t", 10, 0), LONG, r"row 10 of .* has 0 .* after 0 .*drop one of the two"),
+    "time that is missing": (SERIES, cell("t", 10, None), LONG, "row 10 of .* has none in column 't'"),
+    "time that is text": (
+        SERIES,
+        cell("t", 10, "soon"),
+        LONG,
+        "times are numbers or dates, but row 10 of .* has 'soon'",
     ),
-    "numbers for a classifier": (
-        "time-series-classification",
-        lambda folder: series(folder, NUMBERS),
-        [],
-        "time-series-classification has labels that are",
-    ),
+    "rows apart without a time": (SERIES, by_time, LONG[:2], "series 0 goes on in row 40 of .* write --step_column"),
+    "id that is missing": (SERIES, cell("id", 10, None), LONG, "row 10 of .* has no id in column 'id'"),
+    "two labels": (SERIES, cell("label", 10, "up"), LONG, "row 10 of .* has 'up' after 'left' in row 9"),
+    "no label": (SERIES, no_label, LONG, r"series 1 \(row 9 and on\) of .* has none in column 'label'"),
+    "text in a channel": (SERIES, cell("x", 3, "high"), LONG, "row 3 of .* has 'high' in column 'x'"),
+    "infinity in a channel": (SERIES, cell("x", 3, INF), LONG, "row 3 of .* has inf in column 'x'"),
+    "ragged steps": (SERIES, step([[1.0], [1.0, 2.0]]), [], r"row 2 of .* \(column 'values'\) have \[1, 2\]"),
+    "another channel": (SERIES, step([[1.0] * 3]), [], "row 0 of .* has 2 in column 'values' and row 2 of .* has 3"),
+    "infinity": (SERIES, step([[1.0, 2.0], [INF, 0.0]]), [], "row 2 of .* has inf in step 1"),
+    "beyond float32": (SERIES, step([[1e99, 0.0]]), [], "row 2 of .* has 1e.99 in step 0"),
+    "empty series": (SERIES, step([]), [], "row 2 of .* has none: drop the row"),
+    "archive with text": (SERIES, line("1,a:left"), [], "line 5 of .* has 'a', which is no number"),
+    "archive without a label": (SERIES, line("1,2:"), [], "one of left, right, but line 5 of .* has ''"),
+    "archive with another class": (SERIES, line("1,2:up"), [], "one of left, right, but line 5 of .* has 'up'"),
+    "numbers for a classifier": (SERIES, lambda folder: series(folder, NUMBERS), [], "has labels that are"),
+    "column twice": (TABLE, csv("a,label,label\n1,2,3"), [], r"'.*rows\.csv' has two called 'label'"),
+    "semicolons": (TABLE, csv("a;label\n1;2"), [], r"'.*rows\.csv' has ';' between"),
+    "empty file": (TABLE, csv(""), [], r"rows\.csv\) is an empty file"),
+    "a header only": (TABLE, csv("a,label\n"), [], r"rows\.csv\) has no rows"),
+    "one row": (TABLE, csv("a,label\n1,x"), [], "1 row of .* would be held out for test, but it has 1 left"),
 }
-
-
-def ragged(folder):
-    values = [[[1.0, 2.0]] * 5 for _ in range(ROWS)]
-    values[2] = [[1.0], [1.0, 2.0]]
-    datasets.Dataset.from_dict({"values": values, "label": labels()}).to_parquet(folder / "rows.parquet")
-    return folder / "rows.parquet"
 
 
 @pytest.mark.parametrize(("task", "write", "more", "message"), WRONG.values(), ids=WRONG)
@@ -485,6 +584,63 @@ MISSING = {  # a column that is not there: more flags, what to write
     "label": ["--label_column", "speaker"],
     "id": ["--id_column", "speaker"],
 }
+
+
+def test_rows_of_several_series_in_turn_are_the_same_as_one_series_after_another(tmp_path):
+    loaded = []
+    for write in (steps, by_time):
+        task = TimeSeriesClassification(train_file=str(write(tmp_path)), id_column="id", step_column="t")
+        data = task.load()
+        loaded.append((data.config, [example["input_values"] for example in data.test]))
+    assert loaded[0][0] == loaded[1][0]
+    torch.testing.assert_close(loaded[0][1], loaded[1][1])
+
+
+def test_a_gap_in_the_rows_that_are_held_out_is_one_that_the_model_knows(tmp_path):
+    """Row 3 is the only one with a gap, and some seed holds it out."""
+    file = str(series(tmp_path, gap=True))
+    held = 0
+    for seed in range(12):
+        data = TimeSeriesClassification(train_file=file).load(seed)
+        assert data.config["num_channels"] == 4  # two numbers, and whether each is missing
+        gaps = [example["input_values"][:, 1::2].sum() for example in data.validation]
+        held += int(sum(gaps))
+        assert all(torch.isfinite(example["input_values"]).all() for example in data.validation)
+    assert held
+    datasets.Dataset.from_dict({"values": [[[1.0, None]]], "label": ["left"]}).to_parquet(tmp_path / "test.parquet")
+    whole = str(series(tmp_path))
+    with pytest.raises(
+        ValueError, match=r"row 0 of the test split .* has one in column 'values', and no training row"
+    ):
+        TimeSeriesClassification(train_file=whole, test_file=str(tmp_path / "test.parquet")).load()
+
+
+def test_an_id_is_in_one_split(tmp_path):
+    shutil.copy(steps(tmp_path), tmp_path / "test.csv")
+    files = {"train_file": str(tmp_path / "rows.csv"), "test_file": str(tmp_path / "test.csv")}
+    with pytest.raises(
+        ValueError, match=r"0 in column 'id' is in the train split .* and in the test split .*test\.csv"
+    ):
+        TimeSeriesClassification(**files, id_column="id", step_column="t").load()
+
+
+TIMES = {  # times of rows, in order -> whether they are ones
+    "days": [f"{day:02}/01/2024" for day in range(1, 32)] + [f"{day:02}/02/2024" for day in range(1, 10)],
+    "numbers": list(range(ROWS)),
+    "ISO": [f"2024-01-{day:02}T09:00:00+01:00" for day in range(1, 31)]
+    + [f"2024-02-{day:02}" for day in range(1, 11)],
+}
+
+
+@pytest.mark.parametrize("times", TIMES.values(), ids=TIMES)
+def test_the_latest_rows_are_held_out_however_times_are_written(times, tmp_path):
+    table = pandas.DataFrame({"when": times, "x": np.arange(ROWS), "label": labels()})
+    table.sample(frac=1, random_state=0).to_csv(tmp_path / "rows.csv", index=False)
+    task = TabularClassification(train_file=str(tmp_path / "rows.csv"), time_column="when")
+    data = task.load()
+    scale = task.processor().columns[0]
+    x = [example["input_values"][0, 1].item() * scale["std"] + scale["mean"] for example in data.test]
+    assert sorted(np.round(x)) == [36, 37, 38, 39]
 
 
 @pytest.mark.parametrize("more", MISSING.values(), ids=MISSING)
@@ -509,7 +665,7 @@ def test_a_group_is_in_one_split(saved_base, tmp_path):
     task = "time-series-classification"
     train(flags(task, saved_base, tmp_path / "train.parquet", tmp_path / "out", *more))
     more += ["--test_file", str(tmp_path / "test.parquet")]
-    with pytest.raises(ValueError, match="'speaker 0' in column 'speaker' is in the training rows and in the test"):
+    with pytest.raises(ValueError, match=r"'speaker 0' in column 'speaker' is in the train split .* and in the test"):
         train(flags(task, saved_base, tmp_path / "train.parquet", tmp_path / "again", *more))
 
 

@@ -104,9 +104,62 @@ def test_values_that_training_never_saw_are_said(tmp_path, warned):
     assert "20 of 20 rows of the test split" in warned.text and "column 'town' that no training row has" in warned.text
 
 
+def test_gaps_that_training_never_saw_are_said(tmp_path, warned):
+    test = houses(20)
+    files = {"train_file": written(tmp_path, houses().assign(area=np.arange(60.0)))}
+    task = TabularClassification(**files, test_file=written(tmp_path, test, "test.csv"), label_column="kind")
+    data = task.load()
+    assert f"{test['area'].isna().sum()} of 20 rows of the test split" in warned.text
+    assert "have gaps in column 'area' that no training row has" in warned.text
+    assert all(example["input_values"].isfinite().all() for example in data.test)
+
+
+DATES = {  # how the last day of 2024 is written -> the format that is found
+    "31/12/2024": "%d/%m/%Y",
+    "12/31/2024": "%m/%d/%Y",
+    "31.12.2024": "%d.%m.%Y",
+    "Dec 31, 2024": "%b %d, %Y",
+    "31 December 2024": "%d %B %Y",
+    "2024/12/31 23:59": "%Y/%m/%d %H:%M",
+    "2024-12-31": "iso",
+}
+
+
+@pytest.mark.parametrize(("text", "form"), DATES.items())
+def test_dates_are_read_as_all_rows_of_a_column_agree(text, form, tmp_path):
+    days = pandas.date_range("2024-06-01", periods=60, freq="97h")
+    texts = days.strftime("%Y-%m-%d" if form == "iso" else form)
+    path = written(tmp_path, pandas.DataFrame({"day": texts, "label": np.arange(60) % 2}))
+    task = TabularClassification(train_file=path)
+    task.load()
+    columns = task.processor().columns
+    assert {column["kind"] for column in columns} == {"date"}
+    assert {column.get("format", "iso") for column in columns} == {form}
+    task.processor().save_pretrained(tmp_path)
+    loaded = AutoFeatureExtractor.from_pretrained(tmp_path)
+    same = pandas.DataFrame({"day": pandas.to_datetime([text], format=None if form == "iso" else form)})
+    np.testing.assert_array_equal(loaded({"day": [text]})["input_values"], loaded(same)["input_values"])
+    with pytest.raises(ValueError, match="column 'day' holds dates, but row 0 has 'soon': write "):
+        loaded({"day": ["soon"]})
+
+
+def test_dates_that_read_in_two_ways_are_said_and_times_as_numbers_are_numbers(tmp_path):
+    days = [f"{1 + number % 12:02}/{1 + number // 12:02}/2024" for number in range(60)]
+    table = pandas.DataFrame({"day": days, "unix": 1.7e9 + np.arange(60), "label": np.arange(60) % 2})
+    path = written(tmp_path, table)
+    message = r"'day' holds dates that read in two ways \(%d/%m/%Y and %m/%d/%Y: row \d+ of .*houses.csv"
+    with pytest.raises(ValueError, match=message):
+        TabularClassification(train_file=path).load()
+    for said, kind in (({"date_format": "%m/%d/%Y"}, "date"), ({"categorical_columns": ["day"]}, "category")):
+        task = TabularClassification(train_file=path, **said)
+        task.load()
+        kinds = {column["name"]: column["kind"] for column in task.processor().columns}
+        assert kinds == {"day": kind, "unix": "number"}
+
+
 MISTAKES = [  # what becomes of the table, the task's flags, and what is said
     ({"area": ["big"]}, {}, r"column 'area' holds numbers, but row 5 of the train split \(.*houses.csv\) has 'big'"),
-    ({"rooms": [float("inf")]}, {}, r"column 'rooms' holds finite numbers, but row 5 of the train split .* has .*inf"),
+    ({"rooms": [float("inf")]}, {}, r"column 'rooms' holds finite numbers, but row 5 of the train split .* has inf"),
     ({"built": ["2001-02-30"]}, {}, "column 'built' holds dates, but row 5 of the train split .* has '2001-02-30'"),
     ({"kind": [None]}, {}, "row 5 of the train split .*kind"),
     ({}, {"numeric_columns": ["town"]}, "column 'town' holds finite numbers, but row [0-9]+ of the train split"),

@@ -11,7 +11,7 @@ from conftest import tiny_config
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import AutoModel, AutoTokenizer, PreTrainedTokenizerFast, pipeline
 
-import fpt_adapters  # noqa: F401  registers the models
+import fpt_adapters
 from fpt_adapters.run import training as run_fpt
 from fpt_adapters.tasks import SequenceClassification, TextClassification, TokenClassification
 from fpt_adapters.tasks.words import on_first_pieces
@@ -146,8 +146,28 @@ def test_what_is_cut_is_counted(text_base, rows_in, caplog):
     assert "write a larger --max_length" in caplog.text
 
 
+@pytest.mark.parametrize(("most", "reads"), [(None, [16, 2, 2]), (5, [16, 5, 2, 2])], ids=["all", "cut"])
+def test_rows_are_tokenized_once_and_those_that_are_cut_again(most, reads, text_base, rows_in, monkeypatch):
+    task = TextClassification(train_file=rows_in(text=TEXT, label=[0, 1] * 10), max_length=most)
+    task.base = str(text_base)
+    read, call = [], PreTrainedTokenizerFast.__call__
+
+    def counting(self, text, **settings):
+        read.append(len(text))
+        return call(self, text, **settings)
+
+    monkeypatch.setattr(PreTrainedTokenizerFast, "__call__", counting)
+    data = task.load()  # sixteen rows train, two validate, two test; the five that are long are in training
+    assert read == reads
+    plain = task.processor()
+    for part in (data.train, data.test):
+        for example in part:
+            text = plain.decode(example["input_ids"], skip_special_tokens=True)
+            assert plain(text, truncation=True)["input_ids"] == example["input_ids"].tolist()
+
+
 WORDS = [["Anna", "saw", "Paris"], ["Anna", "saw", "Anna", "not", "Paris"]] * 6
-TAGS = [["PER", "O", "LOC"], ["PER", "O", "PER", "O", "LOC"]] * 6
+TAGS = [["B-PER", "O", "B-LOC"], ["B-PER", "O", "B-PER", "O", "B-LOC"]] * 6
 
 
 def test_words_train_and_a_pipeline_answers(text_base, rows_in, tmp_path):
@@ -155,23 +175,65 @@ def test_words_train_and_a_pipeline_answers(text_base, rows_in, tmp_path):
     results = run(
         "token-classification", text_base, tmp_path / "out", "--train_file", train, "--learning_rate", "0.03"
     )
-    assert {"eval_accuracy", "eval_macro_f1", "eval_floor_accuracy"} <= results.keys()
+    assert {"eval_accuracy", "eval_macro_f1", "eval_floor_accuracy", "eval_entity_f1"} <= results.keys()
+    assert results["eval_floor_entity_f1"] < 1
     place = {"base_model_name_or_path": str(text_base)}
     tag = pipeline("token-classification", model=str(tmp_path / "out"), model_kwargs=place)
-    assert {answer["entity"] for answer in tag("Anna saw Paris")} <= {"PER", "LOC", "O"}
+    assert {answer["entity"] for answer in tag("Anna saw Paris")} <= {"B-PER", "B-LOC", "O"}
+
+
+def test_each_word_has_an_answer(text_base, rows_in, tmp_path):
+    train = rows_in(tokens=WORDS, tags=TAGS)
+    run("token-classification", text_base, tmp_path / "out", "--train_file", train, "--max_length", "6")
+    tag = fpt_adapters.pipeline(tmp_path / "out", base_model_name_or_path=text_base)
+    rows = [["Anna", "saw", "Anna"], ["Paris"], ["not"] * 6]  # six pieces with [CLS] and [SEP]; three; eight
+    answers = tag(rows, batch_size=2)
+    assert [len(answer["label"]) for answer in answers] == [3, 1, 6]
+    assert [label is None for label in answers[2]["label"]] == [False] * 4 + [True] * 2  # those that are cut off
+    assert tag([" ".join(row) for row in rows]) == tag(datasets.Dataset.from_dict({"id": [1, 2, 3], "words": rows}))
+    assert tag(rows[:1])[0]["label"] == answers[0]["label"]
+    ids = torch.tensor([[2, 8, 9, 11, 3]])  # [CLS] ann ##a saw [SEP]
+    with torch.no_grad():
+        numbers = tag.model(input_ids=ids).logits.argmax(dim=-1)[0]
+    assert tag(["Anna saw"])[0]["label"] == [tag.model.config.id2label[numbers[token].item()] for token in (1, 3)]
+
+
+ROWS = {  # task, its columns, new rows, which column has the inputs
+    "pairs": ("text-classification", {"first": TEXT, "second": TEXT[::-1]}, "first, second", [("good", "bad film")]),
+    "symbols": ("sequence-classification", {"sequence": [["AB", "C"], ["D"]] * 10}, None, [["D", "AB", "new"]]),
+    "ids": ("sequence-classification", {"sequence": [[7, 8], [9]] * 10}, None, [[9, 9, 7]]),
+}
+
+
+@pytest.mark.parametrize(("task", "columns", "named", "new"), ROWS.values(), ids=ROWS)
+def test_rows_of_several_texts_are_answered_as_they_were_trained(
+    task, columns, named, new, text_base, rows_in, tmp_path
+):
+    flags = ["--train_file", rows_in(**columns, label=[0, 1] * 10)]
+    run(task, text_base, tmp_path / "out", *flags, *(["--text_column", named] if named else []), "--do_predict")
+    place = {"base_model_name_or_path": text_base, "input_column": named}
+    classify = fpt_adapters.pipeline(tmp_path / "out", **place)
+    answers = classify(datasets.Dataset.from_dict(columns), batch_size=7)
+    saved = np.load(tmp_path / "out" / "test_predictions.npz")["predictions"]
+    probabilities = np.exp(saved) / np.exp(saved).sum(axis=1, keepdims=True)
+    for row in probabilities:
+        assert min(abs(answer["score"] - row.max()) for answer in answers) < 1e-4
+    assert len(classify(new)) == 1
+    with pytest.raises(ValueError, match="each row needs a text, but row 1 has None"):
+        classify([new[0], None])
 
 
 def test_a_words_first_piece_has_its_label(text_base, rows_in):
     task = TokenClassification(train_file=rows_in(tokens=WORDS, tags=TAGS))
     task.base = str(text_base)
     data = task.load()
-    assert data.config["id2label"] == {0: "LOC", 1: "O", 2: "PER"}
+    assert data.config["id2label"] == {0: "B-LOC", 1: "B-PER", 2: "O"}
     short = next(row for row in data.train if len(row["labels"]) == 6)
     assert short["input_ids"].tolist() == [2, 8, 9, 11, 12, 3]  # [CLS] ann ##a saw paris [SEP]
-    assert short["labels"].tolist() == [-100, 2, -100, 1, 0, -100]
+    assert short["labels"].tolist() == [-100, 1, -100, 2, 0, -100]
     batch = task.collate([data.train[number] for number in range(len(data.train))])
     assert (batch["labels"][batch["attention_mask"] == 0] == -100).all()
-    assert task.floors(data.test)["accuracy"] <= 0.5
+    assert task.floors(data.train)["accuracy"] <= 0.5  # of rows of several lengths
     assert on_first_pieces([None, 0, 1, 1, None], np.array([5, 6])).tolist() == [-100, 5, 6, -100, -100]
 
 
@@ -238,12 +300,14 @@ def test_wrong_rows_are_named(task_class, columns, arguments, message, text_base
             "row 0 of the train split .* has 2 words in column 'tokens' and 1 labels in column 'tags'",
         ),
         ([["X", None], ["X", "Y"]], "row 0 .* lacks that of word 1"),
+        ([["X", "Y"], ["Y", "X"], ["Y", "new"]], "label 'new' in word 1 of row 0 of the test split"),
         ([["X", "X"], ["X", "X"]], "needs rows of two classes"),
     ],
 )
 def test_words_and_labels_that_do_not_match_are_named(tags, message, text_base, rows_in):
-    columns = {"tokens": [["good", "film"]] * 12, "tags": tags * 6}
-    task = TokenClassification(train_file=rows_in(**columns))
+    columns = {"tokens": [["good", "film"]] * 12, "tags": tags[:2] * 6}
+    test = {"test_file": rows_in("test", tokens=[["good", "film"]], tags=tags[2:])} if tags[2:] else {}
+    task = TokenClassification(train_file=rows_in(**columns), **test)
     task.base = str(text_base)
     with pytest.raises(ValueError, match=message):
         task.load()
