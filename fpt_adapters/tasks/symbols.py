@@ -6,20 +6,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import datasets
-from tokenizers import Regex, decoders, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from ..data.columns import column_of, find_column, inner_feature
 from ..data.splits import Part, check_at_least
 from ..data.texts import is_text, is_words, without
+from ..inputs.vocabulary import symbol_tokenizer
 from ..modeling_fpt import FPTForSequenceClassification
 from .row_task import RowTask
-from .vocabulary import fixed_tokenizer
 
 logger = logging.getLogger(__name__)
-
-PAD, UNKNOWN = "<pad>", "<unk>"
-PAD_ID, UNKNOWN_ID = 0, 1
 
 
 @dataclass
@@ -28,7 +24,7 @@ class SequenceClassification(RowTask):
 
     name = "sequence-classification"
     model_class = FPTForSequenceClassification
-    padding = {"input_ids": PAD_ID, "attention_mask": 0}
+    padding = {"input_ids": 0, "attention_mask": 0}
 
     sequence_column: str | None = field(
         default=None, metadata={"help": "Column with the sequences: strings, or lists of symbols or ids."}
@@ -56,26 +52,27 @@ class SequenceClassification(RowTask):
         self.column = find_column(source, self.sequence_column, ("sequence", "seq"), is_symbols, "sequence_column")
         rows = self._read(part)
         lengths = sorted(map(len, rows))
-        tokens = (PAD, UNKNOWN, *sorted({symbol for row in rows for symbol in row}))
-        most = self.max_length or lengths[-1]
-        tokenizer = fixed_tokenizer(tokens, most, None, self._cutter(), decoders.Fuse(), unknown=UNKNOWN)
+        tokenizer = symbol_tokenizer(rows, self._joint, self.max_length)
         fields = {
             "input_type": "tokens",
-            "sequence_length": most,
-            "vocab_size": len(tokens),
-            "pad_token_id": PAD_ID,
+            "sequence_length": tokenizer.model_max_length,
+            "vocab_size": len(tokenizer),
+            "pad_token_id": tokenizer.pad_token_id,
         }
-        found = f"column {self.column!r}: {lengths[0]} to {lengths[-1]} symbols out of {len(tokens) - 2}"
+        found = f"column {self.column!r}: {lengths[0]} to {lengths[-1]} symbols out of {len(tokenizer) - 2}"
         return tokenizer, fields, [found]
 
     def inputs(self, part: Part) -> Sequence[dict[str, Any]]:
         tokenizer, rows = self.processor(), self._read(part)
         most = tokenizer.model_max_length
         encoded = tokenizer([self._written(row) for row in rows], truncation=True)
-        unknown = sum(row.count(UNKNOWN_ID) for row in encoded["input_ids"])
+        unknown = sum(row.count(tokenizer.unk_token_id) for row in encoded["input_ids"])
         if unknown:
             logger.warning(
-                "%d symbols of %s are in no training row and are read as %s.", unknown, part.source.name, UNKNOWN
+                "%d symbols of %s are in no training row and are read as %s.",
+                unknown,
+                part.source.name,
+                tokenizer.unk_token,
             )
         cut = sum(len(row) > most for row in rows)
         if cut:
@@ -92,11 +89,6 @@ class SequenceClassification(RowTask):
 
     def _written(self, row: list[str]) -> str:
         return self._joint.join(row)
-
-    def _cutter(self) -> pre_tokenizers.PreTokenizer:
-        if self._joint:
-            return pre_tokenizers.Split(self._joint, "removed")
-        return pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
 
     def _read(self, part: Part) -> list[list[str]]:
         """The symbols of each row. Raises ValueError for a column of another kind, and for a row without any."""

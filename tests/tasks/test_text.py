@@ -8,50 +8,13 @@ import numpy as np
 import pytest
 import torch
 from conftest import tiny_config
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from tokenizers import processors
 from transformers import AutoModel, AutoTokenizer, PreTrainedTokenizerFast, pipeline
 
 import fpt_adapters  # noqa: F401  registers the models
 from fpt_adapters.run import training as run_fpt
 from fpt_adapters.tasks import SequenceClassification, TextClassification, TokenClassification
 from fpt_adapters.tasks.words import on_first_pieces
-
-PIECES = (
-    "[PAD]",
-    "[UNK]",
-    "[CLS]",
-    "[SEP]",
-    "good",
-    "bad",
-    "very",
-    "film",
-    "ann",
-    "##a",
-    "##s",
-    "saw",
-    "paris",
-    "not",
-)
-
-
-@pytest.fixture(scope="module")
-def text_base(tmp_path_factory):
-    """A tiny BERT with a tokenizer of fourteen pieces, and the same without one."""
-    folder = tmp_path_factory.mktemp("text")
-    torch.manual_seed(1)
-    model = AutoModel.from_config(tiny_config("bert"))
-    model.save_pretrained(folder / "base")
-    model.save_pretrained(folder / "bare")
-    backend = Tokenizer(models.WordPiece({piece: n for n, piece in enumerate(PIECES)}, unk_token="[UNK]"))
-    backend.normalizer, backend.pre_tokenizer = normalizers.Lowercase(), pre_tokenizers.Whitespace()
-    backend.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
-    )
-    special = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
-    names = ["input_ids", "token_type_ids", "attention_mask"]
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, model_input_names=names, **special)
-    tokenizer.save_pretrained(folder / "base")
-    return folder / "base"
 
 
 @pytest.fixture(autouse=True)
@@ -217,6 +180,7 @@ WRONG = [  # task, columns, arguments, message
     (TokenClassification, {"tokens": [["a"], ["b", "a"], ["a"]]}, {}, "lists of strings or whole numbers"),
     (SequenceClassification, {"sequence": ["A", "", "B"]}, {}, r"row \d+ .* has none"),
     (SequenceClassification, {"sequence": [["A"], ["A B"], ["B"]]}, {}, "has 'A B' in it"),
+    (SequenceClassification, {"sequence": [["A"], ["<pad>"], ["B"]]}, {}, "'<pad>' or '<unk>' among them"),
     (SequenceClassification, {"sequence": [0.5, 1.0, 2.0]}, {"sequence_column": "sequence"}, "sequences are strings"),
 ]
 
