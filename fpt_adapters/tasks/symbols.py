@@ -6,8 +6,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import datasets
-from transformers import PreTrainedTokenizerFast
+from transformers import AutoConfig, PreTrainedTokenizerFast
 
+from ..backbones.structure import most_tokens
+from ..configuration_fpt import FPTConfig
 from ..data.columns import column_of, find_column, inner_feature
 from ..data.splits import Part, check_at_least
 from ..data.texts import is_text, is_words, without
@@ -35,7 +37,10 @@ class SequenceClassification(RowTask):
     )
     max_length: int | None = field(
         default=None,
-        metadata={"help": "Symbols that are read (default: as the longest training row); the rest is cut off."},
+        metadata={
+            "help": "Symbols that are read (default: as the longest training row has, up to the base's limit); the "
+            "rest is cut off."
+        },
     )
 
     def __post_init__(self) -> None:
@@ -52,7 +57,11 @@ class SequenceClassification(RowTask):
         self.column = find_column(source, self.sequence_column, ("sequence", "seq"), is_symbols, "sequence_column")
         rows = self._read(part)
         lengths = sorted(map(len, rows))
-        tokenizer = symbol_tokenizer(rows, self._joint, self.max_length)
+        limit = self._limit()
+        if self.max_length is not None and limit is not None and self.max_length > limit:
+            raise ValueError(f"the base reads {limit} tokens at most, got max_length={self.max_length}.")
+        most = self.max_length or min(lengths[-1], limit or lengths[-1])
+        tokenizer = symbol_tokenizer(rows, self._joint, most)
         fields = {
             "input_type": "tokens",
             "sequence_length": tokenizer.model_max_length,
@@ -60,6 +69,8 @@ class SequenceClassification(RowTask):
             "pad_token_id": tokenizer.pad_token_id,
         }
         found = f"column {self.column!r}: {lengths[0]} to {lengths[-1]} symbols out of {len(tokenizer) - 2}"
+        if most < lengths[-1]:
+            found += f", of which it reads {most}"
         return tokenizer, fields, [found]
 
     def inputs(self, part: Part) -> Sequence[dict[str, Any]]:
@@ -76,11 +87,19 @@ class SequenceClassification(RowTask):
             )
         cut = sum(len(row) > most for row in rows)
         if cut:
+            advice = "the base reads no more" if most == self._limit() else "write a larger --max_length"
             logger.warning(
-                "%d of %d sequences of %s are longer than max_length=%d and were cut to it: write --max_length %d.",
-                *(cut, len(rows), part.source.name, most, max(map(len, rows))),
+                "%d of %d sequences of %s are longer than max_length=%d and were cut to it (the longest has %d): %s.",
+                *(cut, len(rows), part.source.name, most, max(map(len, rows)), advice),
             )
         return [{name: encoded[name][row] for name in encoded} for row in range(len(rows))]
+
+    def _limit(self) -> int | None:
+        """The most symbols that the base has positions for; None: nothing limits them, or it is not known yet."""
+        if self.base is None:
+            return None
+        config = AutoConfig.from_pretrained(self.base, trust_remote_code=False, **self.base_settings)
+        return most_tokens(config.base_model_config if isinstance(config, FPTConfig) else config)
 
     @property
     def _joint(self) -> str:

@@ -170,6 +170,18 @@ def test_symbols_of_no_training_row_are_said(rows_in, caplog):
     assert "3 symbols of the validation split" in caplog.text
 
 
+def test_symbols_are_read_as_far_as_the_base_has_positions(text_base, rows_in, tmp_path, capsys, caplog):
+    flags = ["--train_file", rows_in(sequence=["A" * (60 + 4 * (row % 3)) for row in range(30)], label=[0, 1] * 15)]
+    run("sequence-classification", text_base, tmp_path / "out", *flags)
+    assert "60 to 68 symbols out of 1, of which it reads 64" in capsys.readouterr().out
+    assert "and were cut to it (the longest has 68): the base reads no more." in caplog.text
+    run(
+        "sequence-classification", tmp_path / "out", tmp_path / "again", "--base_model_name_or_path", text_base, *flags
+    )
+    with pytest.raises(ValueError, match="reads 64 tokens at most, got max_length=65"):
+        run("sequence-classification", text_base, tmp_path / "long", "--max_length", "65", *flags)
+
+
 WRONG = [  # task, columns, arguments, message
     (TextClassification, {"text": ["good", None, "bad"]}, {}, r"needs a text, but row \d+ of the train split"),
     (TextClassification, {"text": ["good", " ", "bad"]}, {}, r"row \d+ .* has none in column 'text'"),
