@@ -11,7 +11,7 @@ from conftest import tiny_config
 from tokenizers import processors
 from transformers import AutoModel, AutoTokenizer, PreTrainedTokenizerFast, pipeline
 
-import fpt_adapters  # noqa: F401  registers the models
+import fpt_adapters
 from fpt_adapters.run import training as run_fpt
 from fpt_adapters.tasks import SequenceClassification, TextClassification, TokenClassification
 from fpt_adapters.tasks.words import on_first_pieces
@@ -160,6 +160,8 @@ def test_symbols_have_a_vocabulary_of_their_own(kind, text_base, rows_in, tmp_pa
     place = {"base_model_name_or_path": str(text_base)}
     classify = pipeline("text-classification", model=str(tmp_path / "out"), model_kwargs=place, truncation=True)
     assert classify([row])[0]["label"] in ("0", "1")
+    answers = fpt_adapters.pipeline(tmp_path / "out", **place)(column[:2])  # rows as the file has them
+    assert [answer["label"] in ("0", "1") for answer in answers] == [True, True]
 
 
 def test_symbols_of_no_training_row_are_said(rows_in, caplog):
