@@ -22,14 +22,11 @@ set_seed(0)
 rows = load_dataset("parquet", data_files={"train": train_file, "test": test_file})
 binarizer = MultiLabelBinarizer().fit(rows["train"]["labels"])
 tokenizer = AutoTokenizer.from_pretrained(base)
-tokenizer.model_max_length = max(map(len, tokenizer(rows["train"]["text"][:], truncation=True)["input_ids"]))
-examples = rows.map(
-    lambda batch: {
-        **tokenizer(batch["text"], truncation=True),
-        "labels": binarizer.transform(batch["labels"]).astype(np.float32),
-    },
-    batched=True,
-)
+tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
+encoded = tokenizer(rows["train"]["text"][:], truncation=True)
+tokenizer.model_max_length = max(map(len, encoded["input_ids"]))  # which is as far as the model reads
+examples = rows.map(lambda batch: tokenizer(batch["text"], truncation=True), batched=True)
+examples = examples.map(lambda batch: {"labels": np.float32(binarizer.transform(batch["labels"]))}, batched=True)
 
 model = FPTForSequenceClassification.from_backbone(
     base,

@@ -67,7 +67,7 @@ def test_text_trains_and_a_pipeline_answers_from_what_was_saved(kind, text_base,
     assert "text, as up to 7 tokens of the base's own vocabulary of 100" in card
 
 
-def test_a_base_without_padding_fills_up_with_its_end(text_base, rows_in, tmp_path):
+def test_a_base_without_padding_fills_up_with_its_end(text_base, rows_in, tmp_path, warned):
     base = tmp_path / "gpt2"
     torch.manual_seed(1)
     AutoModel.from_config(tiny_config("gpt2")).save_pretrained(base)
@@ -79,6 +79,7 @@ def test_a_base_without_padding_fills_up_with_its_end(text_base, rows_in, tmp_pa
     )
     ended.save_pretrained(base)
     run("text-classification", base, tmp_path / "out", "--train_file", rows_in(text=TEXT, label=[0, 1] * 10))
+    assert "no field of FPTConfig" not in warned.text
     place = {"base_model_name_or_path": str(base)}
     classify = pipeline("text-classification", model=str(tmp_path / "out"), model_kwargs=place)
     together, alone = classify(["good film", "very bad film"], batch_size=2), classify(["good film"])
