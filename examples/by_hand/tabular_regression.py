@@ -1,6 +1,10 @@
 """Predict a number from a table, by hand: datasets -> FPTTableProcessor -> a Trainer -> pipeline.
 
 python examples/by_hand/tabular_regression.py BASE train.csv test.csv OUT [--stock]
+mean absolute error 43.42 (R2 0.45), always the mean 69.19
+
+scikit-learn's diabetes, unscaled (342 rows to train on, 100 others), on all-MiniLM-L6-v2; `--stock`: by transformers'
+own Trainer.
 
 Rows: `target`, a number; all other columns are read, whatever they hold.
 """

@@ -1,6 +1,10 @@
 """Give texts any number of labels, by hand: datasets -> the base's own tokenizer -> a Trainer -> pipeline.
 
 python examples/by_hand/text_classification.py BASE train.parquet test.parquet OUT [--stock]
+micro-F1 83.7%, the best of one set of labels for all 18.9%
+
+Banking77 (1,500 texts to train on, 500 others), where the words of an intent's name are its labels, on
+all-MiniLM-L6-v2; `--stock`: by transformers' own Trainer.
 
 Rows: `text`, and `labels`, a list of names.
 """

@@ -1,6 +1,9 @@
 """Classify time series, by hand: datasets -> FPTFeatureExtractor -> a Trainer -> pipeline.
 
 python examples/by_hand/time_series_classification.py BASE train.parquet test.parquet OUT [--stock]
+accuracy 82.0%, the most frequent class 50.7%
+
+GunPoint (50 series to train on, 150 others), on all-MiniLM-L6-v2; the same with `--stock`, transformers' own Trainer.
 
 Rows: `values`, a list of numbers for each step (or one number), and `label`, a ClassLabel.
 """

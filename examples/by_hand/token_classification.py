@@ -1,6 +1,10 @@
 """Give each word a label, by hand: datasets -> the base's own tokenizer -> a Trainer -> pipeline.
 
-python examples/by_hand/token_classification.py BASE train.parquet test.parquet OUT [--stock]
+python examples/by_hand/token_classification.py BASE train.parquet test.parquet OUT --stock
+accuracy 92.7%, the most frequent label 16.4%
+
+Parts of speech in the UD English Web Treebank (2,001 sentences of its dev part to train on, 2,077 of test), on
+all-MiniLM-L6-v2 with `--stock`, transformers' own Trainer.
 
 Rows: `tokens`, a list of words, and `tags`, a list of as many labels.
 """
