@@ -1,6 +1,9 @@
 """Classify images, by hand: datasets -> FPTImageProcessor -> a Trainer -> pipeline.
 
 python examples/by_hand/image_classification.py BASE train.parquet test.parquet OUT [--stock]
+accuracy 60.0%, the most frequent class 12.2%
+
+MNIST (1,000 images to train on, 500 others), on all-MiniLM-L6-v2; `--stock`: by transformers' own Trainer.
 
 Rows: `image`, and `label`, a ClassLabel.
 """

@@ -2,6 +2,8 @@
 
 python examples/by_hand/sequence_classification.py BASE train.parquet test.parquet OUT [--stock]
 
+`--stock`: by transformers' own Trainer.
+
 Rows: `sequence`, a string whose characters are symbols (a protein, DNA, SMILES), and `label`, a text.
 """
 
