@@ -1,8 +1,10 @@
 """Classify sequences of symbols, by hand: datasets -> a tokenizer of their own -> a Trainer -> pipeline.
 
-python examples/by_hand/sequence_classification.py BASE train.parquet test.parquet OUT [--stock]
+python examples/by_hand/sequence_classification.py BASE train.parquet test.parquet OUT --stock
+accuracy 51.5%, the most frequent class 38.0%
 
-`--stock`: by transformers' own Trainer.
+Proteins of at most 100 residues of SCOPe 2.07 and their class, a to d (500 to train on, 200 of other superfamilies),
+on all-MiniLM-L6-v2 with `--stock`, transformers' own Trainer.
 
 Rows: `sequence`, a string whose characters are symbols (a protein, DNA, SMILES), and `label`, a text.
 """
