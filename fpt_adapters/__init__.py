@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from .estimators.classifier import FPTClassifier
     from .estimators.regressor import FPTRegressor
     from .inference.pipeline import FPTPipeline, pipeline
+    from .inputs.vocabulary import symbol_tokenizer
     from .training.cached_features import cache_features
     from .training.guards import TrainingError
     from .training.trainer import FPTTrainer
@@ -117,6 +118,7 @@ __all__ = [
     "format_deltas",
     "format_table",
     "pipeline",
+    "symbol_tokenizer",
     "update_config",
 ]
 
@@ -125,6 +127,7 @@ _LATER = {  # where each is that is imported when it is first asked for
     "FPTPipeline": "inference.pipeline",
     "FPTRegressor": "estimators.regressor",
     "pipeline": "inference.pipeline",
+    "symbol_tokenizer": "inputs.vocabulary",
     "FPTTrainer": "training.trainer",
     "TrainingError": "training.guards",
     "cache_features": "training.cached_features",

@@ -30,7 +30,16 @@ from client import Client
 from hub_server import StandInHub
 from packaging.version import Version
 from safetensors.torch import load_file
-from transformers import AutoConfig, AutoModel, GPT2Config, PreTrainedConfig, Trainer, TrainingArguments
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    GPT2Config,
+    PreTrainedConfig,
+    PreTrainedTokenizerFast,
+    Trainer,
+    TrainingArguments,
+)
 from transformers.utils import logging
 
 import fpt_adapters
@@ -399,6 +408,30 @@ def saved_base(tmp_path_factory):
     torch.manual_seed(1)
     AutoModel.from_config(tiny_config("gpt2")).save_pretrained(folder)
     return folder
+
+
+PIECES = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")  # with their places as ids
+PIECES += ("good", "bad", "very", "film", "ann", "##a", "##s", "saw", "paris", "not")
+
+
+@pytest.fixture(scope="session")
+def text_base(tmp_path_factory):
+    """A tiny BERT with a tokenizer of fourteen pieces, and the same without one."""
+    folder = tmp_path_factory.mktemp("text")
+    torch.manual_seed(1)
+    model = AutoModel.from_config(tiny_config("bert"))
+    model.save_pretrained(folder / "base")
+    model.save_pretrained(folder / "bare")
+    backend = Tokenizer(models.WordPiece({piece: n for n, piece in enumerate(PIECES)}, unk_token="[UNK]"))
+    backend.normalizer, backend.pre_tokenizer = normalizers.Lowercase(), pre_tokenizers.Whitespace()
+    backend.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    special = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
+    names = ["input_ids", "token_type_ids", "attention_mask"]
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, model_input_names=names, **special)
+    tokenizer.save_pretrained(folder / "base")
+    return folder / "base"
 
 
 @pytest.fixture(scope="session")

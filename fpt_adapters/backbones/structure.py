@@ -193,6 +193,16 @@ def cut_positions(backbone: PreTrainedModel, num_tokens: int) -> None:
     module.num_embeddings = first + num_tokens
 
 
+def most_tokens(config: PreTrainedConfig) -> int | None:
+    """The most tokens that a backbone of this configuration has positions for; None: nothing limits them."""
+    limit = getattr(config, "max_position_embeddings", None)
+    if limit is None or config.model_type in RELATIVE_POSITIONS:
+        return None
+    table = POSITION_TABLES.get(config.model_type)
+    padded = table is not None and table.first_row == "after padding"
+    return limit - config.pad_token_id - 1 if padded else limit
+
+
 def _too_long(num_tokens: int, limit: int, config: PreTrainedConfig) -> str:
     return (
         f"The input makes {num_tokens} tokens, but {config.model_type} has positions for {limit}: use larger patches, "

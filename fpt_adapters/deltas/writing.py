@@ -36,6 +36,7 @@ from .tensors import as_stored, listed, tensor_digest
 logger = logging.get_logger(__name__)
 
 STALE = 600  # a staging folder older than this many seconds was left by a crash
+OF_TOKENIZER = ("bos_token_id", "eos_token_id")  # which Trainer sets in every configuration, and the tokenizer saves
 SETTLING = 100  # how often a save checks whether another one came between its two renames
 
 
@@ -51,7 +52,7 @@ def write_delta(
     directory = Path(directory)
     refuse_foreign(directory)
     tensors = as_stored(tensors)
-    if unknown := config.unknown_attributes():
+    if unknown := [name for name in config.unknown_attributes() if name not in OF_TOKENIZER]:
         logger.warning(f"{listed(unknown)} of the model's config is no field of FPTConfig: it was not saved.")
     with room_for(directory, size_of(tensors.values())):
         directory.mkdir(parents=True, exist_ok=True)

@@ -72,7 +72,9 @@ class TokensInput(InputType):
         raise ValueError("Which text has which ids is up to the data: give the model the tokenizer that made them.")
 
     def prepare(self, processor: Any, rows: Any) -> Any:
-        return processor(list(rows), padding=True, truncation=True, return_tensors="pt")
+        """Of strings, or of lists of symbols, which the tokenizer takes with a space between."""
+        rows = [row if isinstance(row, str) else " ".join(map(str, row)) for row in rows]
+        return processor(rows, padding=True, truncation=True, return_tensors="pt")
 
     def describe(self, config: PreTrainedConfig) -> str:
         return f"up to {counted(config.num_tokens, 'token id')} out of {thousands(config.vocab_size)}."

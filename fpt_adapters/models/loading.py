@@ -81,7 +81,8 @@ def _source(config: FPTConfig, override: str | os.PathLike | None) -> tuple[str 
             return None, {}
         raise DeltaError(
             "This delta's base was a local folder without a Hub id: say where it is with "
-            "from_pretrained(..., base_model_name_or_path='/path/to/the/base')."
+            "from_pretrained(..., base_model_name_or_path='/path/to/the/base'), or, in a command, with the flag "
+            "--base_model_name_or_path."
         )
     if config.backbone_init != "random" and os.path.isdir(config.base_model):
         raise DeltaError(

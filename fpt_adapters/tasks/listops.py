@@ -18,11 +18,11 @@ from transformers import PreTrainedTokenizerFast
 from transformers.utils import logging
 
 from ..data.splits import check_at_least, split_sizes
+from ..inputs.vocabulary import fixed_tokenizer
 from ..modeling_fpt import FPTForSequenceClassification
 from .draws import random_stream
 from .expressions import CLOSE, PAD, TOKENS, evaluate, grow, write
 from .task import Task, TaskData
-from .vocabulary import fixed_tokenizer
 
 PAPER_LENGTH = 512  # tokens of an expression that the paper keeps
 BLOCKS_WITHOUT_NEWS = 200  # after this many in a row, a range of lengths counts as exhausted

@@ -18,12 +18,12 @@ from ..data.labels import LabelNames, label_fields
 from ..data.sources import Source
 from ..data.splits import SPLITS, Part, check_at_least
 from ..data.streams import ExampleStream, Place
+from ..inputs.vocabulary import fixed_tokenizer
 from ..modeling_fpt import FPTForSequenceClassification
 from .files import FileArguments, split_labels
 from .metrics import majority_floor
 from .streaming import open_stream
 from .task import Task, TaskData
-from .vocabulary import fixed_tokenizer
 
 logger = logging.getLogger(__name__)
 

@@ -28,12 +28,17 @@ KINDS = (CLASSES, LABELS, NUMBERS)
 class RowSplit(Dataset):
     """One split of a generic task: example i is what the processor makes of row i, and "labels".
 
-    `inputs`: a sequence of examples, each a dict of arrays; `labels`: (examples, ...), as the target reads them.
+    `inputs`: a sequence of examples, each a dict of arrays; `labels`: (examples, ...), as the target reads them, or a
+    list of arrays, which may differ in length.
     """
 
-    def __init__(self, inputs: Sequence[dict[str, Any]], labels: np.ndarray):
+    def __init__(self, inputs: Sequence[dict[str, Any]], labels: np.ndarray | list[np.ndarray]):
         self.inputs = inputs
-        self.labels = labels
+        if isinstance(labels, list):
+            self.labels = np.empty(len(labels), dtype=object)
+            self.labels[:] = labels
+        else:
+            self.labels = labels
 
     def __len__(self) -> int:
         return len(self.labels)

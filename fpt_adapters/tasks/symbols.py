@@ -6,20 +6,18 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import datasets
-from tokenizers import Regex, decoders, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
+from transformers import AutoConfig, PreTrainedTokenizerFast
 
+from ..backbones.structure import most_tokens
+from ..configuration_fpt import FPTConfig
 from ..data.columns import column_of, find_column, inner_feature
 from ..data.splits import Part, check_at_least
 from ..data.texts import is_text, is_words, without
+from ..inputs.vocabulary import symbol_tokenizer
 from ..modeling_fpt import FPTForSequenceClassification
 from .row_task import RowTask
-from .vocabulary import fixed_tokenizer
 
 logger = logging.getLogger(__name__)
-
-PAD, UNKNOWN = "<pad>", "<unk>"
-PAD_ID, UNKNOWN_ID = 0, 1
 
 
 @dataclass
@@ -28,7 +26,7 @@ class SequenceClassification(RowTask):
 
     name = "sequence-classification"
     model_class = FPTForSequenceClassification
-    padding = {"input_ids": PAD_ID, "attention_mask": 0}
+    padding = {"input_ids": 0, "attention_mask": 0}
 
     sequence_column: str | None = field(
         default=None, metadata={"help": "Column with the sequences: strings, or lists of symbols or ids."}
@@ -39,7 +37,10 @@ class SequenceClassification(RowTask):
     )
     max_length: int | None = field(
         default=None,
-        metadata={"help": "Symbols that are read (default: as the longest training row); the rest is cut off."},
+        metadata={
+            "help": "Symbols that are read (default: as the longest training row has, up to the base's limit); the "
+            "rest is cut off."
+        },
     )
 
     def __post_init__(self) -> None:
@@ -56,34 +57,49 @@ class SequenceClassification(RowTask):
         self.column = find_column(source, self.sequence_column, ("sequence", "seq"), is_symbols, "sequence_column")
         rows = self._read(part)
         lengths = sorted(map(len, rows))
-        tokens = (PAD, UNKNOWN, *sorted({symbol for row in rows for symbol in row}))
-        most = self.max_length or lengths[-1]
-        tokenizer = fixed_tokenizer(tokens, most, None, self._cutter(), decoders.Fuse(), unknown=UNKNOWN)
+        limit = self._limit()
+        if self.max_length is not None and limit is not None and self.max_length > limit:
+            raise ValueError(f"the base reads {limit} tokens at most, got max_length={self.max_length}.")
+        most = self.max_length or min(lengths[-1], limit or lengths[-1])
+        tokenizer = symbol_tokenizer(rows, self._joint, most)
         fields = {
             "input_type": "tokens",
-            "sequence_length": most,
-            "vocab_size": len(tokens),
-            "pad_token_id": PAD_ID,
+            "sequence_length": tokenizer.model_max_length,
+            "vocab_size": len(tokenizer),
+            "pad_token_id": tokenizer.pad_token_id,
         }
-        found = f"column {self.column!r}: {lengths[0]} to {lengths[-1]} symbols out of {len(tokens) - 2}"
+        found = f"column {self.column!r}: {lengths[0]} to {lengths[-1]} symbols out of {len(tokenizer) - 2}"
+        if most < lengths[-1]:
+            found += f", of which it reads {most}"
         return tokenizer, fields, [found]
 
     def inputs(self, part: Part) -> Sequence[dict[str, Any]]:
         tokenizer, rows = self.processor(), self._read(part)
         most = tokenizer.model_max_length
         encoded = tokenizer([self._written(row) for row in rows], truncation=True)
-        unknown = sum(row.count(UNKNOWN_ID) for row in encoded["input_ids"])
+        unknown = sum(row.count(tokenizer.unk_token_id) for row in encoded["input_ids"])
         if unknown:
             logger.warning(
-                "%d symbols of %s are in no training row and are read as %s.", unknown, part.source.name, UNKNOWN
+                "%d symbols of %s are in no training row and are read as %s.",
+                unknown,
+                part.source.name,
+                tokenizer.unk_token,
             )
         cut = sum(len(row) > most for row in rows)
         if cut:
+            advice = "the base reads no more" if most == self._limit() else "write a larger --max_length"
             logger.warning(
-                "%d of %d sequences of %s are longer than max_length=%d and were cut to it: write --max_length %d.",
-                *(cut, len(rows), part.source.name, most, max(map(len, rows))),
+                "%d of %d sequences of %s are longer than max_length=%d and were cut to it (the longest has %d): %s.",
+                *(cut, len(rows), part.source.name, most, max(map(len, rows)), advice),
             )
         return [{name: encoded[name][row] for name in encoded} for row in range(len(rows))]
+
+    def _limit(self) -> int | None:
+        """The most symbols that the base has positions for; None: nothing limits them, or it is not known yet."""
+        if self.base is None:
+            return None
+        config = AutoConfig.from_pretrained(self.base, trust_remote_code=False, **self.base_settings)
+        return most_tokens(config.base_model_config if isinstance(config, FPTConfig) else config)
 
     @property
     def _joint(self) -> str:
@@ -92,11 +108,6 @@ class SequenceClassification(RowTask):
 
     def _written(self, row: list[str]) -> str:
         return self._joint.join(row)
-
-    def _cutter(self) -> pre_tokenizers.PreTokenizer:
-        if self._joint:
-            return pre_tokenizers.Split(self._joint, "removed")
-        return pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
 
     def _read(self, part: Part) -> list[list[str]]:
         """The symbols of each row. Raises ValueError for a column of another kind, and for a row without any."""

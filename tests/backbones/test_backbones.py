@@ -41,6 +41,7 @@ from fpt_adapters import FPTForTokenClassification, FPTModel
 from fpt_adapters.backbones.building import build_backbone
 from fpt_adapters.backbones.causality import is_causal
 from fpt_adapters.backbones.fingerprints import BY_LAYER, BY_NAME, fingerprints
+from fpt_adapters.backbones.structure import most_tokens
 
 EMBEDDING_WIDTHS = {"albert": 16, "opt": 16}
 OUTPUT_WIDTHS = {"opt": 16}
@@ -190,6 +191,7 @@ def test_positions_of_a_backbone_that_has_none_are_refused(model_type):
 
 @pytest.mark.parametrize("model_type", [name for name in TEXT_FAMILIES if name != "t5"])
 def test_too_long_inputs_name_both_lengths(model_type):
+    assert most_tokens(tiny_config(model_type)) == POSITIONS
     build_seeded(tiny_config(model_type), sequence_length=POSITIONS)
     message = f"makes {POSITIONS + 1} tokens, but {model_type} has positions for {POSITIONS}"
     with pytest.raises(ValueError, match=message):
@@ -198,6 +200,7 @@ def test_too_long_inputs_name_both_lengths(model_type):
 
 @pytest.mark.parametrize("model_type", ["t5", *IMAGE_BACKBONES])
 def test_relative_and_unused_positions_have_no_longest_input(model_type):
+    assert most_tokens(tiny_config(model_type)) is None
     assert build_seeded(tiny_config(model_type), sequence_length=1000).fpt.backbone.device.type == "cpu"
 
 

@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 from conftest import IMAGES, INPUTS, NUMBERS, SERIES, TINY_BACKBONES, TOKENS, refused, since, tiny_config
 from huggingface_hub.errors import StrictDataclassFieldValidationError
@@ -34,6 +35,8 @@ CONFIGURATIONS = {
         "dtype": "bfloat16",
     },
     "seed and scheme": random_gpt2(backbone_init_seed=7, backbone_init_scheme="gpt2-flat", backbone_dropout=0.25),
+    "numbers of NumPy": NUMBERS
+    | {"num_labels": 2, "label_mean": [*np.array([0.1, 5])], "label_scale": [*np.array([3.5, 1])]},
     "statistics": NUMBERS | {"backbone_init": "statistics", "backbone_init_seed": 3},
     "first layer, last attention": random_gpt2(backbone_layers=1, trainable=["input", "output", "last_attention"]),
 }

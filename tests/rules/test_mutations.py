@@ -62,8 +62,8 @@ from fpt_adapters import (
     FPTImageProcessor,
 )
 from fpt_adapters.deltas.file import CONFIG_TEXT_KEY
+from fpt_adapters.inputs.vocabulary import fixed_tokenizer
 from fpt_adapters.rules.config_digest import EDITABLE
-from fpt_adapters.tasks.vocabulary import fixed_tokenizer
 
 resource = pytest.importorskip("resource")  # where memory can be limited and measured
 

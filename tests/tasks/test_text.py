@@ -8,50 +8,13 @@ import numpy as np
 import pytest
 import torch
 from conftest import tiny_config
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from tokenizers import processors
 from transformers import AutoModel, AutoTokenizer, PreTrainedTokenizerFast, pipeline
 
 import fpt_adapters
 from fpt_adapters.run import training as run_fpt
 from fpt_adapters.tasks import SequenceClassification, TextClassification, TokenClassification
 from fpt_adapters.tasks.words import on_first_pieces
-
-PIECES = (
-    "[PAD]",
-    "[UNK]",
-    "[CLS]",
-    "[SEP]",
-    "good",
-    "bad",
-    "very",
-    "film",
-    "ann",
-    "##a",
-    "##s",
-    "saw",
-    "paris",
-    "not",
-)
-
-
-@pytest.fixture(scope="module")
-def text_base(tmp_path_factory):
-    """A tiny BERT with a tokenizer of fourteen pieces, and the same without one."""
-    folder = tmp_path_factory.mktemp("text")
-    torch.manual_seed(1)
-    model = AutoModel.from_config(tiny_config("bert"))
-    model.save_pretrained(folder / "base")
-    model.save_pretrained(folder / "bare")
-    backend = Tokenizer(models.WordPiece({piece: n for n, piece in enumerate(PIECES)}, unk_token="[UNK]"))
-    backend.normalizer, backend.pre_tokenizer = normalizers.Lowercase(), pre_tokenizers.Whitespace()
-    backend.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
-    )
-    special = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
-    names = ["input_ids", "token_type_ids", "attention_mask"]
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, model_input_names=names, **special)
-    tokenizer.save_pretrained(folder / "base")
-    return folder / "base"
 
 
 @pytest.fixture(autouse=True)
@@ -104,7 +67,7 @@ def test_text_trains_and_a_pipeline_answers_from_what_was_saved(kind, text_base,
     assert "text, as up to 7 tokens of the base's own vocabulary of 100" in card
 
 
-def test_a_base_without_padding_fills_up_with_its_end(text_base, rows_in, tmp_path):
+def test_a_base_without_padding_fills_up_with_its_end(text_base, rows_in, tmp_path, warned):
     base = tmp_path / "gpt2"
     torch.manual_seed(1)
     AutoModel.from_config(tiny_config("gpt2")).save_pretrained(base)
@@ -116,6 +79,7 @@ def test_a_base_without_padding_fills_up_with_its_end(text_base, rows_in, tmp_pa
     )
     ended.save_pretrained(base)
     run("text-classification", base, tmp_path / "out", "--train_file", rows_in(text=TEXT, label=[0, 1] * 10))
+    assert "no field of FPTConfig" not in warned.text
     place = {"base_model_name_or_path": str(base)}
     classify = pipeline("text-classification", model=str(tmp_path / "out"), model_kwargs=place)
     together, alone = classify(["good film", "very bad film"], batch_size=2), classify(["good film"])
@@ -233,7 +197,8 @@ def test_a_words_first_piece_has_its_label(text_base, rows_in):
     assert short["labels"].tolist() == [-100, 1, -100, 2, 0, -100]
     batch = task.collate([data.train[number] for number in range(len(data.train))])
     assert (batch["labels"][batch["attention_mask"] == 0] == -100).all()
-    assert task.floors(data.train)["accuracy"] <= 0.5  # of rows of several lengths
+    assert len({len(row["labels"]) for row in data.train}) > 1
+    assert all(task.floors(split)["accuracy"] <= 0.5 for split in (data.train, data.test))
     assert on_first_pieces([None, 0, 1, 1, None], np.array([5, 6])).tolist() == [-100, 5, 6, -100, -100]
 
 
@@ -258,6 +223,8 @@ def test_symbols_have_a_vocabulary_of_their_own(kind, text_base, rows_in, tmp_pa
     place = {"base_model_name_or_path": str(text_base)}
     classify = pipeline("text-classification", model=str(tmp_path / "out"), model_kwargs=place, truncation=True)
     assert classify([row])[0]["label"] in ("0", "1")
+    answers = fpt_adapters.pipeline(tmp_path / "out", **place)(column[:2])  # rows as the file has them
+    assert [answer["label"] in ("0", "1") for answer in answers] == [True, True]
 
 
 def test_symbols_of_no_training_row_are_said(rows_in, caplog):
@@ -267,6 +234,17 @@ def test_symbols_of_no_training_row_are_said(rows_in, caplog):
     data = task.load()
     assert [row["input_ids"].tolist() for row in data.validation] == [[2, 1], [1, 1]]
     assert "3 symbols of the validation split" in caplog.text
+
+
+def test_symbols_are_read_as_far_as_the_base_has_positions(text_base, rows_in, tmp_path, capsys, caplog):
+    flags = ["--train_file", rows_in(sequence=["A" * (60 + 4 * (row % 3)) for row in range(30)], label=[0, 1] * 15)]
+    run("sequence-classification", text_base, tmp_path / "out", *flags)
+    assert "60 to 68 symbols out of 1, of which it reads 64" in capsys.readouterr().out
+    assert "and were cut to it (the longest has 68): the base reads no more." in caplog.text
+    resumed = [*flags, "--base_model_name_or_path", str(text_base)]
+    run("sequence-classification", tmp_path / "out", tmp_path / "again", *resumed)
+    with pytest.raises(ValueError, match="reads 64 tokens at most, got max_length=65"):
+        run("sequence-classification", text_base, tmp_path / "long", "--max_length", "65", *flags)
 
 
 WRONG = [  # task, columns, arguments, message
@@ -279,6 +257,7 @@ WRONG = [  # task, columns, arguments, message
     (TokenClassification, {"tokens": [["a"], ["b", "a"], ["a"]]}, {}, "lists of strings or whole numbers"),
     (SequenceClassification, {"sequence": ["A", "", "B"]}, {}, r"row \d+ .* has none"),
     (SequenceClassification, {"sequence": [["A"], ["A B"], ["B"]]}, {}, "has 'A B' in it"),
+    (SequenceClassification, {"sequence": [["A"], ["<pad>"], ["B"]]}, {}, "'<pad>' or '<unk>' among them"),
     (SequenceClassification, {"sequence": [0.5, 1.0, 2.0]}, {"sequence_column": "sequence"}, "sequences are strings"),
 ]
 
