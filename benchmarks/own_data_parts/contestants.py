@@ -22,6 +22,7 @@ from fpt_adapters.inputs.audio_feature_extraction_fpt import FPTAudioFeatureExtr
 
 RATES = ({"learning_rate": 1e-3}, {"learning_rate": 3e-3})
 LOW_RATES = ({"learning_rate": 5e-5}, {"learning_rate": 2e-4})
+HIGH_RATES = ({"learning_rate": 3e-3}, {"learning_rate": 1e-2})
 STRENGTHS = tuple({"C": c} for c in (0.01, 0.1, 1, 10, 100))
 EVERYTHING = ["input", "output", "norm", "position", "attention", "feedforward"]
 
@@ -223,9 +224,9 @@ def controls(**settings: Any) -> dict[str, Contestant]:
 def text_contestants(steps: int) -> dict[str, Contestant]:
     """The frozen model on its own modality, and other ways to train it."""
     lora = {"peft_type": "LORA", "r": 8}
-    native = {"steps": steps, "batch_size": 32}
+    native = {"steps": steps, "batch_size": 16}
     return {
-        "frozen: norms and head": trained(fpt, trainable=["output", "norm"], **native),
+        "frozen: norms and head": trained(fpt, HIGH_RATES, trainable=["output", "norm"], **native),
         "LoRA, rank 8, and head": trained(fpt, trainable=["output"], peft_config=lora, **native),
         "full fine-tuning": trained(fpt, LOW_RATES, trainable=EVERYTHING, bf16=True, **native),
         "logistic regression on frozen features": plain(text_logistic, STRENGTHS),
@@ -240,10 +241,10 @@ RIDGE = {"ridge regression": plain(linear)} | TABLE
 SOUND_SETTINGS = tuple({"C": c, "stretches": s} for c in (0.01, 0.1, 1) for s in (4, 8, 16))
 
 CONTESTANTS = {
-    "banking77": text_contestants(500),
+    "banking77": text_contestants(1000),
     "banking77@8": text_contestants(200),
-    "banking77@64": text_contestants(400),
-    "sst2": text_contestants(400),
+    "banking77@64": text_contestants(600),
+    "sst2": text_contestants(600),
     "sst2@8": text_contestants(40),
     "sst2@64": text_contestants(100),
     "spoken_digits": controls(steps=1500) | {"log-mel + logistic regression": plain(sound_logistic, SOUND_SETTINGS)},

@@ -78,7 +78,7 @@ class Contest:
         if not ours or not others:
             return f"The best: {self.rows[0].name}, {self.rows[0].score(metric)}."
         one, other = ours[0], others[0]
-        said = f"{one.name} {one.score(metric)}, {other.name} {other.score(metric)}"
+        said = ", ".join(f"{row.name} {row.score(metric)}" for row in self.rows if row in (one, other))
         if abs(one.mean - other.mean) <= one.spread + other.spread:
             return f"Not told apart: {said}."
         return f"A plain model wins: {said}." if other.mean > one.mean else f"The best of ours wins: {said}."
@@ -147,7 +147,7 @@ def write_report(folder: Path, names: list[str]) -> None:
         "Written by `python benchmarks/own_data.py`, from the runs in the files beside it. Mean ± standard deviation",
         "over seeds of weights, batches and (few-shot) drawn rows; without ± there is one seed, or none is drawn.",
         'Settings were chosen by the validation score, with the first seed. "share": of all weights. "s": one',
-        "training on one core of a shared machine. The backbone: all-MiniLM-L6-v2 in bfloat16, what trains in float32.",
+        "training on one core of a shared machine. The backbone: all-MiniLM-L6-v2 in bfloat16; what trains: float32.",
         "",
         f"![A dot for each seed; blue is this library, grey is plain, dotted the floor]({PICTURE})",
         "",
