@@ -13,7 +13,7 @@ from matplotlib import pyplot as plt
 
 PICTURE = "scores.png"
 COLUMNS = ("", "test", "validation", "chosen", "trained", "share", "s")
-OURS, PLAIN = "#1f77b4", "#7f7f7f"
+FROZEN, OTHERS = "#1f77b4", "#7f7f7f"
 
 
 @dataclass(frozen=True)
@@ -39,9 +39,9 @@ class Row:
         return stdev(self.tests) if len(self.tests) > 1 else 0.0
 
     @property
-    def plain(self) -> bool:
-        """Whether it is no model of this library."""
-        return "trained" not in self.runs[0]
+    def frozen(self) -> bool:
+        """Whether it is a frozen model, which the others are compared with."""
+        return self.name.startswith("frozen")
 
     def score(self, metric: str) -> str:
         """The test score in words."""
@@ -54,8 +54,8 @@ class Row:
         scale, digits = (100, 1) if metric == "accuracy" else (1, 3)
         run = self.runs[0]
         chosen = ", ".join(f"{name} {value:g}" for name, value in run["settings"].items()) or "-"
-        trained = "-" if self.plain else f"{run['trained']:,}"
-        share = "-" if self.plain else f"{run['trained'] / run['parameters']:.2%}"
+        trained = f"{run['trained']:,}" if "trained" in run else "-"
+        share = f"{run['trained'] / run['parameters']:.2%}" if "trained" in run else "-"
         seconds = mean(one["seconds"] for one in self.runs)
         return (
             *(self.name, self.score(metric), f"{scale * run['validation']:.{digits}f}"),
@@ -73,15 +73,15 @@ class Contest:
     def winner(self) -> str:
         """Who wins, in a sentence, and by how much beside the spread of both."""
         metric = self.facts["metric"]
-        ours = [row for row in self.rows if not row.plain]
-        others = [row for row in self.rows if row.plain]
-        if not ours or not others:
+        frozen = [row for row in self.rows if row.frozen]
+        others = [row for row in self.rows if not row.frozen]
+        if not frozen or not others:
             return f"The best: {self.rows[0].name}, {self.rows[0].score(metric)}."
-        one, other = ours[0], others[0]
+        one, other = frozen[0], others[0]
         said = ", ".join(f"{row.name} {row.score(metric)}" for row in self.rows if row in (one, other))
         if abs(one.mean - other.mean) <= one.spread + other.spread:
             return f"Not told apart: {said}."
-        return f"A plain model wins: {said}." if other.mean > one.mean else f"The best of ours wins: {said}."
+        return f"Not the frozen model: {said}." if other.mean > one.mean else f"The frozen model: {said}."
 
 
 def read(file: Path) -> Contest | None:
@@ -116,7 +116,7 @@ def section(contest: Contest) -> list[str]:
 
 
 def draw(contests: list[Contest], file: Path) -> None:
-    """A panel for each data set: a dot for each seed, ours in blue, the floor as a dotted line."""
+    """A panel for each data set: a dot for each seed, frozen models in blue, the floor as a dotted line."""
     columns = 3
     lines = -(-len(contests) // columns)
     figure, axes = plt.subplots(lines, columns, figsize=(15, 2.1 * lines), squeeze=False, layout="constrained")
@@ -124,7 +124,7 @@ def draw(contests: list[Contest], file: Path) -> None:
         axis.set_visible(False)
     for axis, contest in zip(axes.flat, contests, strict=False):
         for place, row in enumerate(reversed(contest.rows)):
-            axis.plot(row.tests, [place] * len(row.tests), "o", color=PLAIN if row.plain else OURS, alpha=0.7)
+            axis.plot(row.tests, [place] * len(row.tests), "o", color=FROZEN if row.frozen else OTHERS, alpha=0.7)
         axis.axvline(max(contest.facts["floor"], 0), color="black", linestyle=":", linewidth=1)
         axis.set_yticks(range(len(contest.rows)), [row.name for row in reversed(contest.rows)], fontsize=8)
         axis.margins(y=0.25)
@@ -149,7 +149,7 @@ def write_report(folder: Path, names: list[str]) -> None:
         'Settings were chosen by the validation score, with the first seed. "share": of all weights. "s": one',
         "training on one core of a shared machine. The backbone: all-MiniLM-L6-v2 in bfloat16; what trains: float32.",
         "",
-        f"![A dot for each seed; blue is this library, grey is plain, dotted the floor]({PICTURE})",
+        f"![A dot for each seed; blue: frozen models, grey: others, dotted: the floor]({PICTURE})",
         "",
     ]
     for contest in contests:
