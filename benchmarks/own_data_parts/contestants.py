@@ -16,8 +16,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, OrdinalEncoder, StandardScaler
 from transformers import AutoModel, AutoTokenizer, ViTConfig
 
-from fpt_adapters import FPTClassifier, FPTRegressor
-from fpt_adapters.backbones.baselines.configuration_identity import IdentityConfig
+from fpt_adapters import FPTClassifier, FPTRegressor, IdentityConfig
 from fpt_adapters.inputs.audio_feature_extraction_fpt import FPTAudioFeatureExtractor
 
 RATES = ({"learning_rate": 1e-3}, {"learning_rate": 3e-3})
