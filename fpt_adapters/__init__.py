@@ -14,6 +14,7 @@ from transformers import (
     AutoModelForAudioClassification,
     AutoModelForImageClassification,
     AutoModelForSequenceClassification,
+    AutoModelForTimeSeriesPrediction,
     AutoModelForTokenClassification,
 )
 from transformers.models.auto.image_processing_auto import AutoImageProcessor  # 5.5: the top name needs torchvision
@@ -37,6 +38,7 @@ from .modeling_fpt import (
     FPTForAudioClassification,
     FPTForImageClassification,
     FPTForSequenceClassification,
+    FPTForTimeSeriesPrediction,
     FPTForTokenClassification,
     FPTModel,
 )
@@ -59,6 +61,7 @@ AutoModel.register(FPTConfig, FPTModel, exist_ok=True)
 AutoModelForAudioClassification.register(FPTConfig, FPTForAudioClassification, exist_ok=True)
 AutoModelForImageClassification.register(FPTConfig, FPTForImageClassification, exist_ok=True)
 AutoModelForSequenceClassification.register(FPTConfig, FPTForSequenceClassification, exist_ok=True)
+AutoModelForTimeSeriesPrediction.register(FPTConfig, FPTForTimeSeriesPrediction, exist_ok=True)
 AutoModelForTokenClassification.register(FPTConfig, FPTForTokenClassification, exist_ok=True)
 AutoFeatureExtractor.register(FPTConfig, FPTFeatureExtractor, exist_ok=True)
 # A config class has one; any other is found by the name in its file, so that what it is registered for is never asked.
@@ -97,6 +100,7 @@ __all__ = [
     "FPTForAudioClassification",
     "FPTForImageClassification",
     "FPTForSequenceClassification",
+    "FPTForTimeSeriesPrediction",
     "FPTForTokenClassification",
     "FPTImageProcessor",
     "FPTModel",

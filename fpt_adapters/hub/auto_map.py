@@ -6,6 +6,7 @@ AUTO_MAP = {
     "AutoModelForAudioClassification": "modeling_fpt.FPTForAudioClassification",
     "AutoModelForImageClassification": "modeling_fpt.FPTForImageClassification",
     "AutoModelForSequenceClassification": "modeling_fpt.FPTForSequenceClassification",
+    "AutoModelForTimeSeriesPrediction": "modeling_fpt.FPTForTimeSeriesPrediction",
     "AutoModelForTokenClassification": "modeling_fpt.FPTForTokenClassification",
 }
 PROCESSORS = {  # class named in preprocessor_config.json -> its auto_map
