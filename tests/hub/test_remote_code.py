@@ -226,6 +226,8 @@ def imported_names(text):
 IMAGES = {"input_type": "images", "image_size": 8, "num_channels": 1, "patch_size": 2}
 VALUES = {"input_type": "values", "input_size": 3, "sequence_length": 10}
 TABLE = {"input_type": "table", "column_sizes": [1, 3]}
+WINDOWS = {"input_type": "windows", "context_length": 20, "num_input_channels": 2, "patch_length": 4, "patch_stride": 2}
+FORECAST = WINDOWS | {"prediction_length": 5}
 TOKENS = {"input_type": "tokens", "vocab_size": 25, "sequence_length": 8}
 LORA = {"peft_type": "lora", "r": 2, "target_modules": ["c_attn"]}
 IMAGE_PROCESSOR = b'{"image_processor_type": "FPTImageProcessor"}'
@@ -237,6 +239,7 @@ TRAVELLERS = {  # by kind of model: its base, its fields, and its processor's co
     "image": (GPT2, IMAGES, IMAGE_PROCESSOR),
     "values": (GPT2, VALUES, EXTRACTOR),
     "table": (GPT2, TABLE, TABLE_PROCESSOR),
+    "forecast": (GPT2, FORECAST, b"{}"),
     "image backbone": (ViTConfig(), IMAGES, IMAGE_PROCESSOR),
     "lstm": (LSTMConfig(), VALUES, EXTRACTOR),
     "identity": (IdentityConfig(), VALUES, EXTRACTOR),
@@ -282,6 +285,10 @@ MARKS = {  # of what only some models need: what begins its definition
     "class FPTFeatureExtractor(": {"values", "lstm", "identity"},
     "class FPTTableProcessor(": {"table"},
     "class ColumnsEmbedding(": {"table"},
+    "class WindowsProjection(": {"forecast"},
+    "class FPTForTimeSeriesPrediction(": {"forecast"},
+    "class FPTForImageClassification(": {"image", "image backbone", "adapter"},
+    "class FPTForAudioClassification(": set(),
     "class ImageEncoder(": {"image backbone"},
     "class LSTMModel(": {"lstm"},
     "class IdentityModel(": {"identity"},
