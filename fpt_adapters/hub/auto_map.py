@@ -22,6 +22,6 @@ PROCESSORS = {  # class named in preprocessor_config.json -> its auto_map
 
 
 def auto_map(config: Any) -> dict[str, str]:
-    """The Auto classes of a model of `config`: those of images, sound and forecasts only where it has any."""
+    """The Auto classes of a model of `config`: those of images, sound and forecasts only where it may be one."""
     more = OF_MODALITY.get(config.input.modality, {})
-    return AUTO_MAP | more | (FORECASTS if config.prediction_length is not None else {})
+    return AUTO_MAP | more | (FORECASTS if config.input_type == "windows" else {})

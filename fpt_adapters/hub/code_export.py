@@ -64,7 +64,7 @@ TRAVELS_WITH: dict[str, Callable[[FPTConfig], bool]] = {
     "backbones/baselines/configuration_lstm.py": _has("fpt_lstm"),
     "backbones/baselines/modeling_lstm.py": _has("fpt_lstm"),
     "heads/table.py": lambda config: True,
-    "heads/forecast.py": lambda config: config.prediction_length is not None,
+    "heads/forecast.py": _reads("windows"),
     "heads/image.py": lambda config: config.input.modality == "image",
     "heads/audio.py": lambda config: config.input.modality == "audio",
     "inputs/table.py": lambda config: True,

@@ -226,8 +226,8 @@ def imported_names(text):
 IMAGES = {"input_type": "images", "image_size": 8, "num_channels": 1, "patch_size": 2}
 VALUES = {"input_type": "values", "input_size": 3, "sequence_length": 10}
 TABLE = {"input_type": "table", "column_sizes": [1, 3]}
-WINDOWS = {"input_type": "windows", "context_length": 20, "num_input_channels": 2, "patch_length": 4, "patch_stride": 2}
-FORECAST = WINDOWS | {"prediction_length": 5}
+WINDOWS = {"input_type": "windows", "context_length": 20, "num_input_channels": 2}
+FORECAST = WINDOWS | {"patch_length": 4, "patch_stride": 2, "prediction_length": 5}
 TOKENS = {"input_type": "tokens", "vocab_size": 25, "sequence_length": 8}
 LORA = {"peft_type": "lora", "r": 2, "target_modules": ["c_attn"]}
 IMAGE_PROCESSOR = b'{"image_processor_type": "FPTImageProcessor"}'
