@@ -30,6 +30,7 @@ ENTRIES = {
     "audio_feature_extraction_fpt": "inputs/audio_feature_extraction_fpt.py",
     "feature_extraction_fpt": "inputs/feature_extraction_fpt.py",
     "table_processing_fpt": "inputs/table_processing_fpt.py",
+    "time_series_processing_fpt": "inputs/time_series_processing_fpt.py",
 }
 
 
