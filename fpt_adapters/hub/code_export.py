@@ -51,7 +51,7 @@ def _has_adapter(config: FPTConfig) -> bool:
     return config.peft_config is not None
 
 
-AT_HOME = ("fit", "config_fields")  # methods that only who trains calls
+AT_HOME = ("fit", "find", "config_fields")  # methods that only who trains calls
 IN_PIECES = ("Head", "InputType", "Problem")  # only used methods of these classes are exported (not those for cards)
 
 # Modules that are imported inside functions, or for the import's effect -> whether a model's code needs them.

@@ -108,6 +108,26 @@ class FPTTimeSeriesProcessor(FeatureExtractionMixin):
         Raises ValueError, naming row and column, for what cannot be read.
         """
         frame = frame_of(table)
+        found = cls.find(frame, context_length, prediction_length, time, target, id, frequency, date_format, where)
+        names = found.target_columns
+        found.mean, found.std = scale_of(lambda: [read_numbers(frame, names, where)], names)
+        return found
+
+    @classmethod
+    def find(
+        cls,
+        table: Any,
+        context_length: int,
+        prediction_length: int,
+        time: str | None = None,
+        target: str | Sequence[str] | None = None,
+        id: str | None = None,
+        frequency: str | int | None = None,
+        date_format: str | None = None,
+        where: Callable[[int], str] = NAME_ROW,
+    ) -> "FPTTimeSeriesProcessor":
+        """As `fit`, but the scale stays 1 around 0: `table` may be some of the rows, for columns and frequency."""
+        frame = frame_of(table)
         targets = find_targets(frame, time, id, [target] if isinstance(target, str) else target, where)
         zone = None
         if time is not None:
@@ -116,9 +136,8 @@ class FPTTimeSeriesProcessor(FeatureExtractionMixin):
             if frequency is None:
                 codes = Grid(Clock(1)).codes(_ids(frame, id, where), len(frame))
                 frequency = find_frequency(times, codes, zone)
-        mean, std = scale_of(lambda: [read_numbers(frame, targets, where)], targets)
         return cls(
-            *(targets, context_length, prediction_length, mean, std, time, id),
+            *(targets, context_length, prediction_length, [0.0] * len(targets), [1.0] * len(targets), time, id),
             *(1 if frequency is None else frequency, zone, date_format),
         )
 
@@ -226,7 +245,7 @@ class FPTTimeSeriesProcessor(FeatureExtractionMixin):
         times, zone, _ = read_times(column_of(frame, self.time_column, where), where, self.date_format)
         if (zone is None) != (self.timezone is None):
             raise ValueError(
-                f"times have a zone or have none, as in the training rows, but there it is {self.timezone} and here, in "
+                f"times have a zone or have none, as in training, but there it is {self.timezone} and here, in "
                 f"column {self.time_column!r} of {where(0)}, {zone}: write them as they were."
             )
         return codes, grid.clock.ordinals(times, self.time_column, where)

@@ -56,17 +56,25 @@ def train_and_score(run: Run) -> dict[str, float]:
         metrics = trainer.evaluate(metric_key_prefix="eval")
         report(trainer, "eval", {**metrics, **floors(trainer, task, "validation", data.validation, "eval")}, results)
     if args.do_predict:
-        prediction = trainer.predict(data.test, metric_key_prefix="test")
-        report(trainer, "test", {**prediction.metrics, **floors(trainer, task, "test", data.test, "test")}, results)
-        if trainer.is_world_process_zero():
-            file = Path(args.output_dir) / "test_predictions.npz"
-            np.savez_compressed(file, predictions=joined(prediction.predictions), labels=joined(prediction.label_ids))
+        metrics = _predict(trainer, task, data.test)
+        report(trainer, "test", {**metrics, **floors(trainer, task, "test", data.test, "test")}, results)
     if args.do_train:
         trainer.create_model_card()
     if args.push_to_hub:
         trainer.push_to_hub()
     trainer.end()
     return results
+
+
+def _predict(trainer: FPTTrainer, task: Task, dataset: Dataset) -> dict[str, float]:
+    """Score the test split, and save its predictions, unless they are too many to be held."""
+    if task.scores_batches:
+        return trainer.evaluate(dataset, metric_key_prefix="test")
+    prediction = trainer.predict(dataset, metric_key_prefix="test")
+    if trainer.is_world_process_zero():
+        file = Path(trainer.args.output_dir) / "test_predictions.npz"
+        np.savez_compressed(file, predictions=joined(prediction.predictions), labels=joined(prediction.label_ids))
+    return prediction.metrics
 
 
 def floors(trainer: FPTTrainer, task: Task, split: str, dataset: Dataset, prefix: str) -> dict[str, float]:
@@ -99,6 +107,7 @@ def prepare(
     model.with_code = card_args.push_code
     args.remove_unused_columns = False  # the splits make their own columns
     args.include_for_metrics = list(task.include_for_metrics)
+    args.batch_eval_metrics = args.batch_eval_metrics or task.scores_batches
     trainer = FPTTrainer(
         model,
         args,
