@@ -28,6 +28,7 @@ from .heads.head import Head
 from .heads.table import HEADS
 from .inputs.encoded import Encoded
 from .models.base import Base, build_base
+from .models.forward_arguments import check_tensors, wanted, wanted_states
 from .models.pretrained import FPTPreTrainedModel
 from .rules.travelling import TRAVELS
 from .torch_utils.isolation import DefaultDtype
@@ -84,7 +85,7 @@ class FPTModel(FPTPreTrainedModel):
     ) -> Encoded:
         """As `forward`, but return an `Encoded`: hidden states (batch, tokens, hidden), token mask and the like."""
         given = {name: value for name, value in inputs.items() if value is not None}
-        _check_tensors(**given, attention_mask=attention_mask)
+        check_tensors(**given, attention_mask=attention_mask)
         name, beside = self.input_projection.input_name, self.input_projection.beside
         if name not in given or not given.keys() <= {name, *beside}:
             raise ValueError(f"input_type={self.config.input_type!r} takes {name}; got {', '.join(given) or 'none'}.")
@@ -130,8 +131,8 @@ class FPTModel(FPTPreTrainedModel):
         """
         encoded = self.encode(
             attention_mask,
-            _states(output_hidden_states, self.config.output_hidden_states),
-            _choice(output_attentions, self.config.output_attentions),
+            wanted_states(output_hidden_states, self.config.output_hidden_states),
+            wanted(output_attentions, self.config.output_attentions),
             input_ids=input_ids,
             pixel_values=pixel_values,
             input_values=input_values,
@@ -141,7 +142,7 @@ class FPTModel(FPTPreTrainedModel):
             past_observed_mask=past_observed_mask,
         )
         output = BaseModelOutput(encoded.states, encoded.hidden_states, encoded.attentions)
-        return output if _choice(return_dict, self.config.return_dict) else output.to_tuple()
+        return output if wanted(return_dict, self.config.return_dict) else output.to_tuple()
 
 
 class FPTModelWithHead(FPTPreTrainedModel):
@@ -202,12 +203,12 @@ class FPTModelWithHead(FPTPreTrainedModel):
         `num_items_in_batch` divides the summed loss (Trainer passes it); without it the loss is the mean.
         Raises ValueError for inputs of another kind or shape than the model's, TypeError for lists and arrays.
         """
-        with_states = _states(output_hidden_states, self.config.output_hidden_states)
-        with_attentions = _choice(output_attentions, self.config.output_attentions)
+        with_states = wanted_states(output_hidden_states, self.config.output_hidden_states)
+        with_attentions = wanted(output_attentions, self.config.output_attentions)
         raw = {"input_ids": input_ids, "pixel_values": pixel_values, "input_values": input_values}
         raw |= {"input_features": input_features, "token_type_ids": token_type_ids}
         raw |= {"past_values": past_values, "past_observed_mask": past_observed_mask}
-        _check_tensors(labels=labels, head_inputs=head_inputs)
+        check_tensors(labels=labels, head_inputs=head_inputs)
         if head_inputs is None:
             encoded = self.fpt.encode(attention_mask, with_states, with_attentions, **raw)
             head_inputs = self.head_type.inputs(encoded, self.config)
@@ -223,7 +224,7 @@ class FPTModelWithHead(FPTPreTrainedModel):
         if labels is not None:
             loss = self.head_type.loss(outputs, labels, self.config, num_items_in_batch)
         result = self.head_type.output(loss, self.head_type.answers(outputs, self.config), encoded)
-        return result if _choice(return_dict, self.config.return_dict) else result.to_tuple()
+        return result if wanted(return_dict, self.config.return_dict) else result.to_tuple()
 
 
 class FPTForSequenceClassification(FPTModelWithHead):
@@ -289,24 +290,3 @@ class FPTForTimeSeriesPrediction(FPTModelWithHead):
             past_values=past_values,
             past_observed_mask=past_observed_mask,
         )
-
-
-def _check_tensors(**given: Tensor | None) -> None:
-    for name, value in given.items():
-        if value is not None and not isinstance(value, Tensor):
-            raise TypeError(
-                f"{name} is a tensor, got {type(value).__name__}: write torch.as_tensor({name}), or take what the "
-                "model's processor returns with return_tensors='pt'."
-            )
-
-
-def _states(
-    argument: bool | int | Sequence[int] | None, configured: bool | int | Sequence[int] | None
-) -> bool | Sequence[int]:
-    """Whether to return hidden states, or the numbers of those to return; a single number becomes a list."""
-    chosen = configured if argument is None else argument
-    return [chosen] if type(chosen) is int else chosen or False
-
-
-def _choice(argument: bool | None, configured: bool | None) -> bool:
-    return bool(configured if argument is None else argument)

@@ -114,9 +114,9 @@ class ForecastHead(Head):
         if config.prediction_head == "pooled":
             states = pool(states, None, config.pooling)
         states = states.flatten(1).float()
-        if config.mix_channels:
+        if encoded.sequences is None:
             return torch.cat([states, encoded.mean, encoded.scale], dim=1)
-        states = states.unflatten(0, (-1, config.num_input_channels))  # (batch, channels, size)
+        states = states.unflatten(0, (-1, encoded.sequences))  # (batch, channels, size)
         return torch.cat([states, encoded.mean[..., None], encoded.scale[..., None]], dim=2)
 
     def shape_of_inputs(self, config: PreTrainedConfig, width: int) -> tuple[str | int, ...]:

@@ -19,6 +19,7 @@ SCALE = ("label_mean", "label_scale")
 class SequenceHead(Head):
     """A linear layer on pooled hidden states (batch, hidden) -> logits (batch, num_labels).
 
+    Those of channels that are read one at a time are averaged.
     Where it answers with numbers, `label_mean` and `label_scale` (num_labels,) are those of the training rows: the
     layer's outputs are standardised, and so is the loss; logits and labels are in the data's own units.
     """
@@ -46,7 +47,8 @@ class SequenceHead(Head):
         return nn.Linear(width, config.num_labels)  # PyTorch's default initialisation, as in the paper
 
     def inputs(self, encoded: Encoded, config: PreTrainedConfig) -> Tensor:
-        return pool(encoded.states, encoded.mask, config.pooling)
+        pooled = pool(encoded.states, encoded.mask, config.pooling)
+        return pooled if encoded.sequences is None else pooled.unflatten(0, (-1, encoded.sequences)).mean(dim=1)
 
     def scale(self, outputs: Tensor, config: PreTrainedConfig) -> tuple[Tensor, Tensor] | None:
         if config.label_mean is None:

@@ -93,8 +93,7 @@ class FPTPipeline:
 
     def _taken(self, encoded: Mapping[str, Any]) -> dict[str, Tensor]:
         """What the model takes of what its processor gave."""
-        kind = self.model.config.input
-        taken = (kind.argument, *kind.module.beside, "attention_mask")
+        taken = self.model.config.input.arguments
         return {name: tensor for name, tensor in encoded.items() if name in taken}
 
     @property

@@ -56,7 +56,8 @@ class WindowsProjection(Projection):
             tokens = patches.transpose(1, 2).flatten(0, 1)  # (batch * channels, patches, patch_length)
         check_length(tokens.shape[1], config)
         embeds = self.dropout(self.projection(tokens.to(self.projection.weight.dtype)))
-        return Encoded(embeds, mean=mean[:, 0], scale=scale[:, 0])
+        each = None if config.mix_channels else config.num_input_channels
+        return Encoded(embeds, mean=mean[:, 0], scale=scale[:, 0], sequences=each)
 
     def _scale(self, values: Tensor, observed: Tensor) -> tuple[Tensor, Tensor]:
         """What is subtracted from each window, and what it is divided by: (batch, 1, channels) each."""
