@@ -53,11 +53,11 @@ def train_and_score(run: Run) -> dict[str, float]:
     if args.save_backbone and trainer.is_world_process_zero():
         trainer.model.save_backbone(args.save_backbone)
     if args.do_eval:
-        metrics = trainer.evaluate(metric_key_prefix="eval")
-        report(trainer, "eval", {**metrics, **floors(trainer, task, "validation", data.validation, "eval")}, results)
+        beside = floors(trainer, task, "validation", data.validation, "eval")
+        report(trainer, "eval", {**trainer.evaluate(metric_key_prefix="eval"), **beside}, results)
     if args.do_predict:
-        metrics = _predict(trainer, task, data.test)
-        report(trainer, "test", {**metrics, **floors(trainer, task, "test", data.test, "test")}, results)
+        beside = floors(trainer, task, "test", data.test, "test")
+        report(trainer, "test", {**_predict(trainer, task, data.test), **beside}, results)
     if args.do_train:
         trainer.create_model_card()
     if args.push_to_hub:
