@@ -14,7 +14,7 @@ from ..inputs.series_grid import Grid, put, read_numbers, scale_of
 from ..inputs.time_series_processing_fpt import FPTTimeSeriesProcessor
 from .sources import Source
 
-CHUNK = 2**18  # rows that are read at once
+CHUNK = 2**16  # rows that are read at once
 IN_MEMORY = 2**28  # most bytes of values that are held; more lie in a file
 
 
