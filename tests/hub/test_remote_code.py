@@ -230,6 +230,9 @@ TOKENS = {"input_type": "tokens", "vocab_size": 25, "sequence_length": 8}
 LORA = {"peft_type": "lora", "r": 2, "target_modules": ["c_attn"]}
 IMAGE_PROCESSOR = b'{"image_processor_type": "FPTImageProcessor"}'
 EXTRACTOR = b'{"feature_extractor_type": "FPTFeatureExtractor"}'
+WINDOWS = {"input_type": "windows", "context_length": 24, "num_input_channels": 2, "patch_length": 8}
+WINDOWS |= {"patch_stride": 4, "prediction_length": 6}
+SERIES_PROCESSOR = b'{"feature_extractor_type": "FPTTimeSeriesProcessor"}'
 TABLE_PROCESSOR = b'{"feature_extractor_type": "FPTTableProcessor"}'
 GPT2 = GPT2Config()
 TRAVELLERS = {  # by kind of model: its base, its fields, and its processor's configuration
@@ -237,6 +240,7 @@ TRAVELLERS = {  # by kind of model: its base, its fields, and its processor's co
     "image": (GPT2, IMAGES, IMAGE_PROCESSOR),
     "values": (GPT2, VALUES, EXTRACTOR),
     "table": (GPT2, TABLE, TABLE_PROCESSOR),
+    "windows": (GPT2, WINDOWS, SERIES_PROCESSOR),
     "image backbone": (ViTConfig(), IMAGES, IMAGE_PROCESSOR),
     "lstm": (LSTMConfig(), VALUES, EXTRACTOR),
     "identity": (IdentityConfig(), VALUES, EXTRACTOR),
@@ -281,6 +285,9 @@ MARKS = {  # of what only some models need: what begins its definition
     "class FPTImageProcessor(": {"image", "image backbone", "adapter"},
     "class FPTFeatureExtractor(": {"values", "lstm", "identity"},
     "class FPTTableProcessor(": {"table"},
+    "class FPTTimeSeriesProcessor(": {"windows"},
+    "class Clock:": {"windows"},
+    "class WindowsProjection(": {"windows"},
     "class ColumnsEmbedding(": {"table"},
     "class ImageEncoder(": {"image backbone"},
     "class LSTMModel(": {"lstm"},
@@ -334,7 +341,7 @@ def test_a_travelling_file_needs_nothing_uncommon(travelling, tmp_path):
             if level == 1:
                 assert f"{module}.py" in travelling and module in get_relative_imports(tmp_path / name)
             else:
-                optional = {"peft"} if name == "fpt_adapters.py" else set()
+                optional = {"fpt_adapters.py": {"peft"}, "time_series_processing_fpt.py": {"pandas"}}.get(name, set())
                 assert module.partition(".")[0] in MAY_IMPORT | optional | sys.stdlib_module_names, module
         for node in ast.walk(ast.parse(text)):
             if isinstance(node, ast.ImportFrom) and node.level:
