@@ -38,22 +38,21 @@ def linear(past: np.ndarray, weights: np.ndarray) -> np.ndarray:
     return np.matmul((past - last).transpose(0, 2, 1), weights).transpose(0, 2, 1) + last
 
 
-def fit_linear(windows: Iterable[tuple[np.ndarray, np.ndarray]], scale: Sequence[float]) -> np.ndarray:
+def fit_linear(windows: Iterable[tuple[np.ndarray, np.ndarray]], scale: Sequence[float]) -> np.ndarray | None:
     """The least squares map of windows less their last value to what follows, less that value: (window, steps).
 
-    One map for all channels, each in units of its `scale`, without an intercept and without a penalty. Windows with a
-    missing value are left out. Raises ValueError where no window is left.
+    One map for all channels, each in units of its `scale`, without an intercept and without a penalty. Windows are
+    `filled`; those before a missing value are left out. None: no window is left.
     """
     gram, moments, count = 0.0, 0.0, 0
     for past, future in windows:
+        past = filled(past, np.nan).astype(np.float64)
         rows = np.concatenate([past, future], axis=1).transpose(0, 2, 1)  # (batch, channels, window + steps)
         rows = ((rows - past[:, -1, :, None]) / np.asarray(scale)[:, None]).reshape(-1, rows.shape[-1])
-        rows = rows[~np.isnan(rows).any(axis=1)].astype(np.float64)
+        rows = rows[~np.isnan(rows).any(axis=1)]
         before, after = rows[:, : past.shape[1]], rows[:, past.shape[1] :]
         gram, moments, count = gram + before.T @ before, moments + before.T @ after, count + len(rows)
-    if not count:
-        raise ValueError("a linear map needs a window without a missing value to be fitted to, but there is none.")
-    return np.linalg.lstsq(gram, moments, rcond=None)[0]  # the last row is 0, as what it is for
+    return np.linalg.lstsq(gram, moments, rcond=None)[0] if count else None
 
 
 def season_of(clock: Clock) -> int | None:
@@ -71,21 +70,22 @@ def season_of(clock: Clock) -> int | None:
 
 def score_baselines(
     windows: Iterable[tuple[np.ndarray, np.ndarray]],
-    train: Iterable[tuple[np.ndarray, np.ndarray]],
+    weights: np.ndarray | None,
     mean: Sequence[float],
     new_scores: Callable[[], ForecastScores],
     season: int | None,
 ) -> dict[str, dict[str, float]]:
-    """The scores of each baseline on `windows`; only `train` is learned from. `season` None: without the seasonal one.
+    """The scores of each baseline on `windows`; `weights`: see `fit_linear`. None: without the one that needs it.
 
     A missing value of a window is taken to be the one before it; a channel without any, its `mean` (channels,).
     """
     empty = new_scores()
-    weights = fit_linear(train, empty.scale)
     scores: dict[str, ForecastScores] = {}
     for past, future in windows:
         past, steps = filled(past, np.asarray(mean)).astype(np.float64), future.shape[1]
-        answers = {"last_value": last_value(past, steps), "linear": linear(past, weights)}
+        answers = {"last_value": last_value(past, steps)}
+        if weights is not None:
+            answers["linear"] = linear(past, weights)
         if season is not None:
             answers["seasonal_naive"] = seasonal_naive(past, steps, season)
         for name, answer in answers.items():

@@ -16,7 +16,7 @@ from .problems import Numbers
 from .sequence import pool
 
 LOSSES = {"mse": F.mse_loss, "mae": F.l1_loss, "huber": F.huber_loss}
-HEADS = ("flatten", "pooled")
+PREDICTION_HEADS = ("flatten", "pooled")
 MAX_QUANTILES = 99
 
 
@@ -74,8 +74,12 @@ class ForecastHead(Head):
     def check(self, config: PreTrainedConfig) -> None:
         if config.prediction_length is not None:
             check_within("prediction_length", config.prediction_length, 1, MAX_SIZE)
-        if config.prediction_head not in (None, *HEADS):
-            raise ValueError(f"prediction_head is one of {', '.join(HEADS)}; got {short(config.prediction_head)}.")
+            if config.num_input_channels not in (None, config.num_labels):
+                config.num_labels = config.num_input_channels  # their names are those of the channels
+        if config.prediction_head not in (None, *PREDICTION_HEADS):
+            raise ValueError(
+                f"prediction_head is one of {', '.join(PREDICTION_HEADS)}; got {short(config.prediction_head)}."
+            )
         if config.loss not in (None, *LOSSES):
             raise ValueError(f"loss is one of {', '.join(LOSSES)}; got {short(config.loss)}.")
         if config.quantiles is not None:
@@ -93,11 +97,8 @@ class ForecastHead(Head):
                 f"{config.input_type!r} and {config.prediction_length}."
             )
 
-    def settle(self, config: PreTrainedConfig) -> None:
-        """Numbers, one a channel."""
-        config.problem_type = Numbers.name
-        if config.num_labels != config.num_input_channels:
-            config.num_labels = config.num_input_channels
+    def problem_type(self, config: PreTrainedConfig) -> str:
+        return Numbers.name
 
     def output(self, loss: Tensor | None, answers: Tensor, encoded: Encoded) -> ModelOutput:
         output = super().output(loss, answers, encoded)

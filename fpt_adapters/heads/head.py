@@ -43,10 +43,6 @@ class Head:
         """The `problem_type` that the labels are for; None: the labels tell, as in every transformers model."""
         return Numbers.name if config.num_labels == 1 and config.problem_type is None else config.problem_type
 
-    def settle(self, config: PreTrainedConfig) -> None:
-        """Write into a new model's configuration what follows from the head, for the card and pipelines."""
-        config.problem_type = self.problem_type(config)
-
     def output(self, loss: Tensor | None, answers: Tensor, encoded: Encoded) -> ModelOutput:
         """What `forward` returns."""
         states = {"hidden_states": encoded.hidden_states, "attentions": encoded.attentions}

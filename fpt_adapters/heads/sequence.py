@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig
-from transformers.modeling_outputs import ImageClassifierOutput, SequenceClassifierOutput
+from transformers.modeling_outputs import SequenceClassifierOutput
 
 from ..inputs.encoded import Encoded
 from ..rules.ranges import MAX_LABELS, short
@@ -57,21 +57,6 @@ class SequenceHead(Head):
 
     def pipeline_tag(self, config: PreTrainedConfig) -> str | None:
         return f"{self.modality}-classification" if config.input.modality == self.modality else None
-
-
-class ImageHead(SequenceHead):
-    """The same head for images, under the Auto class that image pipelines load."""
-
-    output_class = ImageClassifierOutput
-    auto_class = "AutoModelForImageClassification"
-    modality, only_input = "image", "images"
-
-
-class AudioHead(SequenceHead):
-    """The same for sound, as pipelines of audio load it."""
-
-    auto_class = "AutoModelForAudioClassification"
-    modality, only_input = "audio", "audio"
 
 
 def _check_scale(config: PreTrainedConfig) -> None:

@@ -94,7 +94,7 @@ class FPTPipeline:
 
     def _taken(self, encoded: Mapping[str, Any]) -> dict[str, Tensor]:
         """What the model takes of what its processor gave."""
-        taken = self.model.config.input.arguments
+        taken = self.model.config.input.argument_names
         return {name: tensor for name, tensor in encoded.items() if name in taken}
 
     @property

@@ -64,7 +64,7 @@ class InputType:
         return self.module.input_name
 
     @property
-    def arguments(self) -> tuple[str, ...]:
+    def argument_names(self) -> tuple[str, ...]:
         """The names of all arguments of `forward` that hold inputs: `argument`, what may be beside it, the mask."""
         return (self.argument, *self.module.beside, "attention_mask")
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from transformers import EvalPrediction
 
-from ..data.forecast_baselines import score_baselines, season_of
+from ..data.forecast_baselines import fit_linear, score_baselines, season_of
 from ..data.forecast_scores import ForecastScores
 from ..data.sources import Source
 from ..data.splits import SPLITS, check_at_least, keep_some, split_sizes
@@ -112,6 +112,7 @@ class TimeSeriesForecasting(FileArguments, Task):
                 raise ValueError("splits say how many steps are held out: leave --validation_examples out.")
         self._processor: FPTTimeSeriesProcessor | None = None  # these are found by `load`
         self._train: Windows | None = None
+        self._weights: np.ndarray | None = None  # of the linear map
         self._scores: ForecastScores | None = None
         self._floors: dict[int, dict[str, float]] = {}
 
@@ -142,12 +143,15 @@ class TimeSeriesForecasting(FileArguments, Task):
             if sizes[split] < len(windows[split]):
                 windows[split].chosen = keep_some(np.arange(len(windows[split])), sizes[split], seed, split)
         self._train = windows["train"]
-        self._scores = None
+        self._weights = self._scores = None
+        self._floors.clear()
         config = self._processor.config_fields | {
             name: getattr(self, name) for name in MODEL_FIELDS if getattr(self, name) not in (None, False)
         }
         if self.patch_length is not None and self.patch_stride is None:
             config["patch_stride"] = max(self.patch_length // 2, 1)
+        season = self.season_length
+        lines.append(f"season: {counted(season, 'step')}" if season else "season: none within a window is known")
         return TaskData(**windows, config=config, found=lines)
 
     def stream(self, *args: Any, **kwargs: Any) -> TaskData:
@@ -191,9 +195,10 @@ class TimeSeriesForecasting(FileArguments, Task):
         The last value, the season before (`season`), and a linear map that is fitted to the training windows.
         """
         if id(split) not in self._floors:
-            train = self._train.batches(most=MOST_FITTED)
+            if self._weights is None:  # once for all splits
+                self._weights = fit_linear(self._train.batches(most=MOST_FITTED), self.processor().std)
             by_name = score_baselines(
-                split.batches(), train, self.processor().mean, self._new_scores, self.season_length
+                split.batches(), self._weights, self.processor().mean, self._new_scores, self.season_length
             )
             metrics = [name for name in next(iter(by_name.values())) if name != "coverage"]
             best = {metric: min(scores[metric] for scores in by_name.values()) for metric in metrics}

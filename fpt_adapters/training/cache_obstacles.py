@@ -133,7 +133,7 @@ def _obstacles_in_model(
 
 def inputs_of(model: FPTPreTrainedModel, batch: dict[str, Tensor]) -> dict[str, Tensor]:
     """The part of a collated batch that the model takes, on its device."""
-    taken = model.config.input.arguments
+    taken = model.config.input.argument_names
     return {name: tensor.to(model.device) for name, tensor in batch.items() if name in taken}
 
 
