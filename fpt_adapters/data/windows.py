@@ -1,6 +1,9 @@
 """Windows of time series, drawn lazily from values that lie in memory or, where they are many, in a file."""
 
+import os
+import shutil
 import tempfile
+import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
@@ -26,18 +29,16 @@ class Values:
 
     def __init__(self, steps: int, channels: int, most: int = IN_MEMORY):
         self.shape = (steps, channels)
-        self._folder = self._array = None
+        self._array = None
         if 4 * steps * channels <= most:
             self._array = np.full(self.shape, np.nan, dtype=np.float32)
             return
-        self._folder = tempfile.TemporaryDirectory(prefix="fpt_series_")
-        self._path = Path(self._folder.name) / "values"
+        folder = tempfile.mkdtemp(prefix="fpt_series_")
+        weakref.finalize(self, _remove, folder, os.getpid())
+        self._path = Path(folder) / "values"
         with open(self._path, "wb") as file:
             for start in range(0, steps, CHUNK):
                 np.full((min(CHUNK, steps - start), channels), np.nan, dtype=np.float32).tofile(file)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return vars(self) | {"_folder": None}
 
     @property
     def in_file(self) -> bool:
@@ -50,6 +51,11 @@ class Values:
         if self._array is not None:
             return self._array
         return np.memmap(self._path, dtype=np.float32, mode="r+", shape=self.shape)
+
+
+def _remove(folder: str, process: int) -> None:
+    if os.getpid() == process:  # a worker of a data loader is a copy of its process
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @dataclass(frozen=True)
@@ -103,6 +109,7 @@ def read_series(source: Source, processor: FPTTimeSeriesProcessor, most: int = I
     keys, grid = columns[: len(columns) - len(processor.target_columns)], processor.grid()
     for start, frame in _frames(source, keys or columns[:1]):
         grid.see(*processor.read(frame, grid, _naming(source, start)))
+    grid.check_lengths()
     lengths = grid.lengths
     starts = np.cumsum(lengths) - lengths
     values = Values(int(lengths.sum()), len(processor.target_columns), most)

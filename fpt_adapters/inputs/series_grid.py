@@ -91,8 +91,12 @@ class Grid:
 
     @property
     def lengths(self) -> np.ndarray:
-        """The steps of each series: int64 (series,). Raises ValueError for far more steps than rows."""
-        lengths = (self.last - self.first) // self.clock.step + 1
+        """The steps of each series: int64 (series,)."""
+        return (self.last - self.first) // self.clock.step + 1
+
+    def check_lengths(self) -> None:
+        """Raise ValueError for a series of far more steps than rows."""
+        lengths = self.lengths
         if (sparse := lengths > MOST_EMPTY * self.rows + 1000).any():
             number = int(sparse.argmax())
             raise ValueError(
@@ -100,7 +104,6 @@ class Grid:
                 f"rows over {lengths[number]:,} of them, {self.clock.shown(self.first[number])} to "
                 f"{self.clock.shown(self.last[number])}: write another frequency, {EXAMPLES}, or mend the times."
             )
-        return lengths
 
     def steps(self, codes: np.ndarray, ordinals: np.ndarray, where: Callable[[int], str]) -> np.ndarray:
         """The step of each row within its series: int64 (rows,). Raises ValueError for a time off the grid."""

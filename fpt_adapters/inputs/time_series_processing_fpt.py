@@ -267,6 +267,7 @@ class FPTTimeSeriesProcessor(FeatureExtractionMixin):
         frame, grid = frame_of(table), self.grid()
         codes, ordinals = self.read(frame, grid, where)
         grid.see(codes, ordinals)
+        grid.check_lengths()
         return grid, codes, ordinals, frame
 
     def _clock(self) -> Clock:
