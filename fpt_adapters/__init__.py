@@ -34,6 +34,7 @@ from .inputs.audio_feature_extraction_fpt import FPTAudioFeatureExtractor
 from .inputs.feature_extraction_fpt import FPTFeatureExtractor
 from .inputs.image_processing_fpt import FPTImageProcessor
 from .inputs.table_processing_fpt import FPTTableProcessor
+from .inputs.time_series_processing_fpt import FPTTimeSeriesProcessor
 from .modeling_fpt import (
     FPTForAudioClassification,
     FPTForImageClassification,
@@ -67,6 +68,7 @@ AutoFeatureExtractor.register(FPTConfig, FPTFeatureExtractor, exist_ok=True)
 # A config class has one; any other is found by the name in its file, so that what it is registered for is never asked.
 AutoFeatureExtractor.register(FPTAudioFeatureExtractor, FPTAudioFeatureExtractor, exist_ok=True)
 AutoFeatureExtractor.register(FPTTableProcessor, FPTTableProcessor, exist_ok=True)
+AutoFeatureExtractor.register(FPTTimeSeriesProcessor, FPTTimeSeriesProcessor, exist_ok=True)
 # As both backends: transformers asks for torchvision's where that is installed, and warns where there is none.
 AutoImageProcessor.register(
     FPTConfig, image_processor_classes={"pil": FPTImageProcessor, "torchvision": FPTImageProcessor}, exist_ok=True
@@ -108,6 +110,7 @@ __all__ = [
     "FPTPreTrainedModel",
     "FPTRegressor",
     "FPTTableProcessor",
+    "FPTTimeSeriesProcessor",
     "FPTTrainer",
     "FrozenBase",
     "GroupCount",

@@ -77,7 +77,9 @@ class ForecastHead(Head):
             if config.num_input_channels not in (None, config.num_labels):
                 config.num_labels = config.num_input_channels  # their names are those of the channels
         if config.prediction_head not in (None, *PREDICTION_HEADS):
-            raise ValueError(f"prediction_head is one of {', '.join(PREDICTION_HEADS)}; got {short(config.prediction_head)}.")
+            raise ValueError(
+                f"prediction_head is one of {', '.join(PREDICTION_HEADS)}; got {short(config.prediction_head)}."
+            )
         if config.loss not in (None, *LOSSES):
             raise ValueError(f"loss is one of {', '.join(LOSSES)}; got {short(config.loss)}.")
         if config.quantiles is not None:

@@ -17,6 +17,7 @@ PROCESSORS = {  # class named in preprocessor_config.json -> its auto_map
     "FPTImageProcessor": {"AutoImageProcessor": "image_processing_fpt.FPTImageProcessor"},
     "FPTAudioFeatureExtractor": {"AutoFeatureExtractor": "audio_feature_extraction_fpt.FPTAudioFeatureExtractor"},
     "FPTTableProcessor": {"AutoFeatureExtractor": "table_processing_fpt.FPTTableProcessor"},
+    "FPTTimeSeriesProcessor": {"AutoFeatureExtractor": "time_series_processing_fpt.FPTTimeSeriesProcessor"},
     "FPTFeatureExtractor": {"AutoFeatureExtractor": "feature_extraction_fpt.FPTFeatureExtractor"},
 }
 

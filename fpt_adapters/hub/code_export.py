@@ -30,7 +30,9 @@ ENTRIES = {
     "audio_feature_extraction_fpt": "inputs/audio_feature_extraction_fpt.py",
     "feature_extraction_fpt": "inputs/feature_extraction_fpt.py",
     "table_processing_fpt": "inputs/table_processing_fpt.py",
+    "time_series_processing_fpt": "inputs/time_series_processing_fpt.py",
 }
+APART = ("series_grid", "series_times")  # a file each, which asks for pandas: models, which share others, do not
 
 
 def _has(model_type: str) -> Callable[[FPTConfig], bool]:
@@ -50,7 +52,7 @@ def _has_adapter(config: FPTConfig) -> bool:
     return config.peft_config is not None
 
 
-AT_HOME = ("fit", "config_fields")  # methods that only who trains calls
+AT_HOME = ("fit", "find", "config_fields")  # methods that only who trains calls
 IN_PIECES = ("Head", "InputType", "Problem")  # only used methods of these classes are exported (not those for cards)
 
 # Modules that are imported inside functions, or for the import's effect -> whether a model's code needs them.
@@ -105,6 +107,8 @@ def _flattened(travelling: frozenset[str], classes: tuple[str, ...]) -> dict[str
 
 
 def _flat_name(path: Path) -> str:
+    if path.stem in APART:
+        return f"fpt_{path.stem}"
     return path.stem if path.stem in ENTRIES else f"fpt_{path.relative_to(PACKAGE).with_suffix('').parts[0]}"
 
 
