@@ -50,6 +50,7 @@ from .version import __version__
 
 if TYPE_CHECKING:
     from .estimators.classifier import FPTClassifier
+    from .estimators.forecaster import FPTForecaster
     from .estimators.regressor import FPTRegressor
     from .inference.pipeline import FPTPipeline, pipeline
     from .inputs.vocabulary import symbol_tokenizer
@@ -104,6 +105,7 @@ __all__ = [
     "FPTForSequenceClassification",
     "FPTForTimeSeriesPrediction",
     "FPTForTokenClassification",
+    "FPTForecaster",
     "FPTImageProcessor",
     "FPTModel",
     "FPTPipeline",
@@ -132,6 +134,7 @@ __all__ = [
 _LATER = {  # where each is that is imported when it is first asked for
     "FPTClassifier": "estimators.classifier",
     "FPTPipeline": "inference.pipeline",
+    "FPTForecaster": "estimators.forecaster",
     "FPTRegressor": "estimators.regressor",
     "pipeline": "inference.pipeline",
     "symbol_tokenizer": "inputs.vocabulary",

@@ -55,7 +55,7 @@ class Forecaster(nn.Module):
             answers = self.out_proj(states).unflatten(2, (-1, self.quantiles))  # (batch, channels, steps, quantiles)
             answers, mean, scale = answers.transpose(1, 2), mean[..., 0], scale[..., 0]
         answers = answers * scale[:, None, :, None] + mean[:, None, :, None]  # (batch, steps, channels, quantiles)
-        return answers if self.has_quantiles else answers[..., 0]
+        return answers.sort(dim=-1).values if self.has_quantiles else answers[..., 0]  # quantiles do not cross
 
 
 class ForecastHead(Head):

@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from ..inputs.time_series_processing_fpt import NAME_ROW, FPTTimeSeriesProcessor
@@ -34,6 +35,11 @@ class FPTForecastPipeline:
         windows = self.processor(table, return_tensors="pt", where=where)["past_values"]
         answers = torch.cat([self._answer(batch) for batch in windows.split(batch_size)])
         return self.processor.forecast_table(table, answers, self.model.config.quantiles, where)
+
+    def points(self, windows: np.ndarray) -> np.ndarray:
+        """Windows (batch, context_length, channels) -> one forecast each; of quantiles that nearest to one half."""
+        answers, levels = self._answer(torch.from_numpy(windows)).numpy(), self.model.config.quantiles
+        return answers if levels is None else answers[..., int(np.argmin(np.abs(np.array(levels) - 0.5)))]
 
     @torch.no_grad()
     def _answer(self, windows: torch.Tensor) -> torch.Tensor:
