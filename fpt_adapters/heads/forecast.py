@@ -69,6 +69,7 @@ class ForecastHead(Head):
     output_class = TimeSeriesPredictionOutput
     output_name = "prediction_outputs"
     auto_class = "AutoModelForTimeSeriesPrediction"
+    implied = {"input_type": "windows"}
     gaps = True
 
     def check(self, config: PreTrainedConfig) -> None:

@@ -29,6 +29,7 @@ class Head:
     output_name = "logits"
     auto_class: str  # the transformers class that loads such a model
     per_token = False  # whether each token has an answer of its own
+    implied: dict[str, str] = {}  # fields that a configuration has where nobody says them
     gaps = False  # whether a label may be NaN, where nothing was measured
 
     def check(self, config: PreTrainedConfig) -> None:

@@ -66,6 +66,14 @@ def test_a_window_that_is_higher_and_larger_has_a_forecast_that_is_so_too(fields
     torch.testing.assert_close(moved, expected, rtol=2e-3, atol=2e-2)
 
 
+def test_windows_are_what_a_forecast_reads_where_nobody_says():
+    fields = {name: value for name, value in FIELDS.items() if name != "input_type" and value is not None}
+    base = tiny_config("gpt2")
+    assert (
+        FPTForTimeSeriesPrediction.from_backbone(base, backbone_init="random", **fields).config.input_type == "windows"
+    )
+
+
 def test_without_scaling_the_level_is_what_the_model_sees():
     model, (past, _) = forecaster(scaling="none"), windows()
     moved, first = forecasts(model, past_values=past + 100), forecasts(model, past_values=past)
