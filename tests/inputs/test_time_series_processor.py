@@ -77,7 +77,7 @@ def test_time_goes_on_by_the_calendar_of_the_rows(freq, zone, found):
         assert (processor.frequency, processor.timezone) == (found, zone)
         assert windows(processor, known) == [[end - 4.0, None, end - 2.0, end - 1.0]]
         times = processor.forecast_table(known, np.zeros((1, 2, 1)))["t"]
-        assert times.tolist() == rows["t"].tolist()[end : end + 2] and times.dtype == rows["t"].dtype
+        assert times.tolist() == rows["t"].tolist()[end : end + 2] and times.dt.tz == rows["t"].dt.tz
 
 
 def test_series_of_several_lengths_stand_side_by_side():
