@@ -14,6 +14,7 @@ from transformers import (
     AutoModelForAudioClassification,
     AutoModelForImageClassification,
     AutoModelForSequenceClassification,
+    AutoModelForTimeSeriesPrediction,
     AutoModelForTokenClassification,
 )
 from transformers.models.auto.image_processing_auto import AutoImageProcessor  # 5.5: the top name needs torchvision
@@ -33,10 +34,12 @@ from .inputs.audio_feature_extraction_fpt import FPTAudioFeatureExtractor
 from .inputs.feature_extraction_fpt import FPTFeatureExtractor
 from .inputs.image_processing_fpt import FPTImageProcessor
 from .inputs.table_processing_fpt import FPTTableProcessor
+from .inputs.time_series_processing_fpt import FPTTimeSeriesProcessor
 from .modeling_fpt import (
     FPTForAudioClassification,
     FPTForImageClassification,
     FPTForSequenceClassification,
+    FPTForTimeSeriesPrediction,
     FPTForTokenClassification,
     FPTModel,
 )
@@ -47,6 +50,7 @@ from .version import __version__
 
 if TYPE_CHECKING:
     from .estimators.classifier import FPTClassifier
+    from .estimators.forecaster import FPTForecaster
     from .estimators.regressor import FPTRegressor
     from .inference.pipeline import FPTPipeline, pipeline
     from .inputs.vocabulary import symbol_tokenizer
@@ -59,11 +63,13 @@ AutoModel.register(FPTConfig, FPTModel, exist_ok=True)
 AutoModelForAudioClassification.register(FPTConfig, FPTForAudioClassification, exist_ok=True)
 AutoModelForImageClassification.register(FPTConfig, FPTForImageClassification, exist_ok=True)
 AutoModelForSequenceClassification.register(FPTConfig, FPTForSequenceClassification, exist_ok=True)
+AutoModelForTimeSeriesPrediction.register(FPTConfig, FPTForTimeSeriesPrediction, exist_ok=True)
 AutoModelForTokenClassification.register(FPTConfig, FPTForTokenClassification, exist_ok=True)
 AutoFeatureExtractor.register(FPTConfig, FPTFeatureExtractor, exist_ok=True)
 # A config class has one; any other is found by the name in its file, so that what it is registered for is never asked.
 AutoFeatureExtractor.register(FPTAudioFeatureExtractor, FPTAudioFeatureExtractor, exist_ok=True)
 AutoFeatureExtractor.register(FPTTableProcessor, FPTTableProcessor, exist_ok=True)
+AutoFeatureExtractor.register(FPTTimeSeriesProcessor, FPTTimeSeriesProcessor, exist_ok=True)
 # As both backends: transformers asks for torchvision's where that is installed, and warns where there is none.
 AutoImageProcessor.register(
     FPTConfig, image_processor_classes={"pil": FPTImageProcessor, "torchvision": FPTImageProcessor}, exist_ok=True
@@ -97,13 +103,16 @@ __all__ = [
     "FPTForAudioClassification",
     "FPTForImageClassification",
     "FPTForSequenceClassification",
+    "FPTForTimeSeriesPrediction",
     "FPTForTokenClassification",
+    "FPTForecaster",
     "FPTImageProcessor",
     "FPTModel",
     "FPTPipeline",
     "FPTPreTrainedModel",
     "FPTRegressor",
     "FPTTableProcessor",
+    "FPTTimeSeriesProcessor",
     "FPTTrainer",
     "FrozenBase",
     "GroupCount",
@@ -125,6 +134,7 @@ __all__ = [
 _LATER = {  # where each is that is imported when it is first asked for
     "FPTClassifier": "estimators.classifier",
     "FPTPipeline": "inference.pipeline",
+    "FPTForecaster": "estimators.forecaster",
     "FPTRegressor": "estimators.regressor",
     "pipeline": "inference.pipeline",
     "symbol_tokenizer": "inputs.vocabulary",

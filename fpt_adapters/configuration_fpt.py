@@ -109,8 +109,8 @@ class FPTConfig(FloatFields, PreTrainedConfig):
     num_channels: int | None = None  # images, series: channels
     patch_size: int | None = None  # images: pixels of a square patch's side
     series_length: int | None = None  # series: the most time steps
-    patch_length: int | None = None  # series: time steps per patch
-    patch_stride: int | None = None  # series: time steps between the starts of two patches
+    patch_length: int | None = None  # series, windows: time steps per patch
+    patch_stride: int | None = None  # series, windows: time steps between the starts of two patches
     input_dropout: float | int = 0.1  # after the input projection (the paper's 0.1)
 
     # What trains: the policy.
@@ -123,6 +123,7 @@ class FPTConfig(FloatFields, PreTrainedConfig):
     pooling: Literal["auto", "last", "mean", "first"] = "auto"  # auto: last for a causal backbone, else mean
     labels_per_token: int = 1  # token classification: labels that each token carries (bits)
 
+    keys_to_ignore_at_inference = ["loc", "scale"]  # outputs that Trainer's predictions leave out
     _as_read = None  # the config.json that an Auto class read before it knew this class
 
     def __post_init__(self, **kwargs):

@@ -28,6 +28,7 @@ from .heads.head import Head
 from .heads.table import HEADS
 from .inputs.encoded import Encoded
 from .models.base import Base, build_base
+from .models.forward_arguments import check_tensors, wanted, wanted_states
 from .models.pretrained import FPTPreTrainedModel
 from .rules.travelling import TRAVELS
 from .torch_utils.isolation import DefaultDtype
@@ -77,20 +78,15 @@ class FPTModel(FPTPreTrainedModel):
 
     def encode(
         self,
-        input_ids: Tensor | None = None,
-        pixel_values: Tensor | None = None,
-        input_values: Tensor | None = None,
         attention_mask: Tensor | None = None,
         output_hidden_states: bool | Sequence[int] = False,
         output_attentions: bool = False,
-        input_features: Tensor | None = None,
-        token_type_ids: Tensor | None = None,
+        **inputs: Tensor | None,
     ) -> Encoded:
         """As `forward`, but return an `Encoded`: hidden states (batch, tokens, hidden), token mask and the like."""
-        given = {"input_ids": input_ids, "pixel_values": pixel_values, "input_values": input_values}
-        given |= {"input_features": input_features, "token_type_ids": token_type_ids}
-        given = {name: value for name, value in given.items() if value is not None}
-        _check_tensors(**given, attention_mask=attention_mask)
+        given = {name: value for name, value in inputs.items() if value is not None}
+        if not TRAVELS:
+            check_tensors(**given, attention_mask=attention_mask)
         name, beside = self.input_projection.input_name, self.input_projection.beside
         if name not in given or not given.keys() <= {name, *beside}:
             raise ValueError(f"input_type={self.config.input_type!r} takes {name}; got {', '.join(given) or 'none'}.")
@@ -121,28 +117,33 @@ class FPTModel(FPTPreTrainedModel):
         return_dict: bool | None = None,
         input_features: Tensor | None = None,
         token_type_ids: Tensor | None = None,
+        past_values: Tensor | None = None,
+        past_observed_mask: Tensor | None = None,
     ) -> BaseModelOutput | tuple:
         """Inputs of the config's type -> `last_hidden_state` (batch, tokens, hidden).
 
         `input_ids` (batch, tokens), `pixel_values` (batch, channels, height, width), `input_values` (batch, tokens,
         input_size) or, for series, (batch, steps, channels) and, for tables, (batch, columns, 2); `attention_mask`
         (batch, tokens or steps), 1 for real. Natively what the base's own processor gives, also `input_values` (batch,
-        samples), `input_features` (batch, mels, frames) and, beside ids, `token_type_ids`. `output_hidden_states`:
-        True for those of all layers, or the numbers of some layers: see `run_backbone`. Raises ValueError for another
-        input or shape than the config declares, TypeError for lists and arrays.
+        samples), `input_features` (batch, mels, frames) and, beside ids, `token_type_ids`. Windows: `past_values` and
+        `past_observed_mask` (batch, context_length, num_input_channels). `output_hidden_states`: True for those of all
+        layers, or the numbers of some: see `run_backbone`. Raises ValueError for another input or shape than the
+        config declares, TypeError for lists and arrays.
         """
         encoded = self.encode(
-            input_ids,
-            pixel_values,
-            input_values,
             attention_mask,
-            _states(output_hidden_states, self.config.output_hidden_states),
-            _choice(output_attentions, self.config.output_attentions),
-            input_features,
-            token_type_ids,
+            wanted_states(output_hidden_states, self.config.output_hidden_states),
+            wanted(output_attentions, self.config.output_attentions),
+            input_ids=input_ids,
+            pixel_values=pixel_values,
+            input_values=input_values,
+            input_features=input_features,
+            token_type_ids=token_type_ids,
+            past_values=past_values,
+            past_observed_mask=past_observed_mask,
         )
         output = BaseModelOutput(encoded.states, encoded.hidden_states, encoded.attentions)
-        return output if _choice(return_dict, self.config.return_dict) else output.to_tuple()
+        return output if wanted(return_dict, self.config.return_dict) else output.to_tuple()
 
 
 class FPTModelWithHead(FPTPreTrainedModel):
@@ -169,23 +170,13 @@ class FPTModelWithHead(FPTPreTrainedModel):
         """Whether each token has an answer of its own, rather than the whole sequence."""
         return self.head_type.per_token
 
-    def head_inputs(
-        self,
-        input_ids: Tensor | None = None,
-        pixel_values: Tensor | None = None,
-        input_values: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        input_features: Tensor | None = None,
-        token_type_ids: Tensor | None = None,
-    ) -> Tensor:
+    def head_inputs(self, attention_mask: Tensor | None = None, **inputs: Tensor | None) -> Tensor:
         """Inputs as for `FPTModel` -> the head's inputs: (batch, hidden), or (batch, tokens, hidden) for tokens.
 
         `forward(head_inputs=...)` continues from them. While only the head trains they do not change, so that they
         can be computed once and kept.
         """
-        raw = (input_ids, pixel_values, input_values, attention_mask)
-        encoded = self.fpt.encode(*raw, input_features=input_features, token_type_ids=token_type_ids)
-        return self.head_type.inputs(encoded, self.config)
+        return self.head_type.inputs(self.fpt.encode(attention_mask, **inputs), self.config)
 
     def forward(
         self,
@@ -201,6 +192,8 @@ class FPTModelWithHead(FPTPreTrainedModel):
         head_inputs: Tensor | None = None,
         input_features: Tensor | None = None,
         token_type_ids: Tensor | None = None,
+        past_values: Tensor | None = None,
+        past_observed_mask: Tensor | None = None,
     ):
         """Inputs as for `FPTModel`, or `head_inputs` instead -> logits, and the loss if `labels` are given.
 
@@ -211,29 +204,29 @@ class FPTModelWithHead(FPTPreTrainedModel):
         `num_items_in_batch` divides the summed loss (Trainer passes it); without it the loss is the mean.
         Raises ValueError for inputs of another kind or shape than the model's, TypeError for lists and arrays.
         """
-        with_states = _states(output_hidden_states, self.config.output_hidden_states)
-        with_attentions = _choice(output_attentions, self.config.output_attentions)
-        raw = (input_ids, pixel_values, input_values, attention_mask)
-        _check_tensors(labels=labels, head_inputs=head_inputs)
+        with_states = wanted_states(output_hidden_states, self.config.output_hidden_states)
+        with_attentions = wanted(output_attentions, self.config.output_attentions)
+        raw = {"input_ids": input_ids, "pixel_values": pixel_values, "input_values": input_values}
+        raw |= {"input_features": input_features, "token_type_ids": token_type_ids}
+        raw |= {"past_values": past_values, "past_observed_mask": past_observed_mask}
+        if not TRAVELS:
+            check_tensors(labels=labels, head_inputs=head_inputs)
         if head_inputs is None:
-            encoded = self.fpt.encode(*raw, with_states, with_attentions, input_features, token_type_ids)
+            encoded = self.fpt.encode(attention_mask, with_states, with_attentions, **raw)
             head_inputs = self.head_type.inputs(encoded, self.config)
         else:
             from .heads.given_inputs import check_head_inputs
 
             shape = self.head_type.shape_of_inputs(self.config, output_width(self.config.base_model_config))
-            raw += (input_features, token_type_ids)
-            check_head_inputs(head_inputs, shape, raw, with_states or with_attentions)
+            given = (attention_mask, *raw.values())
+            check_head_inputs(head_inputs, shape, given, with_states or with_attentions)
             encoded = Encoded()
         outputs = self.head(head_inputs.to(next(weights(self.head)).dtype))  # some backbones end in half precision
         loss = None
         if labels is not None:
             loss = self.head_type.loss(outputs, labels, self.config, num_items_in_batch)
-        logits = self.head_type.answers(outputs, self.config)
-        result = self.head_type.output_class(
-            loss=loss, logits=logits, hidden_states=encoded.hidden_states, attentions=encoded.attentions
-        )
-        return result if _choice(return_dict, self.config.return_dict) else result.to_tuple()
+        result = self.head_type.output(loss, self.head_type.answers(outputs, self.config), encoded)
+        return result if wanted(return_dict, self.config.return_dict) else result.to_tuple()
 
 
 class FPTForSequenceClassification(FPTModelWithHead):
@@ -260,22 +253,42 @@ class FPTForTokenClassification(FPTModelWithHead):
     head_type = HEADS["tokens"]
 
 
-def _check_tensors(**given: Tensor | None) -> None:
-    for name, value in given.items():
-        if value is not None and not isinstance(value, Tensor):
-            raise TypeError(
-                f"{name} is a tensor, got {type(value).__name__}: write torch.as_tensor({name}), or take what the "
-                "model's processor returns with return_tensors='pt'."
-            )
+class FPTForTimeSeriesPrediction(FPTModelWithHead):
+    """The steps after a window of time series, in the data's units."""
 
+    head_type = HEADS["forecast"]
 
-def _states(
-    argument: bool | int | Sequence[int] | None, configured: bool | int | Sequence[int] | None
-) -> bool | Sequence[int]:
-    """Whether to return hidden states, or the numbers of those to return; a single number becomes a list."""
-    chosen = configured if argument is None else argument
-    return [chosen] if type(chosen) is int else chosen or False
+    def forward(
+        self,
+        past_values: Tensor | None = None,
+        past_observed_mask: Tensor | None = None,
+        future_values: Tensor | None = None,
+        future_observed_mask: Tensor | None = None,
+        labels: Tensor | None = None,
+        num_items_in_batch: Tensor | int | None = None,
+        output_hidden_states: bool | int | Sequence[int] | None = None,
+        output_attentions: bool | None = None,
+        return_dict: bool | None = None,
+        head_inputs: Tensor | None = None,
+    ):
+        """Windows `past_values` (batch, context_length, channels) -> `prediction_outputs`, the steps that follow.
 
-
-def _choice(argument: bool | None, configured: bool | None) -> bool:
-    return bool(configured if argument is None else argument)
+        These are (batch, prediction_length, channels), with quantiles (..., quantiles). The loss comes if
+        `future_values` are given, or `labels`, which is their name for Trainer: (batch, prediction_length, channels),
+        NaN or 0 in `future_observed_mask` where nothing is known. In `past_values` the same: NaN, or 0 in
+        `past_observed_mask`.
+        """
+        if labels is None:
+            labels = future_values
+        if labels is not None and future_observed_mask is not None:
+            labels = labels.masked_fill(~future_observed_mask.bool(), torch.nan)
+        return super().forward(
+            labels=labels,
+            num_items_in_batch=num_items_in_batch,
+            output_hidden_states=output_hidden_states,
+            output_attentions=output_attentions,
+            return_dict=return_dict,
+            head_inputs=head_inputs,
+            past_values=past_values,
+            past_observed_mask=past_observed_mask,
+        )

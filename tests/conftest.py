@@ -106,7 +106,9 @@ NUMBERS = {"input_type": "values", "input_size": 3, "sequence_length": 10}
 TOKENS = {"input_type": "tokens", "vocab_size": 12, "sequence_length": 10}
 IMAGES = {"input_type": "images", "image_size": 8, "num_channels": 3, "patch_size": 4}
 SERIES = {"input_type": "series", "series_length": 20, "num_channels": 2, "patch_length": 4, "patch_stride": 3}
-INPUTS = {"values": NUMBERS, "tokens": TOKENS, "images": IMAGES, "series": SERIES}  # fields of a configuration
+PATCHES = {"patch_length": 4, "patch_stride": 3}
+WINDOWS = {"input_type": "windows", "context_length": 20, "num_input_channels": 2, "mix_channels": True, **PATCHES}
+INPUTS = {"values": NUMBERS, "tokens": TOKENS, "images": IMAGES, "series": SERIES, "windows": WINDOWS}  # a config's
 FIELDS = NUMBERS | {"num_labels": 4}
 
 
@@ -115,8 +117,8 @@ def example(input_type: str = "values", batch: int = 2) -> dict[str, torch.Tenso
     generator = torch.Generator().manual_seed(0)
     if input_type == "tokens":
         return {"input_ids": torch.randint(1, 12, (batch, 10), generator=generator)}
-    name = "pixel_values" if input_type == "images" else "input_values"
-    size = {"values": (10, 3), "images": (3, 8, 8), "series": (20, 2)}[input_type]
+    name = {"images": "pixel_values", "windows": "past_values"}.get(input_type, "input_values")
+    size = {"values": (10, 3), "images": (3, 8, 8), "series": (20, 2), "windows": (20, 2)}[input_type]
     return {name: torch.randn(batch, *size, generator=generator)}
 
 

@@ -29,6 +29,7 @@ PRIVATE = {
     "_compiled_call_impl": nn.Module,
     "_finish_current_push": Trainer,
     "_get_collator_with_removed_columns": Trainer,
+    "_get_train_sampler": Trainer,
     "_hf_deepspeed_config_weak_ref": inspect.getsource(deepspeed),
     "_init_weights": PreTrainedModel,
     "_keys_to_ignore_on_save": PreTrainedModel,

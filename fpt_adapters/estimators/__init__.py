@@ -1,1 +1,1 @@
-"""`FPTClassifier` and `FPTRegressor`: fit and predict in scikit-learn's manner."""
+"""`FPTClassifier`, `FPTRegressor` and `FPTForecaster`: fit and predict in scikit-learn's manner."""

@@ -1,31 +1,23 @@
-"""What classifier and regressor share: their parameters, and the training."""
+"""What classifier and regressor share: their parameters, and how rows become examples."""
 
 import os
-import tempfile
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from sklearn.base import BaseEstimator
 from sklearn.model_selection import train_test_split
 from sklearn.utils.validation import check_is_fitted, validate_data
-from transformers import EarlyStoppingCallback, TrainingArguments, set_seed
 
 from ..configuration_fpt import FPTConfig
 from ..data.collating import PADDING, collate_padded, without_padding
 from ..inference.pipeline import FPTPipeline, pipeline
 from ..models.pretrained import FPTPreTrainedModel
-from ..training.random_state import random_state_kept
-from ..training.trainer import FPTTrainer
 from .kinds import NAMES, found_kind, kind_named, take
-
-DEFAULT_BASE = "sentence-transformers/all-MiniLM-L6-v2"
-QUIET = {"report_to": "none", "disable_tqdm": True, "logging_strategy": "no", "remove_unused_columns": False}
-BATCH = 64  # rows that are answered at once
+from .training import BATCH, DEFAULT_BASE, TrainedEstimator
 
 
-class FPTEstimator(BaseEstimator):
+class FPTEstimator(TrainedEstimator):
     """Base of `FPTClassifier` and `FPTRegressor`.
 
     `base`: a Hub id, a folder, a `FrozenBase`, or a transformers configuration, whose weights are random then.
@@ -72,17 +64,6 @@ class FPTEstimator(BaseEstimator):
         tags.non_deterministic = self.random_state is None
         return tags
 
-    def save_pretrained(self, save_directory: str | os.PathLike) -> None:
-        """Save delta and processor, which Auto classes, `fpt_adapters.pipeline` and `from_pretrained` load."""
-        check_is_fitted(self)
-        self.model_.save_pretrained(save_directory)
-        self.processor_.save_pretrained(save_directory)
-
-    def push_to_hub(self, repo_id: str, **kwargs: Any) -> Any:
-        """Push delta, processor and card: `FPTPreTrainedModel.push_to_hub`."""
-        check_is_fitted(self)
-        return self.model_.push_to_hub(repo_id, **kwargs)
-
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs: Any):
         """Load what was saved or pushed, ready to predict; `kwargs` as for `fpt_adapters.pipeline`."""
@@ -103,33 +84,14 @@ class FPTEstimator(BaseEstimator):
 
     def _fit(self, X: Any, labels: np.ndarray, fields: dict[str, Any], stratify: np.ndarray | None = None) -> None:
         """Train on rows X that were checked, with labels (rows, ...)."""
-        seed = self.random_state
-        seed = int(np.random.default_rng().integers(2**31)) if seed is None else int(seed)
-        parts = [part for part in self._split(len(labels), seed, stratify) if len(part)]
         kind = kind_named(self._kind, self.base)
-        with random_state_kept(torch.device("cpu")), tempfile.TemporaryDirectory() as folder:
-            set_seed(seed)
+        with self._seeded() as seed:
+            parts = [part for part in self._split(len(labels), seed, stratify) if len(part)]
             self.processor_, found = kind.fit(take(X, parts[0]), self.base)
-            random = {} if _has_weights(self.base) else {"backbone_init": "random"}
-            given = found | random | fields | (self.model_kwargs or {})
-            model = kind.model_class.from_backbone(self.base, **given)
-            model.processor = self.processor_
+            model = self._build(kind.model_class, found | fields)
             examples = self._examples(model, X, labels)  # of all rows, so that a wrong one is named by its number
             splits = [[examples[row] for row in part] for part in parts]
-            stops = len(splits) > 1
-            trainer = FPTTrainer(
-                model,
-                self._arguments(folder, seed, stops),
-                train_dataset=splits[0],
-                eval_dataset=splits[1] if stops else None,
-                data_collator=self._collate,
-                processing_class=self.processor_,
-                callbacks=[EarlyStoppingCallback(self.patience)] if stops else [],
-            )
-            trainer.train()
-            self.n_iter_ = round(trainer.state.epoch or 0)
-            self.model_ = model.eval()
-            trainer.end()
+            self._train(model, splits[0], splits[1] if len(splits) > 1 else None, self._collate, seed)
 
     def _split(self, count: int, seed: int, stratify: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
         rows = np.arange(count)
@@ -142,23 +104,6 @@ class FPTEstimator(BaseEstimator):
                 stratify = None
         train, validation = train_test_split(rows, test_size=held, random_state=seed, stratify=stratify)
         return np.sort(train), np.sort(validation)
-
-    def _arguments(self, folder: str, seed: int, stops: bool) -> TrainingArguments:
-        when = "epoch" if stops else "no"
-        settings = QUIET | {
-            "per_device_train_batch_size": self.batch_size,
-            "per_device_eval_batch_size": BATCH,
-            "num_train_epochs": self.max_epochs,
-            "learning_rate": self.learning_rate,
-            "lr_scheduler_type": "constant",
-            "save_strategy": when,
-            "eval_strategy": when,
-            "load_best_model_at_end": stops,
-            "save_total_limit": 1,
-            "seed": seed,
-            "use_cpu": not torch.accelerator.is_available(),
-        }
-        return TrainingArguments(folder, **(settings | (self.training_arguments or {})))
 
     def _examples(self, model: FPTPreTrainedModel, X: Any, labels: np.ndarray) -> list[dict[str, Any]]:
         """The model's inputs for each row, without padding, and its label."""
@@ -205,9 +150,3 @@ def _kind_of(config: FPTConfig) -> str:
     if config.input_type == "native":
         return "text" if config.input.modality == "text" else "native"
     return "series" if config.input_type == "values" else config.input_type
-
-
-def _has_weights(base: Any) -> bool:
-    from transformers import PreTrainedConfig
-
-    return not isinstance(base, PreTrainedConfig)

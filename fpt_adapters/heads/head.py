@@ -29,6 +29,8 @@ class Head:
     output_name = "logits"
     auto_class: str  # the transformers class that loads such a model
     per_token = False  # whether each token has an answer of its own
+    implied: dict[str, str] = {}  # fields that a configuration has where nobody says them
+    gaps = False  # whether a label may be NaN, where nothing was measured
 
     def check(self, config: PreTrainedConfig) -> None:
         """Raise ValueError for `fields` out of range. Called for every configuration, even for another head's."""
@@ -41,6 +43,11 @@ class Head:
     def problem_type(self, config: PreTrainedConfig) -> str | None:
         """The `problem_type` that the labels are for; None: the labels tell, as in every transformers model."""
         return Numbers.name if config.num_labels == 1 and config.problem_type is None else config.problem_type
+
+    def output(self, loss: Tensor | None, answers: Tensor, encoded: Encoded) -> ModelOutput:
+        """What `forward` returns."""
+        states = {"hidden_states": encoded.hidden_states, "attentions": encoded.attentions}
+        return self.output_class(loss=loss, **{self.output_name: answers}, **states)
 
     def build(self, config: PreTrainedConfig, width: int) -> nn.Module:
         """Make the head's module for hidden states of `width`; it turns what `inputs` returns into logits."""

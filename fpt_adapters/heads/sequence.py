@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig
-from transformers.modeling_outputs import ImageClassifierOutput, SequenceClassifierOutput
+from transformers.modeling_outputs import SequenceClassifierOutput
 
 from ..inputs.encoded import Encoded
 from ..rules.ranges import MAX_LABELS, short
@@ -19,6 +19,7 @@ SCALE = ("label_mean", "label_scale")
 class SequenceHead(Head):
     """A linear layer on pooled hidden states (batch, hidden) -> logits (batch, num_labels).
 
+    Those of channels that are read one at a time are averaged.
     Where it answers with numbers, `label_mean` and `label_scale` (num_labels,) are those of the training rows: the
     layer's outputs are standardised, and so is the loss; logits and labels are in the data's own units.
     """
@@ -46,7 +47,8 @@ class SequenceHead(Head):
         return nn.Linear(width, config.num_labels)  # PyTorch's default initialisation, as in the paper
 
     def inputs(self, encoded: Encoded, config: PreTrainedConfig) -> Tensor:
-        return pool(encoded.states, encoded.mask, config.pooling)
+        pooled = pool(encoded.states, encoded.mask, config.pooling)
+        return pooled if encoded.sequences is None else pooled.unflatten(0, (-1, encoded.sequences)).mean(dim=1)
 
     def scale(self, outputs: Tensor, config: PreTrainedConfig) -> tuple[Tensor, Tensor] | None:
         if config.label_mean is None:
@@ -55,21 +57,6 @@ class SequenceHead(Head):
 
     def pipeline_tag(self, config: PreTrainedConfig) -> str | None:
         return f"{self.modality}-classification" if config.input.modality == self.modality else None
-
-
-class ImageHead(SequenceHead):
-    """The same head for images, under the Auto class that image pipelines load."""
-
-    output_class = ImageClassifierOutput
-    auto_class = "AutoModelForImageClassification"
-    modality, only_input = "image", "images"
-
-
-class AudioHead(SequenceHead):
-    """The same for sound, as pipelines of audio load it."""
-
-    auto_class = "AutoModelForAudioClassification"
-    modality, only_input = "audio", "audio"
 
 
 def _check_scale(config: PreTrainedConfig) -> None:

@@ -1,7 +1,10 @@
 """The heads by name. A new one is a file, a row here, and a class in modeling_fpt.py that names it."""
 
+from .audio import AudioHead
+from .forecast import ForecastHead
 from .head import Head, Headless
-from .sequence import AudioHead, ImageHead, SequenceHead
+from .image import ImageHead
+from .sequence import SequenceHead
 from .tokens import TokensHead
 
 HEADS: dict[str, Head] = {
@@ -10,4 +13,5 @@ HEADS: dict[str, Head] = {
     "image": ImageHead(),
     "audio": AudioHead(),
     "tokens": TokensHead(),
+    "forecast": ForecastHead(),
 }

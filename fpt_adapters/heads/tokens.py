@@ -41,6 +41,10 @@ class TokensHead(Head):
             raise ValueError(f"labels_per_token * num_labels is at most {MAX_SIZE}: write smaller ones.")
 
     def check_input(self, config: PreTrainedConfig) -> None:
+        if config.input_type == "windows" and not config.mix_channels:
+            raise ValueError(
+                "FPTForTokenClassification labels tokens that hold all channels: write mix_channels=True."
+            )
         if config.input.native and not config.input.step_is_token:
             raise ValueError(
                 "FPTForTokenClassification labels what a batch has as steps: natively, the tokens of a text; "

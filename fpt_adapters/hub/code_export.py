@@ -16,7 +16,7 @@ from ..backbones.images import IMAGE_FAMILIES
 from ..configuration_fpt import FPTConfig
 from ..inputs.table import INPUTS
 from ..version import __version__
-from .auto_map import AUTO_MAP, PROCESSORS
+from .auto_map import PROCESSORS, auto_map
 from .flattening import Flattener
 from .trimming import Route
 
@@ -30,7 +30,9 @@ ENTRIES = {
     "audio_feature_extraction_fpt": "inputs/audio_feature_extraction_fpt.py",
     "feature_extraction_fpt": "inputs/feature_extraction_fpt.py",
     "table_processing_fpt": "inputs/table_processing_fpt.py",
+    "time_series_processing_fpt": "inputs/time_series_processing_fpt.py",
 }
+APART = ("series_grid", "series_times")  # a file each, which asks for pandas: models, which share others, do not
 
 
 def _has(model_type: str) -> Callable[[FPTConfig], bool]:
@@ -50,7 +52,7 @@ def _has_adapter(config: FPTConfig) -> bool:
     return config.peft_config is not None
 
 
-AT_HOME = ("fit", "config_fields")  # methods that only who trains calls
+AT_HOME = ("fit", "find", "config_fields")  # methods that only who trains calls
 IN_PIECES = ("Head", "InputType", "Problem")  # only used methods of these classes are exported (not those for cards)
 
 # Modules that are imported inside functions, or for the import's effect -> whether a model's code needs them.
@@ -64,6 +66,9 @@ TRAVELS_WITH: dict[str, Callable[[FPTConfig], bool]] = {
     "backbones/baselines/configuration_lstm.py": _has("fpt_lstm"),
     "backbones/baselines/modeling_lstm.py": _has("fpt_lstm"),
     "heads/table.py": lambda config: True,
+    "heads/forecast.py": _reads("windows"),
+    "heads/image.py": lambda config: config.input.modality == "image",
+    "heads/audio.py": lambda config: config.input.modality == "audio",
     "inputs/table.py": lambda config: True,
     **{f"inputs/{type(kind).__module__.rpartition('.')[2]}.py": _reads(name) for name, kind in INPUTS.items()},
     "inputs/series.py": _reads("series", "audio"),
@@ -82,7 +87,7 @@ def code_files(config: FPTConfig, processor: bytes = b"{}") -> dict[str, str]:
     `processor`: the preprocessor_config.json of its processor, whose code is exported too.
     """
     travelling = frozenset(module for module, needs in TRAVELS_WITH.items() if needs(config))
-    return _flattened(travelling, (*AUTO_MAP.values(), *_auto_map(json.loads(processor)).values()))
+    return _flattened(travelling, (*auto_map(config).values(), *_processor_map(json.loads(processor)).values()))
 
 
 @functools.cache
@@ -102,6 +107,8 @@ def _flattened(travelling: frozenset[str], classes: tuple[str, ...]) -> dict[str
 
 
 def _flat_name(path: Path) -> str:
+    if path.stem in APART:
+        return f"fpt_{path.stem}"
     return path.stem if path.stem in ENTRIES else f"fpt_{path.relative_to(PACKAGE).with_suffix('').parts[0]}"
 
 
@@ -119,10 +126,10 @@ def name_code(processor: bytes, named: bool) -> bytes:
     """Make a preprocessor_config.json name the code of our processors, or (`named=False`) no code."""
     values = json.loads(processor)
     wanted = {name: value for name, value in values.items() if name != "auto_map"}
-    if named and (auto_map := _auto_map(values)):
-        wanted["auto_map"] = auto_map
+    if named and (processor_map := _processor_map(values)):
+        wanted["auto_map"] = processor_map
     return processor if wanted == values else f"{json.dumps(wanted, indent=2, sort_keys=True)}\n".encode()
 
 
-def _auto_map(processor: Mapping[str, Any]) -> dict[str, str]:
+def _processor_map(processor: Mapping[str, Any]) -> dict[str, str]:
     return PROCESSORS.get(processor.get("image_processor_type") or processor.get("feature_extractor_type"), {})

@@ -38,7 +38,7 @@ def check_shareable(config: FPTConfig) -> None:
 def write_code(folder: str | os.PathLike, config: FPTConfig) -> None:
     """Write the library's code into `folder`, beside a saved model of `config`.
 
-    The model's configuration refers to it by `AUTO_MAP`; that of a processor there is changed to do so too.
+    The model's configuration refers to it by `auto_map`; that of a processor there is changed to do so too.
     """
     if TRAVELS:
         model_file = Path(__file__).with_name("modeling_fpt.py")

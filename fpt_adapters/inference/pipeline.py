@@ -9,10 +9,11 @@ from torch import Tensor
 from transformers import AutoConfig, AutoProcessor
 
 from .. import modeling_fpt
-from ..modeling_fpt import FPTForTokenClassification
+from ..modeling_fpt import FPTForTimeSeriesPrediction, FPTForTokenClassification
 from ..models.frozen_base import FrozenBase
 from ..models.pretrained import FPTPreTrainedModel
 from .answers import answers_of
+from .forecasts import FPTForecastPipeline
 from .texts import answers_of_words, encode_texts
 
 BATCH_SIZE = 32
@@ -93,8 +94,7 @@ class FPTPipeline:
 
     def _taken(self, encoded: Mapping[str, Any]) -> dict[str, Tensor]:
         """What the model takes of what its processor gave."""
-        kind = self.model.config.input
-        taken = (kind.argument, *kind.module.beside, "attention_mask")
+        taken = self.model.config.input.argument_names
         return {name: tensor for name, tensor in encoded.items() if name in taken}
 
     @property
@@ -146,8 +146,8 @@ def pipeline(
     input_column: str | None = None,
     device: str | torch.device | None = None,
     **kwargs: Any,
-) -> FPTPipeline:
-    """Load a delta and its processor, and answer rows with them: see `FPTPipeline`.
+) -> FPTPipeline | FPTForecastPipeline:
+    """Load a delta and its processor, and answer rows with them: see `FPTPipeline` and `FPTForecastPipeline`.
 
     `model`: a folder, a Hub id, or a model (its `processor` is taken). `kwargs`: as for `from_pretrained`. Raises as
     that does, and ValueError for a model without a head.
@@ -165,4 +165,9 @@ def pipeline(
         raise ValueError("this model has no processor of raw rows: give one with processor=...")
     if model.headless:
         raise ValueError("an FPTModel has no head, and so no answers: load a model with one.")
-    return FPTPipeline(model if device is None else model.to(device), processor, input_column)
+    model = model if device is None else model.to(device)
+    if isinstance(model, FPTForTimeSeriesPrediction):
+        if input_column is not None:
+            raise ValueError("the processor of forecasts knows its columns: leave input_column out.")
+        return FPTForecastPipeline(model, processor)
+    return FPTPipeline(model, processor, input_column)

@@ -19,6 +19,7 @@ class Encoded(ModelOutput):
     mask: Tensor | None = None  # (batch, tokens): 1 for a real token, 0 for padding; None: all are real
     mean: Tensor | None = None  # (batch, channels): subtracted from each example's numbers; None: not normalised
     scale: Tensor | None = None  # (batch, channels): then they were divided by this
+    sequences: int | None = None  # of each example, one after another in `states`: its channels; None: one
     hidden_states: tuple[Tensor, ...] | None = None  # of the backbone's layers, if they were asked for
     attentions: tuple[Tensor, ...] | None = None  # (batch, heads, tokens, tokens) of each layer, likewise
     arguments: dict[str, Tensor] | None = None  # of the backbone's own forward, where it embeds raw inputs itself

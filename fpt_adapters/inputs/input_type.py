@@ -63,6 +63,11 @@ class InputType:
         """The name of the argument of `forward`: "input_ids", "pixel_values" or "input_values"."""
         return self.module.input_name
 
+    @property
+    def argument_names(self) -> tuple[str, ...]:
+        """The names of all arguments of `forward` that hold inputs: `argument`, what may be beside it, the mask."""
+        return (self.argument, *self.module.beside, "attention_mask")
+
     def build(self, config: PreTrainedConfig, width: int) -> nn.Module:
         """Make the module that turns raw inputs into embeddings (batch, tokens, `width`)."""
         return self.module(config, width)

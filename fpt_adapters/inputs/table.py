@@ -8,6 +8,7 @@ from .native import NativeInput
 from .series import SeriesInput
 from .tokens import TokensInput
 from .values import ValuesInput
+from .windows import WindowsInput
 
 INPUTS: dict[str, InputType] = {
     "values": ValuesInput(),
@@ -16,5 +17,6 @@ INPUTS: dict[str, InputType] = {
     "series": SeriesInput(),
     "audio": AudioInput(),
     "table": ColumnsInput(),
+    "windows": WindowsInput(),
     "native": NativeInput(),
 }

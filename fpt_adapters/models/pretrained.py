@@ -173,6 +173,8 @@ class FPTPreTrainedModel(PolicyMixin, SavingMixin, PeftMixin, PreTrainedModel):
         """
         from .untrained import untrained_base
 
+        if config is None:
+            fields = cls.head_type.implied | fields
         base = untrained_base(
             name_or_path,
             config,

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ..backbones.structure import frozen_dtype
 from ..deltas.tensors import persistent_buffers, running_statistics, tensor_digest
 from ..deltas.writing import write_delta
-from ..hub.auto_map import AUTO_MAP
+from ..hub.auto_map import auto_map
 from ..hub.sharing import TAGS, check_shareable, write_code
 from ..rules.stock_arguments import IGNORED_SAVING, REFUSED_SAVING, take_stock_arguments
 from ..rules.travelling import TRAVELS
@@ -135,7 +135,7 @@ class SavingMixin:
         self.config.architectures = [written_class(self).__name__]
         vars(self.config).pop("auto_map", None)
         if self.with_code:
-            self.config.auto_map = dict(AUTO_MAP)
+            self.config.auto_map = auto_map(self.config)
         places = self.tensor_places()
         return {places[name]: tensor for name, tensor in tensors.items()}
 

@@ -1,5 +1,6 @@
 """The range of each number in a configuration, and how much one may hold, because a stranger may have written it."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import fields
 from typing import Any, get_args
@@ -26,6 +27,13 @@ def check_probability(name: str, value: float) -> None:
     """Raise ValueError unless `value` is at least 0 and below 1."""
     if not 0 <= value < 1:
         raise ValueError(f"{name} is a probability of at least 0 and below 1, got {value}.")
+
+
+def check_finite_list(name: str, values: Any, length: int) -> None:
+    """Raise ValueError unless `values` is a list of `length` finite numbers."""
+    numbers = isinstance(values, list) and len(values) == length
+    if not numbers or not all(type(value) in (int, float) and math.isfinite(value) for value in values):
+        raise ValueError(f"{name} is a list of {length} finite numbers, got {short(values)}.")
 
 
 class FloatFields:

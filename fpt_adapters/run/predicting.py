@@ -16,7 +16,8 @@ from tqdm.auto import tqdm
 from transformers import HfArgumentParser
 
 from ..data.series import VALUES, series_of
-from ..data.sources import first_line, open_rows
+from ..data.sources import first_line, open_rows, read_file
+from ..inference.forecasts import FPTForecastPipeline
 from ..inference.pipeline import BATCH_SIZE, FPTPipeline, pipeline
 
 ENDINGS = (".csv", ".jsonl", ".parquet")
@@ -74,6 +75,8 @@ def main(arguments: list[str]) -> int:
         cache_dir=args.cache_dir,
         dtype=args.dtype,
     )
+    if isinstance(answering, FPTForecastPipeline):
+        return forecast(answering, args)
     answering.folder = Path(args.file).parent
     part = Path(f"{args.output}.part")  # which a stop leaves behind, and no half file by the right name
     done = 0
@@ -93,6 +96,20 @@ def main(arguments: list[str]) -> int:
     os.replace(part, args.output)
     print(f"{done} rows answered: {args.output}")
     return done
+
+
+def forecast(answering: FPTForecastPipeline, args: PredictArguments) -> int:
+    """Forecast the series of a file, which is read whole. Returns how many rows the forecasts have."""
+    if args.id_column or args.step_column:
+        raise ValueError("the processor of forecasts knows its columns: leave --id_column and --step_column out.")
+    source = read_file(args.file, "forecast")
+    table = answering(source.data, args.batch_size, lambda row: f"row {row} of {args.file}")
+    part = Path(f"{args.output}.part")
+    with Writer(part, Path(args.output).suffix.lower()) as writer:
+        writer.write(table.to_dict("list"))
+    os.replace(part, args.output)
+    print(f"{len(table)} rows of forecasts: {args.output}")
+    return len(table)
 
 
 def answered(

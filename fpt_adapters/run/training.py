@@ -53,20 +53,28 @@ def train_and_score(run: Run) -> dict[str, float]:
     if args.save_backbone and trainer.is_world_process_zero():
         trainer.model.save_backbone(args.save_backbone)
     if args.do_eval:
-        metrics = trainer.evaluate(metric_key_prefix="eval")
-        report(trainer, "eval", {**metrics, **floors(trainer, task, "validation", data.validation, "eval")}, results)
+        beside = floors(trainer, task, "validation", data.validation, "eval")
+        report(trainer, "eval", {**trainer.evaluate(metric_key_prefix="eval"), **beside}, results)
     if args.do_predict:
-        prediction = trainer.predict(data.test, metric_key_prefix="test")
-        report(trainer, "test", {**prediction.metrics, **floors(trainer, task, "test", data.test, "test")}, results)
-        if trainer.is_world_process_zero():
-            file = Path(args.output_dir) / "test_predictions.npz"
-            np.savez_compressed(file, predictions=joined(prediction.predictions), labels=joined(prediction.label_ids))
+        beside = floors(trainer, task, "test", data.test, "test")
+        report(trainer, "test", {**_predict(trainer, task, data.test), **beside}, results)
     if args.do_train:
         trainer.create_model_card()
     if args.push_to_hub:
         trainer.push_to_hub()
     trainer.end()
     return results
+
+
+def _predict(trainer: FPTTrainer, task: Task, dataset: Dataset) -> dict[str, float]:
+    """Score the test split, and save its predictions, unless they are too many to be held."""
+    if task.scores_batches:
+        return trainer.evaluate(dataset, metric_key_prefix="test")
+    prediction = trainer.predict(dataset, metric_key_prefix="test")
+    if trainer.is_world_process_zero():
+        file = Path(trainer.args.output_dir) / "test_predictions.npz"
+        np.savez_compressed(file, predictions=joined(prediction.predictions), labels=joined(prediction.label_ids))
+    return prediction.metrics
 
 
 def floors(trainer: FPTTrainer, task: Task, split: str, dataset: Dataset, prefix: str) -> dict[str, float]:
@@ -99,6 +107,7 @@ def prepare(
     model.with_code = card_args.push_code
     args.remove_unused_columns = False  # the splits make their own columns
     args.include_for_metrics = list(task.include_for_metrics)
+    args.batch_eval_metrics = args.batch_eval_metrics or task.scores_batches
     trainer = FPTTrainer(
         model,
         args,

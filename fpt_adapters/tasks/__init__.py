@@ -5,6 +5,7 @@ from .audio_classification import AudioClassification
 from .bits import BitMemory, BitXor
 from .digits import Digits
 from .files import FileArguments
+from .forecasting import TimeSeriesForecasting
 from .image_classification import ImageClassification
 from .images import Cifar10, Cifar10Lra, Mnist
 from .listops import ListOps
@@ -27,6 +28,7 @@ OWN_DATA = (
     TabularRegression,
     TimeSeriesClassification,
     TimeSeriesRegression,
+    TimeSeriesForecasting,
 )  # named as the Hub names what a model does
 TASKS: dict[str, type[Task]] = {task.name: task for task in (*PAPER_TASKS, *OWN_DATA)}
 
@@ -51,6 +53,7 @@ __all__ = [
     "TaskData",
     "TextClassification",
     "TimeSeriesClassification",
+    "TimeSeriesForecasting",
     "TimeSeriesRegression",
     "TokenClassification",
 ]

@@ -49,6 +49,7 @@ class Task(ABC):
     base_config: ClassVar[PreTrainedConfig | None] = None  # the base's configuration
     base_settings: ClassVar[dict[str, Any]] = {}  # where it is on the Hub: `revision`, `cache_dir`
     is_generic: ClassVar[bool] = False  # whether its name tells what is done, and nothing of the data
+    scores_batches: ClassVar[bool] = False  # whether `compute_metrics` adds up batches: see `batch_eval_metrics`
     draws_fresh_examples: ClassVar[bool] = False  # whether `train_examples` can be as many as a run needs
 
     def reads(self, copy_of: str | None = None) -> bool:

@@ -15,7 +15,9 @@ from transformers import Trainer, TrainerState, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.utils import logging
 
+from ..data.shuffling import LazyShuffle
 from ..data.streams import ExampleStream
+from ..data.windows import Windows
 from .cached_features import CachedFeatures, check_features
 from .data_checks import check_training_batch
 from .feature_store import FeatureStore
@@ -78,6 +80,14 @@ def choose_source(
         return BatchSource(make_loader())
     with _serving_whole_batches(trainer, train_dataset=WholeBatches(features)):
         return BatchSource(make_loader())
+
+
+def own_sampler(trainer: Trainer) -> LazyShuffle | None:
+    """The order of windows of series, of which there may be too many to hold their numbers; None: Trainer's own."""
+    windows, args = trainer.train_dataset, trainer.args
+    if not isinstance(windows, Windows) or args.train_sampling_strategy != "random":
+        return None
+    return LazyShuffle(len(windows), args.seed if args.data_seed is None else args.data_seed)
 
 
 # Streams

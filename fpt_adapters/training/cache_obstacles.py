@@ -5,7 +5,6 @@ them twice, and runs the model on them.
 """
 
 import copy
-import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -134,7 +133,7 @@ def _obstacles_in_model(
 
 def inputs_of(model: FPTPreTrainedModel, batch: dict[str, Tensor]) -> dict[str, Tensor]:
     """The part of a collated batch that the model takes, on its device."""
-    taken = inspect.signature(model.head_inputs).parameters
+    taken = model.config.input.argument_names
     return {name: tensor.to(model.device) for name, tensor in batch.items() if name in taken}
 
 

@@ -42,12 +42,14 @@ class LabelRule:
     problem_type: str | None
     num_labels: int
     each: tuple[int, ...]  # the shape of a row's answers: see `Head.shape_of_answers`
+    gaps: bool = False  # whether NaN stands where nothing was measured: see `Head.gaps`
 
     @classmethod
     def of(cls, model) -> "LabelRule":
         """The rule for a model with a head."""
         config = model.config
-        return cls(config.problem_type, config.num_labels, model.head_type.shape_of_answers(config))
+        head = model.head_type
+        return cls(config.problem_type, config.num_labels, head.shape_of_answers(config), head.gaps)
 
     @property
     def per_token(self) -> bool:
@@ -82,7 +84,7 @@ class LabelRule:
             right = labels.dtype.kind != "f" and (labels.dtype.kind != "b" or self.num_labels == 2)
             right &= (labels >= 0) & (labels < self.num_labels)
         elif problem == "regression":
-            right = np.isfinite(labels) & (labels.dtype.kind != "b")
+            right = (np.isfinite(labels) | (self.gaps & np.isnan(labels))) & (labels.dtype.kind != "b")
         else:
             right = (labels >= 0) & (labels <= 1 + ROUNDING)
         if classes and labels.dtype.kind == "f" and np.isnan(labels).any():

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from huggingface_hub import CommitInfo
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
 from transformers import Trainer
 from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
 from transformers.trainer_utils import EvalLoopOutput, PredictionOutput
@@ -21,7 +21,7 @@ from ..backbones.precision import weights_kept
 from ..hub.card import FPTCard
 from ..models.pretrained import FPTPreTrainedModel
 from .batch_checks import naming_the_row
-from .batch_sources import BatchSource, choose_source, evaluation_loader
+from .batch_sources import BatchSource, choose_source, evaluation_loader, own_sampler
 from .before_training import check_training, checked_model
 from .cached_features import MOST_BYTES
 from .data_checks import check_collated, first_batch, loader_of_rows
@@ -176,13 +176,15 @@ class FPTTrainer(Trainer):
         self.accelerator.free_memory()
         self.accelerator.end_training()
 
-    # Batches
-
     def get_train_dataloader(self) -> DataLoader:
         """As `Trainer.get_train_dataloader`: batches of a data set, a stream, or cached features."""
         self._source.close()  # left from a try with larger batches
         self._source = choose_source(self, super().get_train_dataloader, self._checkpoint, self._store)
         return unpinned(self._source.loader)
+
+    def _get_train_sampler(self, *args) -> Sampler | None:
+        """As Trainer's, which has no public hook for it; windows of series have an order that takes no memory."""
+        return own_sampler(self) or super()._get_train_sampler(*args)
 
     def get_eval_dataloader(self, eval_dataset: str | Dataset | None = None) -> DataLoader:
         """As `Trainer.get_eval_dataloader`; during training, with cached features if possible."""
@@ -191,8 +193,6 @@ class FPTTrainer(Trainer):
     def get_test_dataloader(self, test_dataset: Dataset) -> DataLoader:
         """As `Trainer.get_test_dataloader`."""
         return unpinned(evaluation_loader(self, super().get_test_dataloader, test_dataset, store=None))
-
-    # Evaluation
 
     def evaluate(self, eval_dataset=None, *args, **kwargs) -> dict[str, float]:
         """As `Trainer.evaluate`; after a training, the results are added to the card in `args.output_dir`."""

@@ -25,7 +25,13 @@ from transformers.image_utils import load_image
 from transformers.models.auto import image_processing_auto
 from transformers.models.auto.image_processing_auto import AutoImageProcessor  # 5.5's top name wants torchvision
 
-from fpt_adapters import FPTFeatureExtractor, FPTForImageClassification, FPTImageProcessor, FPTTableProcessor
+from fpt_adapters import (
+    FPTFeatureExtractor,
+    FPTForImageClassification,
+    FPTImageProcessor,
+    FPTTableProcessor,
+    FPTTimeSeriesProcessor,
+)
 from fpt_adapters.tasks import BitMemory, BitXor, Cifar10, Cifar10Lra, Digits, ListOps, Mnist, RemoteHomology
 from fpt_adapters.tasks.listops import TOKENS
 
@@ -614,7 +620,9 @@ def test_a_long_field_is_not_repeated_whole(processor_class, name, value):
 @pytest.mark.parametrize(
     "text", ["[]", "3", '"x"', "null", "{", "[" * 10**5, '{"x":' * 10**5], ids=lambda text: text[:6]
 )
-@pytest.mark.parametrize("processor_class", [FPTImageProcessor, FPTFeatureExtractor, FPTTableProcessor])
+@pytest.mark.parametrize(
+    "processor_class", [FPTImageProcessor, FPTFeatureExtractor, FPTTableProcessor, FPTTimeSeriesProcessor]
+)
 def test_a_file_without_fields_is_refused(processor_class, text, tmp_path):
     (tmp_path / "preprocessor_config.json").write_text(text)
     with pytest.raises((ValueError, OSError), match=r"nested too deeply|not a valid JSON|Can't load"):

@@ -143,7 +143,7 @@ def test_without_its_row_an_input_is_named_beside_the_known_ones(registered, tmp
     values = FPTConfig(input_type="values", sequence_length=3, input_size=2)
     values.save_pretrained(tmp_path / "values")  # whose file has nothing of a new input
     monkeypatch.undo()
-    known = "input_type is one of values, tokens, images, series, audio, table, native; got 'waves'"
+    known = "input_type is one of values, tokens, images, series, audio, table, windows, native; got 'waves'"
     with pytest.raises(StrictDataclassFieldValidationError, match=known):
         FPTConfig.from_pretrained(tmp_path)
     assert FPTConfig.from_pretrained(tmp_path / "values").input_size == 2

@@ -45,7 +45,7 @@ from fpt_adapters.heads.problems import classification_loss
 from fpt_adapters.heads.sequence import pool
 
 NO_DROPOUT = {"input_dropout": 0.0, "backbone_dropout": 0.0}
-TOKEN_COUNT = {"values": 10, "tokens": 10, "images": 4, "series": 7}
+TOKEN_COUNT = {"values": 10, "tokens": 10, "images": 4, "series": 7, "windows": 7}
 WITH_AND_WITHOUT_HEAD = pytest.mark.parametrize("model_class", [FPTModel, FPTForSequenceClassification])
 HEADS = pytest.mark.parametrize("model_class", [FPTForSequenceClassification, FPTForTokenClassification])
 
