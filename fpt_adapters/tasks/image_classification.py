@@ -10,6 +10,7 @@ from PIL import Image
 
 from ..data.columns import find_column
 from ..data.native import native_example
+from ..data.opening import PICTURES
 from ..data.prepared import PreparedRows
 from ..data.sources import Source
 from ..data.splits import Part, check_at_least
@@ -19,7 +20,6 @@ from ..modeling_fpt import FPTForImageClassification
 from .native_rows import PatchesOrNative
 
 COLUMNS = ("image", "img", "file", "path")
-ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
 FITTED = 1000  # images, at most, that size, channels and normalisation are found in
 
 
@@ -29,7 +29,7 @@ class ImageClassification(PatchesOrNative):
 
     name = "image-classification"
     model_class = FPTForImageClassification
-    file_column, file_endings = "image", ENDINGS
+    file_column, file_endings = "image", PICTURES
     modality, of_patches = "image", ("image_size", "num_channels", "patch_size")
 
     image_column: str | None = field(
