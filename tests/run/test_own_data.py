@@ -644,6 +644,7 @@ WRONG = {  # task, rows, more flags, message
     "semicolons": (TABLE, csv("a;label\n1;2"), [], r"'.*rows\.csv' has ';' between"),
     "empty file": (TABLE, csv(""), [], r"rows\.csv\) is an empty file"),
     "a header only": (TABLE, csv("a,label\n"), [], r"rows\.csv\) has no rows"),
+    "three rows": (TABLE, csv("a,label\n1,x\n2,y\n3,x"), [], "has 3 rows, of which 1 is left .* too few"),
     "one row": (TABLE, csv("a,label\n1,x"), [], "1 row of .* would be held out for test, but it has 1 left"),
 }
 
