@@ -109,7 +109,7 @@ class FPTEstimator(BaseEstimator):
         kind = kind_named(self._kind, self.base)
         with random_state_kept(torch.device("cpu")), tempfile.TemporaryDirectory() as folder:
             set_seed(seed)
-            self.processor_, found = kind.fit(take(X, parts[0]), self.base)
+            self.processor_, found = kind.fit(take(X, parts[0]), self.base, lambda row: f"row {parts[0][row]}")
             random = {} if _has_weights(self.base) else {"backbone_init": "random"}
             given = found | random | fields | (self.model_kwargs or {})
             model = kind.model_class.from_backbone(self.base, **given)
