@@ -149,6 +149,29 @@ WRONG = {
 }
 
 
+def with_row_33(row, rows):
+    return [row if number == 33 else one for number, one in enumerate(rows)]
+
+
+ROW_33 = {  # a wrong row among right ones, and what is said of it
+    "series": (with_row_33(np.zeros((0, 2)), KINDS["ragged series"]), "with a step at least; see row 33"),
+    "sound": (with_row_33({"array": [np.nan]}, KINDS["sound"]), "sample 0 of row 33 is none"),
+    "table": (pandas.DataFrame({"x": with_row_33("low", SIDE.tolist())}), "row 33 has 'low'"),
+    "pictures": (with_row_33(b"no picture", KINDS["pictures"]), "in row 33 cannot be decoded"),
+    "texts": (with_row_33(None, ["good film"] * ROWS), "row 33 is None"),
+}
+
+
+@pytest.mark.parametrize(("X", "message"), ROW_33.values(), ids=ROW_33)
+def test_a_row_that_the_processor_is_fitted_on_is_named_by_its_number(X, message, text_base):
+    for seed in range(2):  # which decide what is held out
+        clf = estimator(max_epochs=1, random_state=seed)
+        if message == "row 33 is None":
+            clf.set_params(base=text_base)
+        with pytest.raises(ValueError, match=message):
+            clf.fit(X, CLASSES)
+
+
 def test_a_wrong_row_is_named_by_its_number():
     clf = estimator(max_epochs=1).fit(KINDS["series"], CLASSES)
     X = [*np.zeros((66, 8, 2)), np.zeros((8, 3)), *np.zeros((3, 8, 2))]
@@ -165,7 +188,7 @@ def test_what_cannot_be_learned_is_refused(X, y, message):
 
 def test_texts_need_a_base_with_a_tokenizer(saved_base):
     with pytest.raises(
-        ValueError, match=r"has no tokenizer_config\.json beside its weights: give a base that has one"
+        ValueError, match=r"has no tokenizer_config\.json beside its weights: name a base that has one"
     ):
         FPTClassifier(saved_base).fit(["a text", "another"] * 4, ["a", "b"] * 4)
 
