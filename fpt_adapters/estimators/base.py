@@ -2,15 +2,19 @@
 
 import os
 import tempfile
-from collections.abc import Sequence
+import threading
+from collections.abc import Mapping, Sequence
+from numbers import Integral
 from typing import Any
 
 import numpy as np
+import pandas
 import torch
 from sklearn.base import BaseEstimator
 from sklearn.model_selection import train_test_split
+from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
-from transformers import EarlyStoppingCallback, TrainingArguments, set_seed
+from transformers import EarlyStoppingCallback, PrinterCallback, TrainingArguments, set_seed
 
 from ..configuration_fpt import FPTConfig
 from ..data.collating import PADDING, collate_padded, without_padding
@@ -23,6 +27,7 @@ from .kinds import NAMES, found_kind, kind_named, take
 DEFAULT_BASE = "sentence-transformers/all-MiniLM-L6-v2"
 QUIET = {"report_to": "none", "disable_tqdm": True, "logging_strategy": "no", "remove_unused_columns": False}
 BATCH = 64  # rows that are answered at once
+ONE_AT_A_TIME = threading.RLock()  # of fits, whose seeds are those of the process
 
 
 class FPTEstimator(BaseEstimator):
@@ -103,11 +108,18 @@ class FPTEstimator(BaseEstimator):
 
     def _fit(self, X: Any, labels: np.ndarray, fields: dict[str, Any], stratify: np.ndarray | None = None) -> None:
         """Train on rows X that were checked, with labels (rows, ...)."""
+        if self.max_epochs < 1 or not 0 <= self.validation_fraction < 1:
+            raise ValueError(
+                f"max_epochs is at least 1, and validation_fraction lies in 0..1, below 1; got {self.max_epochs} and "
+                f"{self.validation_fraction}."
+            )
         seed = self.random_state
-        seed = int(np.random.default_rng().integers(2**31)) if seed is None else int(seed)
+        seed = int(np.random.default_rng().integers(2**31)) if seed is None else seed
+        seed = seed if isinstance(seed, Integral) else check_random_state(seed).randint(2**31 - 1)
+        seed = int(seed)
         parts = [part for part in self._split(len(labels), seed, stratify) if len(part)]
         kind = kind_named(self._kind, self.base)
-        with random_state_kept(torch.device("cpu")), tempfile.TemporaryDirectory() as folder:
+        with ONE_AT_A_TIME, random_state_kept(torch.device("cpu")), tempfile.TemporaryDirectory() as folder:
             set_seed(seed)
             self.processor_, found = kind.fit(take(X, parts[0]), self.base, lambda row: f"row {parts[0][row]}")
             random = {} if _has_weights(self.base) else {"backbone_init": "random"}
@@ -126,6 +138,7 @@ class FPTEstimator(BaseEstimator):
                 processing_class=self.processor_,
                 callbacks=[EarlyStoppingCallback(self.patience)] if stops else [],
             )
+            trainer.remove_callback(PrinterCallback)
             trainer.train()
             self.n_iter_ = round(trainer.state.epoch or 0)
             self.model_ = model.eval()
@@ -178,6 +191,8 @@ class FPTEstimator(BaseEstimator):
             self._kind = found_kind(X) if self.input_type is None else self.input_type
             if self._kind not in NAMES:
                 raise ValueError(f"input_type is one of {', '.join(NAMES)}; got {self._kind!r}.")
+        if self._kind == "table" and isinstance(X, list) and X and isinstance(X[0], Mapping):
+            X = pandas.DataFrame(X)
         if hasattr(X, "iloc") and not reset and not hasattr(self, "n_features_in_"):
             return X  # of a model that was loaded: its processor knows the columns by name
         if self._kind != "table":
@@ -185,8 +200,13 @@ class FPTEstimator(BaseEstimator):
                 raise ValueError("X has no rows: give at least one.")
             return X
         least = 2 if reset else 1  # rows
-        array = validate_data(
-            self, X, reset=reset, dtype=None, ensure_all_finite="allow-nan", ensure_min_samples=least
+        array = validate_data(  # a frame as objects, because no number is of one kind with a date
+            self,
+            X.astype(object) if isinstance(X, pandas.DataFrame) else X,
+            reset=reset,
+            dtype=None,
+            ensure_all_finite="allow-nan",
+            ensure_min_samples=least,
         )
         if np.iscomplexobj(array):
             raise ValueError("Complex data not supported: a table holds real numbers and text.")

@@ -284,7 +284,14 @@ NOT_NATIVE = {  # task, rows, family, its processor, more flags, message
         r"of \(3, 8, 8\), but .* gives \(3, 12, 12\)",
     ),
     "a patch": ("image-classification", pictures, "vit", SMALL, ["--patch_size", "4"], "--patch_size is for patches"),
-    "a size": ("image-classification", pictures, "vit", SMALL, ["--image_size", "8"], "--image_size is for patches"),
+    "a size": (
+        "image-classification",
+        pictures,
+        "vit",
+        None,
+        ["--image_size", "9"],
+        "images of 8 x 8 pixels, got --image_size 9",
+    ),
     "bands": ("audio-classification", sounds, "hubert", SMALL, ["--mel_bands", "8"], "--mel_bands is for patches"),
     "a rate": (
         *("audio-classification", sounds, "hubert", Wav2Vec2FeatureExtractor(), ["--sampling_rate", "8000"]),
@@ -294,14 +301,21 @@ NOT_NATIVE = {  # task, rows, family, its processor, more flags, message
         *("audio-classification", sounds, "audio-spectrogram-transformer", None, ["--max_seconds", "1"]),
         "reads clips of one length: leave --max_seconds out",
     ),
-    "a broken picture": ("image-classification", broken_picture, "vit", None, [], r"row 0 of .* cannot be decoded"),
+    "a broken picture": (
+        "image-classification",
+        broken_picture,
+        "vit",
+        None,
+        [],
+        r"left/1\.png of .* cannot be decoded",
+    ),
     "too short a wave": (
         "audio-classification",
         short_sound,
         "hubert",
         None,
         [],
-        r"row 0 of .* makes no token of hubert",
+        r"left/1\.wav of .* makes no token of hubert",
     ),
 }
 
