@@ -49,6 +49,7 @@ from .rules.policy_rules import PAPER_GROUPS, PARAMETER_GROUPS
 from .version import __version__
 
 if TYPE_CHECKING:
+    from .data.tokenizers import native_tokenizer
     from .estimators.classifier import FPTClassifier
     from .estimators.forecaster import FPTForecaster
     from .estimators.regressor import FPTRegressor
@@ -126,6 +127,7 @@ __all__ = [
     "find_deltas",
     "format_deltas",
     "format_table",
+    "native_tokenizer",
     "pipeline",
     "symbol_tokenizer",
     "update_config",
@@ -137,6 +139,7 @@ _LATER = {  # where each is that is imported when it is first asked for
     "FPTForecaster": "estimators.forecaster",
     "FPTRegressor": "estimators.regressor",
     "pipeline": "inference.pipeline",
+    "native_tokenizer": "data.tokenizers",
     "symbol_tokenizer": "inputs.vocabulary",
     "FPTTrainer": "training.trainer",
     "TrainingError": "training.guards",

@@ -15,9 +15,9 @@ import numpy as np
 from datasets import load_dataset
 from sklearn.metrics import f1_score
 from sklearn.preprocessing import MultiLabelBinarizer
-from transformers import AutoTokenizer, DataCollatorWithPadding, Trainer, TrainingArguments, pipeline, set_seed
+from transformers import DataCollatorWithPadding, Trainer, TrainingArguments, pipeline, set_seed
 
-from fpt_adapters import FPTForSequenceClassification, FPTTrainer
+from fpt_adapters import FPTForSequenceClassification, FPTTrainer, native_tokenizer
 
 base, train_file, test_file, out, *flags = sys.argv[1:]
 trainer_class = Trainer if "--stock" in flags else FPTTrainer
@@ -25,10 +25,7 @@ set_seed(0)
 
 rows = load_dataset("parquet", data_files={"train": train_file, "test": test_file})
 binarizer = MultiLabelBinarizer().fit(rows["train"]["labels"])
-tokenizer = AutoTokenizer.from_pretrained(base)
-tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
-encoded = tokenizer(rows["train"]["text"][:], truncation=True)
-tokenizer.model_max_length = max(map(len, encoded["input_ids"]))  # which is as far as the model reads
+tokenizer = native_tokenizer(base, rows["train"]["text"])  # the base's own; how far the model reads
 examples = rows.map(lambda batch: tokenizer(batch["text"], truncation=True), batched=True)
 examples = examples.map(lambda batch: {"labels": np.float32(binarizer.transform(batch["labels"]))}, batched=True)
 

@@ -15,7 +15,6 @@ from itertools import chain
 
 from datasets import load_dataset
 from transformers import (
-    AutoTokenizer,
     DataCollatorForTokenClassification,
     Trainer,
     TrainingArguments,
@@ -23,7 +22,7 @@ from transformers import (
     set_seed,
 )
 
-from fpt_adapters import FPTForTokenClassification, FPTTrainer
+from fpt_adapters import FPTForTokenClassification, FPTTrainer, native_tokenizer
 
 base, train_file, test_file, out, *flags = sys.argv[1:]
 trainer_class = Trainer if "--stock" in flags else FPTTrainer
@@ -31,10 +30,7 @@ set_seed(0)
 
 rows = load_dataset("parquet", data_files={"train": train_file, "test": test_file})
 names = sorted(set(chain(*rows["train"]["tags"])))
-tokenizer = AutoTokenizer.from_pretrained(base)
-tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
-encoded = tokenizer(rows["train"]["tokens"][:], is_split_into_words=True, truncation=True)
-tokenizer.model_max_length = max(map(len, encoded["input_ids"]))  # which is as far as the model reads
+tokenizer = native_tokenizer(base, rows["train"]["tokens"])  # the base's own; how far the model reads
 
 
 def prepare(row):

@@ -105,12 +105,11 @@ def _first_text(values: pa.Array) -> int:
 
 
 def read_lists(source: Source, column: str, separator: str | None) -> list[list[str]]:
-    """Read the names of each row's labels."""
+    """Read the names of each row's labels; of text, an empty cell has none."""
     values = column_of(source, column, "label_column")
-    _refuse_missing(values, source, column)
     feature = inner_feature(source.data.features[column])
     if feature is None:
-        if not isinstance(source.data.features[column], datasets.Value) or not pa.types.is_string(values.type):
+        if not (pa.types.is_string(values.type) or pa.types.is_large_string(values.type)):
             raise ValueError(
                 f"several labels are a list, or text with --label_separator, but {source.where(0)} has "
                 f"{values[0].as_py()!r} ({values.type}) in column {column!r}."
@@ -120,7 +119,10 @@ def read_lists(source: Source, column: str, separator: str | None) -> list[list[
                 f"the labels in column {column!r} of {source.name} are text: write what stands between two of them, "
                 "as --label_separator ';'."
             )
-        return [[part.strip() for part in text.split(separator) if part.strip()] for text in values.to_pylist()]
+        return [
+            [part.strip() for part in (text or "").split(separator) if part.strip()] for text in values.to_pylist()
+        ]
+    _refuse_missing(values, source, column)
     names = feature.names if isinstance(feature, datasets.ClassLabel) else None
     rows = values.to_pylist()
     for row, found in enumerate(rows):

@@ -175,11 +175,13 @@ def _shown(values: pandas.Series, row: int) -> str:
     return f"{values.iloc[[int(row)]].tolist()[0]!r:.100}"
 
 
-def read_ts(path: str, split: str) -> Source:
-    """Read a `.ts` file: "values" (steps, channels) and "label" a row. Raises ValueError, naming the line."""
+def read_ts(path: str, name: str, needs_label: bool = True) -> Source:
+    """Read a `.ts` file, called `name` in messages: "values" (steps, channels) a row, and "label" where it has labels.
+
+    Raises ValueError, naming the line.
+    """
     header: dict[str, list[str]] = {}
     series, labels, lines = [], [], []
-    name = f"the {split} split ({path})"
     for number, line in enumerate(Path(path).read_text(encoding="utf-8-sig").splitlines(), 1):
         line = line.strip()
         if not line or line.startswith("#"):
@@ -192,9 +194,10 @@ def read_ts(path: str, split: str) -> Source:
             raise ValueError(f"a .ts file has its series behind a line @data, but line {number} of {name} has one.")
         if header.get("timestamps", ["false"])[0].lower() == "true":
             raise ValueError(f"{name} has a time at each step, which is not read: write the values only.")
-        *channels, label = line.split(":")
-        if "classlabel" not in header and "targetlabel" not in header:
-            raise ValueError(f"each series needs a label, but {name} has neither @classLabel nor @targetLabel.")
+        labelled = "targetlabel" in header or (header.get("classlabel") or ["false"])[0].lower() == "true"
+        if needs_label and not labelled:
+            raise ValueError(f"each series needs a label, but {name} has neither @classLabel true nor @targetLabel.")
+        *channels, label = line.split(":") if labelled else (*line.split(":"), None)
         try:
             values = [[_number(text) for text in channel.split(",")] for channel in channels]
         except ValueError as error:
@@ -202,13 +205,15 @@ def read_ts(path: str, split: str) -> Source:
         if len({len(channel) for channel in values}) != 1:
             lengths = [len(channel) for channel in values]
             raise ValueError(f"the channels of a series have one length, but line {number} of {name} has {lengths}.")
+        series.append(np.array(values).T.tolist())
+        lines.append(f"line {number}")
+        if not labelled:
+            continue
         label, (_, *classes) = label.strip(), header.get("classlabel") or ["true"]
         if label in ("", "?") or (classes and label not in classes):
             rule = f"the label of a series is one of {', '.join(classes)}" if classes else "each series needs a label"
             raise ValueError(f"{rule}, but line {number} of {name} has {label!r}: mend it, or drop the line.")
-        series.append(np.array(values).T.tolist())
         labels.append(label)
-        lines.append(f"line {number}")
     if not series:
         raise ValueError(f"{name} has no rows: a split needs at least one.")
     label_type = "float64" if "targetlabel" in header else "string"
@@ -218,8 +223,10 @@ def read_ts(path: str, split: str) -> Source:
         except ValueError as error:
             raise ValueError(f"labels are numbers, as @targetLabel says, but {name} has another: {error}.") from error
     features: dict[str, Any] = {VALUES: datasets.List(datasets.List(datasets.Value("float64")))}
-    features["label"] = datasets.Value(label_type)
-    data = datasets.Dataset.from_dict({VALUES: series, "label": labels}, datasets.Features(features))
+    columns: dict[str, list[Any]] = {VALUES: series}
+    if labels:
+        columns["label"], features["label"] = labels, datasets.Value(label_type)
+    data = datasets.Dataset.from_dict(columns, datasets.Features(features))
     return Source(data, name, str(Path(path).parent), lines)
 
 

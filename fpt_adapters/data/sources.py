@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import datasets
-import pyarrow as pa
-import pyarrow.parquet as pq
 from datasets.exceptions import DatasetsError
 
 READERS = {
@@ -36,14 +34,16 @@ class Source:
 def read_file(path: str, split: str) -> Source:
     """Read the rows of a split from a file. Raises ValueError if it cannot be read or has no rows."""
     flag, ending = f"{split}_file", Path(path).suffix.lower()
-    if not Path(path).is_file():
-        raise ValueError(f"{flag} is a file, but {path!r} is not there: write --{flag} with its path.")
+    if not Path(path).exists():
+        raise ValueError(f"{flag} {path!r} is not there: write --{flag} with the path of your rows.")
+    if Path(path).is_dir():
+        raise ValueError(f"{flag} is a file here, but {path!r} is a folder: write --{flag} with the path of a file.")
     if ending not in READERS:
         raise ValueError(f"{flag} ends in one of {', '.join(READERS)}, got {path!r}: convert it, or rename it.")
     source_name = f"the {split} split ({path})"
     if Path(path).stat().st_size == 0:
         raise ValueError(f"{source_name} is an empty file: a split needs at least one row.")
-    _check_header(path, ending)
+    check_header(path, ending)
     try:
         builder = datasets.load_dataset_builder(READERS[ending], data_files={"rows": path})
         builder.download_and_prepare()
@@ -61,19 +61,15 @@ def read_folder(path: str, split: str, column: str, endings: tuple[str, ...]) ->
     Raises ValueError for a folder without such files, for a file outside the class folders, and for one class only.
     """
     name = f"the {split} split ({path})"
-    folder = Path(path)
-    if folder.suffix.lower() == ".zip":
-        try:
-            folder = Path(datasets.DownloadManager().extract(path))
-        except (OSError, zipfile.BadZipFile) as error:
-            raise ValueError(f"{split}_file {path!r} cannot be read as a zip file: {first_line(error)}") from error
-    files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in endings and file.is_file())
-    hidden = (".", "__MACOSX")  # what systems put into folders and zips
-    files = [file for file in files if not any(part.startswith(hidden) for part in file.relative_to(folder).parts)]
-    if not files:
-        raise ValueError(f"{name} has no file that ends in {', '.join(endings)}.")
+    top, files = files_in(path, endings)
+    folder = top
     while len({file.relative_to(folder).parts[0] for file in files}) == 1 and files[0].parent != folder:
         folder /= files[0].relative_to(folder).parts[0]  # a zip often holds one folder with all else
+    if folder != top and files[0].parent == folder:
+        raise ValueError(
+            f"each file lies in the folder of its class, but {name} has the folder of one class only, "
+            f"{folder.name!r}: add those of others."
+        )
     if loose := [file for file in files if file.parent == folder]:
         raise ValueError(
             f"each file lies in the folder of its class, but {loose[0].name!r} lies outside one in {name}: move it, "
@@ -92,25 +88,26 @@ def read_folder(path: str, split: str, column: str, endings: tuple[str, ...]) ->
     return Source(datasets.Dataset.from_dict(rows, features=features), name, row_names=row_names)
 
 
-def open_rows(path: str) -> tuple[datasets.IterableDataset, int | None]:
-    """Open a file's rows without holding them; returns them, and how many there are where the file says so.
+def files_in(path: str, endings: tuple[str, ...]) -> tuple[Path, list[Path]]:
+    """The folder at `path`, where a zip is unpacked, and its files, at any depth, in order.
 
-    Raises ValueError for a file that is not there, is empty, or cannot be read.
+    Raises ValueError for a folder without any such file, and for a file that is no zip.
     """
-    ending = Path(path).suffix.lower()
-    if not Path(path).is_file() or ending not in READERS:
-        there = "is not there" if not Path(path).is_file() else f"ends in {ending!r}"
-        raise ValueError(f"rows come from a file that ends in one of {', '.join(READERS)}, but {path!r} {there}.")
-    _check_header(path, ending)
-    try:
-        total = pq.read_metadata(path).num_rows if ending == ".parquet" else None
-        rows = datasets.load_dataset(READERS[ending], data_files={"rows": path}, split="rows", streaming=True)
-    except (OSError, ValueError, DatasetsError, pa.ArrowException) as error:
-        raise ValueError(f"{path!r} cannot be read as {READERS[ending]}: {first_line(error)}") from error
-    return rows, total
+    folder = Path(path)
+    if not folder.is_dir():
+        try:
+            folder = Path(datasets.DownloadManager().extract(path))
+        except (OSError, zipfile.BadZipFile) as error:
+            raise ValueError(f"{path!r} cannot be read as a zip file: {first_line(error)}") from error
+    files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in endings and file.is_file())
+    hidden = (".", "__MACOSX")  # what systems put into folders and zips
+    files = [file for file in files if not any(part.startswith(hidden) for part in file.relative_to(folder).parts)]
+    if not files:
+        raise ValueError(f"{path!r} has no file that ends in {', '.join(endings)}.")
+    return folder, files
 
 
-def _check_header(path: str, ending: str) -> None:
+def check_header(path: str, ending: str) -> None:
     """Raise ValueError for a csv file with two columns of one name, or with another sign than a comma between them."""
     if ending != ".csv":
         return

@@ -1,10 +1,11 @@
 """What classifier and regressor share: their parameters, and how rows become examples."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import pandas
 import torch
 from sklearn.model_selection import train_test_split
 from sklearn.utils.validation import check_is_fitted, validate_data
@@ -87,7 +88,7 @@ class FPTEstimator(TrainedEstimator):
         kind = kind_named(self._kind, self.base)
         with self._seeded() as seed:
             parts = [part for part in self._split(len(labels), seed, stratify) if len(part)]
-            self.processor_, found = kind.fit(take(X, parts[0]), self.base)
+            self.processor_, found = kind.fit(take(X, parts[0]), self.base, lambda row: f"row {parts[0][row]}")
             model = self._build(kind.model_class, found | fields)
             examples = self._examples(model, X, labels)  # of all rows, so that a wrong one is named by its number
             splits = [[examples[row] for row in part] for part in parts]
@@ -123,6 +124,8 @@ class FPTEstimator(TrainedEstimator):
             self._kind = found_kind(X) if self.input_type is None else self.input_type
             if self._kind not in NAMES:
                 raise ValueError(f"input_type is one of {', '.join(NAMES)}; got {self._kind!r}.")
+        if self._kind == "table" and isinstance(X, list) and X and isinstance(X[0], Mapping):
+            X = pandas.DataFrame(X)
         if hasattr(X, "iloc") and not reset and not hasattr(self, "n_features_in_"):
             return X  # of a model that was loaded: its processor knows the columns by name
         if self._kind != "table":
@@ -130,8 +133,13 @@ class FPTEstimator(TrainedEstimator):
                 raise ValueError("X has no rows: give at least one.")
             return X
         least = 2 if reset else 1  # rows
-        array = validate_data(
-            self, X, reset=reset, dtype=None, ensure_all_finite="allow-nan", ensure_min_samples=least
+        array = validate_data(  # a frame as objects, because no number is of one kind with a date
+            self,
+            X.astype(object) if isinstance(X, pandas.DataFrame) else X,
+            reset=reset,
+            dtype=None,
+            ensure_all_finite="allow-nan",
+            ensure_min_samples=least,
         )
         if np.iscomplexobj(array):
             raise ValueError("Complex data not supported: a table holds real numbers and text.")

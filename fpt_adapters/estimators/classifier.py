@@ -3,6 +3,7 @@
 from typing import Any
 
 import numpy as np
+import pandas
 from scipy.special import expit, softmax
 from sklearn.base import ClassifierMixin
 from sklearn.utils import assert_all_finite
@@ -33,6 +34,10 @@ class FPTClassifier(ClassifierMixin, FPTEstimator):
             raise ValueError("requires y to be passed, but the target y is None: a classifier learns classes.")
         if np.asarray(y).dtype.kind == "f":
             assert_all_finite(y, input_name="y")
+        elif (missing := pandas.isna(np.asarray(y, dtype=object)).ravel()).any():
+            raise ValueError(
+                f"Input y contains NaN: each row needs a class, but y has none in row {missing.argmax()}."
+            )
         check_classification_targets(y)
         check_consistent_length(X, y)
         self._several = type_of_target(y) == "multilabel-indicator"

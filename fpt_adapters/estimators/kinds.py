@@ -9,7 +9,7 @@ from PIL import Image
 from transformers import AutoConfig, PreTrainedConfig
 
 from ..data.native import native_fields, native_processor
-from ..data.tokenizers import load_tokenizer, most_tokens, read_at_most
+from ..data.tokenizers import native_tokenizer
 from ..inputs.audio_feature_extraction_fpt import FPTAudioFeatureExtractor, read_wave
 from ..inputs.feature_extraction_fpt import FPTFeatureExtractor
 from ..inputs.image_files import open_image
@@ -20,54 +20,53 @@ from ..modeling_fpt import FPTForAudioClassification, FPTForImageClassification,
 from ..models.frozen_base import FrozenBase
 from ..models.pretrained import FPTPreTrainedModel
 
+Where = Callable[[int], str]
+
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of rows. `fit`: the rows and the base -> the processor, and the fields of `FPTConfig`."""
+    """A kind of rows. `fit`: rows, the base, and what messages call a row -> the processor, fields of `FPTConfig`."""
 
-    fit: Callable[[Sequence[Any], Any], tuple[Any, dict[str, Any]]]
+    fit: Callable[[Sequence[Any], Any, Where], tuple[Any, dict[str, Any]]]
     model_class: type[FPTPreTrainedModel] = FPTForSequenceClassification
 
 
-def _fit_table(rows: Any, base: Any) -> tuple[Any, dict[str, Any]]:
-    processor = FPTTableProcessor.fit(rows)
+def _fit_table(rows: Any, base: Any, where: Where) -> tuple[Any, dict[str, Any]]:
+    processor = FPTTableProcessor.fit(rows, where=where)
     return processor, processor.config_fields
 
 
-def _fit_text(rows: Any, base: Any) -> tuple[Any, dict[str, Any]]:
+def _fit_text(rows: Any, base: Any, where: Where) -> tuple[Any, dict[str, Any]]:
     """Load the base's own tokenizer; as many tokens are read as the longest text has, up to the base's limit."""
     source = base.config.base_model if isinstance(base, FrozenBase) else base
     if isinstance(source, PreTrainedConfig) or source is None:
         raise ValueError("texts are read by a base's own tokenizer: give base as a Hub id or a folder.")
-    tokenizer = load_tokenizer(source, "give a base that has one")
-    longest = max(len(ids) for ids in tokenizer([str(row) for row in rows], verbose=False)["input_ids"])
-    tokens = min(longest, most_tokens(tokenizer, source))
-    read_at_most(tokenizer, tokens)
-    return tokenizer, {"input_type": "native", "sequence_length": tokens}
+    tokenizer = native_tokenizer(source, rows, where=where)
+    return tokenizer, {"input_type": "native", "sequence_length": tokenizer.model_max_length}
 
 
-def _fit_series(rows: Any, base: Any) -> tuple[Any, dict[str, Any]]:
-    extractor = FPTFeatureExtractor.fit(list(rows))
+def _fit_series(rows: Any, base: Any, where: Where) -> tuple[Any, dict[str, Any]]:
+    extractor = FPTFeatureExtractor.fit(list(rows), where=where)
     return extractor, extractor.config_fields
 
 
-def _fit_images(rows: Any, base: Any) -> tuple[Any, dict[str, Any]]:
-    images = [open_image(row, f"image {number}") for number, row in enumerate(rows)]
+def _fit_images(rows: Any, base: Any, where: Where) -> tuple[Any, dict[str, Any]]:
+    images = [open_image(row, where(number)) for number, row in enumerate(rows)]
     processor = FPTImageProcessor.fit(images)
     return processor, processor.config_fields
 
 
-def _fit_audio(rows: Any, base: Any) -> tuple[Any, dict[str, Any]]:
-    extractor = FPTAudioFeatureExtractor.fit(list(rows))
+def _fit_audio(rows: Any, base: Any, where: Where) -> tuple[Any, dict[str, Any]]:
+    extractor = FPTAudioFeatureExtractor.fit(list(rows), where=where)
     return extractor, extractor.config_fields
 
 
-def _fit_natively(rows: Any, base: Any) -> tuple[Any, dict[str, Any]]:
+def _fit_natively(rows: Any, base: Any, where: Where) -> tuple[Any, dict[str, Any]]:
     """Load the base's own processor; waves are read as long as the longest is, up to 10 s."""
     config, source, hub_kwargs = _found(base)
     kind = native_kind(config)
     processor = native_processor(kind, config, source, **hub_kwargs)
-    waves = [read_wave(row, f"clip {number}") for number, row in enumerate(rows)] if kind.modality == "audio" else []
+    waves = [read_wave(row, where(number)) for number, row in enumerate(rows)] if kind.modality == "audio" else []
     seconds = [len(wave) / (rate or processor.sampling_rate) for wave, rate in waves]
     return processor, native_fields(kind, processor, max(seconds, default=0.0))
 

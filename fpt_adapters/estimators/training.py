@@ -2,16 +2,19 @@
 
 import os
 import tempfile
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from numbers import Integral
 from typing import Any
 
 import numpy as np
 import torch
 from sklearn.base import BaseEstimator
+from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 from torch.utils.data import Dataset
-from transformers import EarlyStoppingCallback, PreTrainedConfig, TrainingArguments, set_seed
+from transformers import EarlyStoppingCallback, PreTrainedConfig, PrinterCallback, TrainingArguments, set_seed
 
 from ..models.pretrained import FPTPreTrainedModel
 from ..training.random_state import random_state_kept
@@ -20,6 +23,7 @@ from ..training.trainer import FPTTrainer
 DEFAULT_BASE = "sentence-transformers/all-MiniLM-L6-v2"
 QUIET = {"report_to": "none", "disable_tqdm": True, "logging_strategy": "no", "remove_unused_columns": False}
 BATCH = 64  # rows that are answered at once
+ONE_AT_A_TIME = threading.RLock()  # of fits, whose seeds are those of the process
 
 
 class TrainedEstimator(BaseEstimator):
@@ -41,10 +45,16 @@ class TrainedEstimator(BaseEstimator):
 
     @contextmanager
     def _seeded(self) -> Iterator[int]:
-        """The seed of a fit, set for the block; the process's own random state is kept."""
+        """The seed of a fit, set for the block; the process's own random state is kept. Raises ValueError."""
+        if self.max_epochs < 1 or not 0 <= self.validation_fraction < 1:
+            raise ValueError(
+                f"max_epochs is at least 1, and validation_fraction lies in 0..1, below 1; got {self.max_epochs} and "
+                f"{self.validation_fraction}."
+            )
         seed = self.random_state
-        seed = int(np.random.default_rng().integers(2**31)) if seed is None else int(seed)
-        with random_state_kept(torch.device("cpu")):
+        seed = int(np.random.default_rng().integers(2**31)) if seed is None else seed
+        seed = int(seed if isinstance(seed, Integral) else check_random_state(seed).randint(2**31 - 1))
+        with ONE_AT_A_TIME, random_state_kept(torch.device("cpu")):
             set_seed(seed)
             yield seed
 
@@ -69,6 +79,7 @@ class TrainedEstimator(BaseEstimator):
                 processing_class=self.processor_,
                 callbacks=[] if held is None else [EarlyStoppingCallback(self.patience)],
             )
+            trainer.remove_callback(PrinterCallback)
             trainer.train()
             self.n_iter_ = round(trainer.state.epoch or 0)
             self.model_ = model.eval()

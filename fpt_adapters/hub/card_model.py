@@ -83,16 +83,22 @@ def loading_facts(model: SharedModel, repo_id: str, text: str) -> dict[str, Any]
 
 
 def example_text(tokenizer: Any | None) -> str:
-    """A text that the tokenizer accepts: "your text" or, if it knows no such words, its own first tokens."""
+    """A text that the tokenizer knows: "your text" or, if it knows no such words, its own first tokens."""
     text = "your text"
     if not hasattr(tokenizer, "decode"):
         return text
+    special = set(tokenizer.all_special_ids)
+    own = [token for token in range(len(tokenizer)) if token not in special]
+    candidates = (text, tokenizer.decode(own[:3]), tokenizer.decode(own[:1]))
+    return next((one for one in candidates if _knows(tokenizer, one)), text)
+
+
+def _knows(tokenizer: Any, text: str) -> bool:
+    """Whether a tokenizer has a token for each part of a text."""
     try:
-        tokenizer(text)
-        return text
+        return tokenizer.unk_token_id not in tokenizer(text, verbose=False)["input_ids"]
     except Exception:  # what a tokenizer raises for an unknown word has no narrower class
-        special = set(tokenizer.all_special_ids)
-        return tokenizer.decode([token for token in range(len(tokenizer)) if token not in special][:3])
+        return False
 
 
 def base_limits(config: FPTConfig) -> list[str]:

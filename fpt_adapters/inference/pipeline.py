@@ -1,34 +1,47 @@
 """`pipeline`: raw rows -> answers, for every input and head, also those that transformers has no pipeline for."""
 
+import copy
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from numbers import Number
 from typing import Any
 
+import datasets
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from transformers import AutoConfig, AutoProcessor
 
 from .. import modeling_fpt
+from ..data.opening import open_rows
 from ..modeling_fpt import FPTForTimeSeriesPrediction, FPTForTokenClassification
 from ..models.frozen_base import FrozenBase
 from ..models.pretrained import FPTPreTrainedModel
 from .answers import answers_of
+from .columns import input_columns
 from .forecasts import FPTForecastPipeline
 from .texts import answers_of_words, encode_texts
 
 BATCH_SIZE = 32
-WORD_COLUMNS = ("tokens", "words")
+ONE = (str, bytes, os.PathLike, Mapping, Image.Image)  # of what is one row by itself
 IS_ONE = {"array", "bytes"}  # a dict with one of them is a clip or a picture, and no record
 
 
 class FPTPipeline:
     """A model and its processor: rows -> answers.
 
-    Rows are a pandas DataFrame, a `datasets.Dataset`, a list of records (dicts), or, where a row is one thing (a
-    text, a pair of texts, a list of words, an image, a series, a wave), a list or an array of these. The result is of
-    the same kind: a DataFrame with the index of the one that came, else a list of records. A model that labels words
-    answers for each of them; a string is cut at its spaces. `input_column`: which column has the text, the image ...,
-    or two with a comma between. `folder`: where images and sounds lie whose paths are relative.
+    Rows are a pandas DataFrame, a `datasets.Dataset` (also a stream), a list of records (dicts), or, where a row is
+    one thing (a text, a pair of texts, a list of words, an image, a series, a wave), a list or an array of these. The
+    result is of the same kind: a DataFrame with the index of the one that came, else a list of records.
+
+    One row by itself has one answer, a record: a string (a text; the path of an image or a sound), an open image,
+    bytes, or a dict (a record, or a clip or image with "array", "bytes" or "path"). Of models of tables and series a
+    string is the path of a file of rows. An array or a list is several rows: write [array] for one.
+
+    A model that labels words answers for each of them; a string is cut at its spaces. `input_column`: which column has
+    the text, the image ..., or two with a comma between (None: found by its name, or as the only one that fits).
+    `folder`: where images and sounds lie whose paths are relative.
     """
 
     folder: str | os.PathLike = "."
@@ -39,7 +52,13 @@ class FPTPipeline:
         self.input_column = input_column
 
     def __call__(self, rows: Any, batch_size: int = BATCH_SIZE) -> Any:
-        """Answer all `rows`. Raises ValueError, naming what is wrong with which, for rows that cannot be read."""
+        """Answer all `rows`, or one. Raises ValueError, naming what is wrong with which, for wrong ones."""
+        if isinstance(rows, (str, os.PathLike)) and self.model.config.input.modality is None:
+            rows, *_ = open_rows(os.fspath(rows))
+        elif isinstance(rows, ONE):
+            return self([_one(rows)], batch_size)[0]
+        elif self.model.config.input.whole_rows and hasattr(rows, "iloc") and rows.ndim == 1:  # a row of a DataFrame
+            return self([rows.to_dict()], batch_size)[0]
         columns: dict[str, list[Any]] = {}
         for batch in self.batches(rows, batch_size):
             for name, values in batch.items():
@@ -52,13 +71,13 @@ class FPTPipeline:
 
     def batches(self, rows: Any, batch_size: int = BATCH_SIZE) -> Iterator[dict[str, list[Any]]]:
         """Answer `rows` a batch at a time: columns of answers, as `answers_of` names them."""
-        for start, part in _parts(rows, batch_size):
-            yield self.answer(part, start)
+        for answering, part, start in self._parts(rows, batch_size):
+            yield answering.answer(part, start)
 
     def inputs(self, rows: Any, batch_size: int = BATCH_SIZE) -> Iterator[dict[str, Tensor]]:
         """What the model takes of `rows`, a batch at a time: tensors by name, padded to the longest of the batch."""
-        for start, part in _parts(rows, batch_size):
-            yield self._taken(self._encoded(part, start))
+        for answering, part, start in self._parts(rows, batch_size):
+            yield answering._taken(answering._encoded(part, start))
 
     def answer(self, rows: Any, first: int = 0) -> dict[str, list[Any]]:
         """Answer one batch of rows: columns of answers. `first`: the number of its first row, for messages."""
@@ -83,6 +102,11 @@ class FPTPipeline:
         if kind.whole_rows:
             return self.processor(rows, return_tensors="pt", where=lambda row: f"row {first + row}")
         values = self._values(rows)
+        if (number := next((row for row, value in enumerate(values) if isinstance(value, Number)), None)) is not None:
+            raise ValueError(
+                f"a row is a text, an image, a sound or a series, but row {first + number} is {values[number]!r:.40}: "
+                "write [row] for one row, and drop those without."
+            )
         if kind.modality == "text":
             return encode_texts(self.processor, values, first)
         if kind.modality in ("image", "audio"):
@@ -103,39 +127,88 @@ class FPTPipeline:
         kind = self.model.config.input
         return kind.native and kind.modality == "text" and isinstance(self.model, FPTForTokenClassification)
 
+    def knowing_column(self, rows: Any) -> "FPTPipeline":
+        """Find the `input_column` of rows; returns a pipeline with it. Raises ValueError where none can be told."""
+        if self.model.config.input.whole_rows or (columns := _columns(rows)) is None:
+            return self
+        names = input_columns(list(columns), columns.get, self.model.config.input, self._of_words, self.input_column)
+        knowing = copy.copy(self)
+        knowing.input_column = self.input_column or names[0]
+        return knowing
+
+    def _parts(self, rows: Any, size: int) -> Iterator[tuple["FPTPipeline", Any, int]]:
+        """Some rows at a time, the number of the first of them, and what answers them."""
+        self._check(rows)
+        answering, start = self, 0
+        for part in _cut(rows, size):
+            answering = answering if start else self.knowing_column(part)
+            yield answering, part, start
+            start += _count(part)
+
+    def _check(self, rows: Any) -> None:
+        """Raise ValueError for an array that is one row, and for what is none."""
+        kind, shape = self.model.config.input, np.shape(rows) if hasattr(rows, "__array__") else None
+        if kind.modality == "image" and shape is not None and not hasattr(rows, "iloc"):
+            colour = (self.model.config.num_channels or 3) == 3 and shape[0] == 3
+            if len(shape) == 2 or (len(shape) == 3 and (shape[-1] in (1, 3) or colour)):
+                raise ValueError(
+                    f"an array of images has an axis of images first, and this one of {shape} looks like one image: "
+                    "write [array], or list(array) for several grey ones."
+                )
+        if not hasattr(rows, "__len__") and not isinstance(rows, datasets.IterableDataset):
+            raise ValueError(
+                f"rows are a DataFrame, a datasets.Dataset, a list or an array, got {type(rows).__name__}: write "
+                "list(rows), or [row] for one."
+            )
+
     def _values(self, rows: Any) -> Sequence[Any]:
         """What each row is: a value of a column of a table or of records, or the row itself; of words, a list."""
-        if hasattr(rows, "columns"):
-            values = self._cells(list(rows.columns), lambda column: list(rows[column]))
-        elif isinstance(rows, Mapping):
-            values = self._cells(list(rows), lambda column: list(rows[column]))
-        elif isinstance(rows, (list, tuple)) and isinstance(rows[0], Mapping) and not IS_ONE & rows[0].keys():
-            values = self._cells(list(rows[0]), lambda column: [row[column] for row in rows])
-        else:
+        columns = _columns(rows)
+        if columns is None:
             values = list(rows)
+        else:
+            kind = self.model.config.input
+            names = input_columns(list(columns), columns.get, kind, self._of_words, self.input_column)
+            values = columns[names[0]] if len(names) == 1 else list(zip(*map(columns.get, names), strict=True))
+        values = [row.tolist() if isinstance(row, np.ndarray) and row.dtype.kind in "OUST" else row for row in values]
         return [row.split() if isinstance(row, str) else row for row in values] if self._of_words else values
 
-    def _cells(self, columns: list[str], read: Callable[[str], list[Any]]) -> list[Any]:
-        """The values of the column with the inputs; of several, a tuple of them a row."""
-        usual, given = self.model.config.input.columns, self.input_column
-        usual = WORD_COLUMNS + usual if self._of_words else usual
-        names = [name for name in usual if name in columns] or (columns if len(columns) == 1 else [])
-        if given is not None:
-            names = [given] if given in columns else [name.strip() for name in given.split(",")]
-        if not names or not set(names) <= set(columns):
+
+def _one(row: Any) -> Any:
+    """One row. Raises ValueError for a dict of lists, which may be several."""
+    if isinstance(row, Mapping) and not IS_ONE & row.keys():
+        if row and all(isinstance(value, (list, tuple, np.ndarray)) for value in row.values()):
             raise ValueError(
-                f"the rows have the columns {', '.join(columns)}: write which of them holds the inputs with "
-                f"input_column (of pairs of texts both, with a comma between), or call it {' or '.join(usual)}."
+                "a dict is one row, but each value of this one is a list: write [record] if it is one, and "
+                "datasets.Dataset.from_dict(columns) for several rows."
             )
-        return list(zip(*map(read, names), strict=True)) if given is not None and len(names) > 1 else read(names[0])
+    return row
 
 
-def _parts(rows: Any, size: int) -> Iterator[tuple[int, Any]]:
-    """Some rows at a time, and the number of the first of them."""
+def _columns(rows: Any) -> dict[str, Sequence[Any]] | None:
+    """The columns of a part of a table or of records; None where a row is one thing."""
+    if hasattr(rows, "columns"):
+        return {column: list(rows[column]) for column in rows.columns}
+    if isinstance(rows, Mapping):
+        return {column: list(values) for column, values in rows.items()}
+    if isinstance(rows, (list, tuple)) and isinstance(rows[0], Mapping) and not IS_ONE & rows[0].keys():
+        return {column: [row.get(column) for row in rows] for column in rows[0]}
+    return None
+
+
+def _cut(rows: Any, size: int) -> Iterator[Any]:
+    """Some rows at a time."""
+    if isinstance(rows, datasets.IterableDataset):
+        yield from rows.with_format(None).batch(size)
+        return
     if hasattr(rows, "column_names"):
         rows = rows.with_format(None)
     for start in range(0, len(rows), size):
-        yield start, rows.iloc[start : start + size] if hasattr(rows, "iloc") else rows[start : start + size]
+        yield rows.iloc[start : start + size] if hasattr(rows, "iloc") else rows[start : start + size]
+
+
+def _count(part: Any) -> int:
+    return len(next(iter(part.values()))) if isinstance(part, Mapping) else len(part)
 
 
 def pipeline(

@@ -17,7 +17,7 @@ def encode_texts(tokenizer: Any, rows: Sequence[Any], first: int = 0) -> BatchEn
     """
     for row, value in enumerate(rows):
         parts = value if isinstance(value, (list, tuple)) else [value]
-        if not len(parts) or any(part is None or part != part or not str(part).strip() for part in parts):
+        if not parts or not all(isinstance(part, (str, int)) and str(part).strip() for part in parts):
             raise ValueError(f"each row needs a text, but row {first + row} has {value!r:.60}: write one, or drop it.")
     words = isinstance(rows[0], list)
     rows = [[str(word) for word in row] for row in rows] if words else list(rows)

@@ -5,7 +5,7 @@ This file imports no other of this library: it can be copied into a Hub reposito
 
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from numbers import Integral, Real
 from typing import Any
 
@@ -85,13 +85,19 @@ class FPTAudioFeatureExtractor(SequenceFeatureExtractor):
             raise ValueError(f"std lies above 0, got {min(self.std)}.")
 
     @classmethod
-    def fit(cls, clips: Sequence[Any], sampling_rate: int | None = None, **fields) -> "FPTAudioFeatureExtractor":
+    def fit(
+        cls,
+        clips: Sequence[Any],
+        sampling_rate: int | None = None,
+        where: Callable[[int], str] = "clip {}".format,
+        **fields,
+    ) -> "FPTAudioFeatureExtractor":
         """Make the extractor whose rate, length, mean and std are those of these clips, each as `__call__` takes it.
 
-        `sampling_rate`: what all are resampled to (None: the rate that most of them have). `fields`: those of the
-        constructor that are to be others. Raises ValueError for clips that are no sound.
+        `sampling_rate`: what all are resampled to (None: the rate that most of them have). `where` names a clip in
+        messages. `fields`: of the constructor, that are to be others. Raises ValueError for clips that are no sound.
         """
-        waves = [read_wave(clip, f"clip {number}") for number, clip in enumerate(clips)]
+        waves = [read_wave(clip, where(number)) for number, clip in enumerate(clips)]
         rates = [rate for _, rate in waves if rate is not None]
         if sampling_rate is None:
             if not rates:

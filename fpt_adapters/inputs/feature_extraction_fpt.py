@@ -3,7 +3,7 @@
 This file imports nothing from this library, so that it can be copied into a Hub repository and loaded from there.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from numbers import Integral, Number
 from typing import Any
 
@@ -82,15 +82,20 @@ class FPTFeatureExtractor(SequenceFeatureExtractor):
 
     @classmethod
     def fit(
-        cls, sequences: Sequence[Any], patch_length: int | None = None, patch_stride: int | None = None, **fields
+        cls,
+        sequences: Sequence[Any],
+        patch_length: int | None = None,
+        patch_stride: int | None = None,
+        where: Callable[[int], str] = "sequence {}".format,
+        **fields,
     ) -> "FPTFeatureExtractor":
         """Make the extractor with sizes, mean and std of these sequences, each (steps,) or (steps, features).
 
         Patches are by default a sixteenth of the longest sequence, 64 steps at most, and half of one apart. NaN is
-        missing. `fields`: those of the constructor that are to be others. Raises ValueError for sequences that do not
-        fit each other, and where a feature is never there.
+        missing. `where` names a sequence in messages. `fields`: those of the constructor that are to be others. Raises
+        ValueError for sequences that do not fit each other, and where a feature is never there.
         """
-        arrays = [_steps(sequence, f"sequence {number}") for number, sequence in enumerate(sequences)]
+        arrays = [_steps(sequence, where(number)) for number, sequence in enumerate(sequences)]
         sizes = {array.shape[1] for array in arrays}
         if len(sizes) != 1:
             raise ValueError(f"sequences have as many numbers at each step, but these have {sorted(sizes)}.")

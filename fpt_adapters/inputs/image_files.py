@@ -28,9 +28,9 @@ def open_image(value: Any, what: str, folder: str | os.PathLike = ".") -> Any:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            image = Image.open(io.BytesIO(value) if isinstance(value, bytes) else Path(folder) / value)
-            image.load()
-            return ImageOps.exif_transpose(image)  # as the processor does
+            with Image.open(io.BytesIO(value) if isinstance(value, bytes) else Path(folder) / value) as image:
+                image.load()
+                return ImageOps.exif_transpose(image)  # as the processor does
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ValueError(f"the image in {what} cannot be decoded ({error}): drop its row.") from error
 

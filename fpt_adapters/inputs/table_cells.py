@@ -23,6 +23,7 @@ DAYS = (
     *("%b %d, %Y", "%B %d, %Y", "%b %d %Y", "%B %d %Y", "%d %b %Y", "%d %B %Y", "%d-%b-%Y"),
 )
 DATE_FORMATS = tuple(day + time for day in DAYS for time in ("", " %H:%M", " %H:%M:%S"))
+MOST = float(np.finfo(np.float32).max)
 FEW = 20  # so many texts are categories, however few the rows are
 MOSTLY = 0.9  # of the texts of a column are numbers: then the others are mistakes
 CODE = re.compile(r"0\d+")  # is no number, though it reads as one
@@ -135,11 +136,11 @@ def numbers_of(values: np.ndarray, missing: np.ndarray, name: str, where: Callab
         values = values / np.timedelta64(1, "s")
     found = values if values.dtype.kind in "biuf" else [math.nan if v is None else number_of(v) for v in values]
     numbers = np.array(found, dtype=np.float64)  # NaN for None too
-    if (wrong := (np.isnan(numbers) & ~missing) | np.isinf(numbers)).any():
+    if (wrong := (np.isnan(numbers) & ~missing) | (np.abs(numbers) > MOST)).any():
         row = int(wrong.argmax())
         raise ValueError(
             f"column {name!r} holds finite numbers, but {where(row)} has {values.tolist()[row]!r:.60}: write a "
-            "number, or nothing where it is missing."
+            "number of float32, or nothing where it is missing."
         )
     return numbers
 

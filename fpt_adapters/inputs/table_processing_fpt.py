@@ -15,6 +15,7 @@ from transformers.feature_extraction_utils import FeatureExtractionMixin
 from .table_cells import (
     DATE_FORMATS,
     ISO,
+    MOST,
     PARTS,
     cells_of,
     columns_of,
@@ -35,7 +36,6 @@ KEYS = {  # of each column that is a token, by its kind
     "category": {"name", "kind", "categories", "other", "missing"},
 }
 MOST_COLUMNS, MOST_CATEGORIES = 2**12, 254  # with those for other and for missing values: 256, which bf16 counts to
-MOST = float(np.finfo(np.float32).max)
 SHOWN = 6  # names in a line
 NAME_ROW = "row {}".format
 

@@ -15,8 +15,9 @@ import pyarrow.parquet as pq
 from tqdm.auto import tqdm
 from transformers import HfArgumentParser
 
+from ..data.opening import batches_of, open_rows
 from ..data.series import VALUES, series_of
-from ..data.sources import first_line, open_rows, read_file
+from ..data.sources import first_line, read_file
 from ..inference.forecasts import FPTForecastPipeline
 from ..inference.pipeline import BATCH_SIZE, FPTPipeline, pipeline
 
@@ -29,11 +30,14 @@ class PredictArguments:
     """Which delta answers which rows, and where the answers go."""
 
     model: str = field(metadata={"help": "A saved delta: a folder or a Hub id."})
-    file: str = field(metadata={"help": "Rows: a parquet, csv, json or jsonl file."})
+    file: str = field(
+        metadata={"help": "Rows: a parquet, csv, json, jsonl or .ts file; or a folder or a zip of pictures or sounds."}
+    )
     output: str = field(metadata={"help": f"The file of the answers, a new one, which ends in {', '.join(ENDINGS)}."})
     base_model_name_or_path: str | None = field(default=None, metadata={"help": "Where the delta's base is."})
     input_column: str | None = field(
-        default=None, metadata={"help": "Column with the inputs (default: as the kind of input is usually called)."}
+        default=None,
+        metadata={"help": "Column with the inputs (default: found by its name, or as the only one that fits)."},
     )
     id_column: str | None = field(
         default=None, metadata={"help": "For rows that are steps of series: the column that says whose."}
@@ -50,6 +54,8 @@ class PredictArguments:
             raise ValueError(f"--output ends in one of {', '.join(ENDINGS)}; got {self.output!r}.")
         if os.path.exists(self.output):
             raise ValueError(f"--output {self.output!r} is there already: name a new file, nothing is overwritten.")
+        if not os.path.exists(self.file):
+            raise ValueError(f"--file {self.file!r} is not there: write the path of your rows.")
         if self.batch_size < 1:
             raise ValueError(f"--batch_size is at least 1; got {self.batch_size}.")
         if self.step_column and not self.id_column:
@@ -60,12 +66,6 @@ def main(arguments: list[str]) -> int:
     """Answer the rows of a file. Returns how many there were. Raises ValueError, naming row and column."""
     parser = HfArgumentParser(PredictArguments, description=__doc__.splitlines()[0], allow_abbrev=False)
     (args,) = parser.parse_args_into_dataclasses(arguments)
-    rows, total = open_rows(args.file)
-    batches, unit = rows.batch(args.batch_size), "row"
-    if args.id_column:
-        channels = [name.strip() for name in args.input_column.split(",")] if args.input_column else None
-        one_by_one = series_of(rows, args.file, args.id_column, args.step_column, channels)
-        batches, total, unit = batched(one_by_one, args.batch_size, (args.id_column, VALUES)), None, "series"
     answering = pipeline(
         args.model,
         base_model_name_or_path=args.base_model_name_or_path,
@@ -77,7 +77,15 @@ def main(arguments: list[str]) -> int:
     )
     if isinstance(answering, FPTForecastPipeline):
         return forecast(answering, args)
-    answering.folder = Path(args.file).parent
+    rows, total, answering.folder = open_rows(args.file, answering.model.config.input.modality)
+    batches, unit = batches_of(rows, args.batch_size, args.file), "row"
+    if args.id_column:
+        channels = [name.strip() for name in args.input_column.split(",")] if args.input_column else None
+        steps = (
+            dict(zip(batch, step, strict=True)) for batch in batches for step in zip(*batch.values(), strict=True)
+        )
+        one_by_one = series_of(steps, args.file, args.id_column, args.step_column, channels)
+        batches, total, unit = batched(one_by_one, args.batch_size, (args.id_column, VALUES)), None, "series"
     part = Path(f"{args.output}.part")  # which a stop leaves behind, and no half file by the right name
     done = 0
     with (
@@ -91,6 +99,8 @@ def main(arguments: list[str]) -> int:
                 done += count
                 bar.update(count)
         except ValueError as error:
+            if not done:
+                part.unlink(missing_ok=True)
             kept = f" The answers of the {done} rows before are in {part}." if done else ""
             raise ValueError(f"{error}{kept}") from error
     os.replace(part, args.output)
@@ -121,6 +131,7 @@ def answered(
     """
     start, kept = 0, None
     for batch in batches:
+        answering = answering if start else answering.knowing_column(batch)
         count = len(next(iter(batch.values())))
         try:
             answers = answering.answer(batch, start)
@@ -134,6 +145,8 @@ def answered(
             PREFIX + name: values for name, values in answers.items()
         }
         start += count
+    if not start:
+        raise ValueError(f"{file} has no rows: nothing is to be answered.")
 
 
 def batched(rows: Iterator[tuple], size: int, names: Sequence[str]) -> Iterator[dict[str, list[Any]]]:

@@ -11,6 +11,7 @@ import numpy as np
 
 from ..data.columns import find_column
 from ..data.native import native_example, native_fields
+from ..data.opening import SOUNDS
 from ..data.prepared import PreparedRows
 from ..data.sources import Source
 from ..data.splits import Part, check_at_least
@@ -20,7 +21,6 @@ from .native_rows import PatchesOrNative
 
 logger = logging.getLogger(__name__)
 
-ENDINGS = (".wav", ".flac", ".ogg")
 BANDS = 64  # of a spectrogram, by default
 FITTED = 1000  # clips, at most, that rate, length and normalisation are found in
 
@@ -31,7 +31,7 @@ class AudioClassification(PatchesOrNative):
 
     name = "audio-classification"
     model_class = FPTForAudioClassification
-    file_column, file_endings = "audio", ENDINGS
+    file_column, file_endings = "audio", SOUNDS
     modality, of_patches = "audio", ("mel_bands", "patch_length", "patch_stride")
 
     audio_column: str | None = field(

@@ -237,6 +237,11 @@ class FileArguments:
             note = "there is no test data: the test figure is on" if split == "test" else "validation is"
             log = logger.warning if split == "test" else logger.info
             log("%s %d rows held out of %s%s.", note, len(rows[split]), name, self.held_as)
+        if len(rows["train"]) < 2 <= total:
+            raise ValueError(
+                f"{name} has {counted(total, 'row')}, of which 1 is left to train on, and that is too few: give more, "
+                "or write --test_file and --validation_file."
+            )
         return rows
 
     held_as: ClassVar[str] = ""  # how rows are held out, where they are not drawn one by one

@@ -10,6 +10,7 @@ from PIL import Image
 
 from ..data.columns import find_column
 from ..data.native import native_example
+from ..data.opening import PICTURES
 from ..data.prepared import PreparedRows
 from ..data.sources import Source
 from ..data.splits import Part, check_at_least
@@ -19,7 +20,6 @@ from ..modeling_fpt import FPTForImageClassification
 from .native_rows import PatchesOrNative
 
 COLUMNS = ("image", "img", "file", "path")
-ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
 FITTED = 1000  # images, at most, that size, channels and normalisation are found in
 
 
@@ -29,8 +29,8 @@ class ImageClassification(PatchesOrNative):
 
     name = "image-classification"
     model_class = FPTForImageClassification
-    file_column, file_endings = "image", ENDINGS
-    modality, of_patches = "image", ("image_size", "num_channels", "patch_size")
+    file_column, file_endings = "image", PICTURES
+    modality, of_patches = "image", ("num_channels", "patch_size")
 
     image_column: str | None = field(
         default=None, metadata={"help": f"Column with the images, or paths (default: {', '.join(COLUMNS)})."}
@@ -74,6 +74,11 @@ class ImageClassification(PatchesOrNative):
     def _fit_natively(self, image: Image.Image) -> tuple[Any, dict[str, Any], list[str]]:
         processor = self.load_native()
         _, height, width = native_example(self.native, self.base_config, processor, image)["pixel_values"].shape
+        if self.image_size is not None and {height, width} != {self.image_size}:
+            raise ValueError(
+                f"the base's own processor makes images of {height} x {width} pixels, got --image_size "
+                f"{self.image_size}: leave it out, or --input_type native."
+            )
         found = (
             f"column {self.column!r}: images of {height} x {width} pixels, as {type(processor).__name__} makes them"
         )

@@ -127,7 +127,8 @@ class RowTask(FileArguments, Task):
         """Run the processor over the rows of a part. Raises ValueError, naming row and column, for wrong ones."""
 
     def read_source(self, path: str, split: str) -> Source:
-        if self.file_column is not None and (Path(path).is_dir() or Path(path).suffix.lower() == ".zip"):
+        zipped = Path(path).suffix.lower() == ".zip" and Path(path).is_file()
+        if self.file_column is not None and (Path(path).is_dir() or zipped):
             return read_folder(path, split, self.file_column, self.file_endings)
         return super().read_source(path, split)
 

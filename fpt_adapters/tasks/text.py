@@ -93,7 +93,7 @@ class TokenizedTask(RowTask):
         name, settings = self.tokenizer_name or self.base, {} if self.tokenizer_name else self.base_settings
         if name is None:
             raise ValueError(f"{self.name} reads with a base's tokenizer: write --tokenizer_name, for a random base.")
-        return load_tokenizer(name, "write --tokenizer_name", **settings)
+        return load_tokenizer(name, "write --tokenizer_name", bool(self.word_settings), **settings)
 
 
 @dataclass

@@ -123,7 +123,7 @@ class TimeSeriesTask(RowTask):
 
     def read_source(self, path: str, split: str) -> Source:
         if Path(path).suffix.lower() == ".ts" and Path(path).is_file():
-            return read_ts(path, split)
+            return read_ts(path, f"the {split} split ({path})")
         return super().read_source(path, split)
 
     def _sources(self) -> dict[str, Source]:

@@ -65,16 +65,6 @@ class TokenClassification(TokenizedTask):
         labels[:] = [on_first_pieces(*each) for each in zip(words, part.labels, strict=True)]
         return RowSplit(inputs, labels)
 
-    def _load_tokenizer(self) -> PreTrainedTokenizerBase:
-        tokenizer = super()._load_tokenizer()
-        if not tokenizer.is_fast:
-            raise ValueError(f"{self.name} needs a tokenizer that knows which word a token is of: name a fast one.")
-        if "add_prefix_space" in tokenizer.init_kwargs:  # byte-level ones take words with a space before them
-            return type(tokenizer).from_pretrained(
-                tokenizer.name_or_path, add_prefix_space=True, **({} if self.tokenizer_name else self.base_settings)
-            )
-        return tokenizer
-
 
 def on_first_pieces(words: Sequence[int | None], labels: np.ndarray) -> np.ndarray:
     """The labels of words, put on the first of the tokens that each is cut into; -100 on all other tokens: (tokens,).

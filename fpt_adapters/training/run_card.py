@@ -100,7 +100,7 @@ class RunCard:
         self.steps[split] = trainer.state.global_step
 
     def finish(self, trainer: Trainer) -> None:
-        """Save the model of a training that has just ended, with its card, and print how to load it."""
+        """Save the model of a training that has just ended, with its card, and print how to load it (if it logs)."""
         for split, step in self.steps.items():
             if trainer.args.load_best_model_at_end or step != trainer.state.global_step:
                 trainer.card.results.pop(split, None)  # the result of other weights
@@ -110,7 +110,8 @@ class RunCard:
             folder, model = trainer.args.output_dir, trainer.accelerator.unwrap_model(trainer.model)
             known = model.config.base_model or model.config.backbone_init == "random"
             place = f"'{folder}'{'' if known else ', base_model_name_or_path=FOLDER_OF_THE_BASE'}"
-            print(f"Saved in {folder}: `import fpt_adapters`, then {auto_class(model)}.from_pretrained({place})")
+            if trainer.args.logging_strategy != "no":
+                print(f"Saved in {folder}: `import fpt_adapters`, then {auto_class(model)}.from_pretrained({place})")
 
     def _write_beside(self, trainer: Trainer, folder: Path) -> None:
         if self.write(trainer, delta_size(folder)):

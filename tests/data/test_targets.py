@@ -4,6 +4,7 @@ import re
 
 import datasets
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from fpt_adapters.data.entities import spans_of
@@ -28,6 +29,13 @@ KINDS = {  # values of the column, what is said of it -> kind, names, labels
     "several numbers": ([[1.0, 2.0], [3.0, 5.0]], {}, NUMBERS, ["y_0", "y_1"], [[1, 2], [3, 5]]),
     "lists of text": ([["b"], ["a", "b"], []], {}, LABELS, ["a", "b"], [[0, 1], [1, 1], [0, 0]]),
     "text with a separator": (["a; b", "b", ""], {"separator": ";"}, LABELS, ["a", "b"], [[1, 1], [0, 1], [0, 0]]),
+    "text of a csv file, with an empty cell": (
+        pa.array(["a;b", None], pa.large_string()),
+        {"separator": ";"},
+        LABELS,
+        ["a", "b"],
+        [[1, 1], [0, 0]],
+    ),
 }
 
 

@@ -1,5 +1,7 @@
 """Classifier and regressor: scikit-learn's own checks on tables, every kind of rows, and what is saved."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pandas
 import pytest
@@ -117,6 +119,38 @@ def test_it_learns_and_stops_at_its_best():
     assert reg.score(X, 1000 + 50 * SIDE) > 0.9  # in the units of y
 
 
+FRAMES = {  # columns of a DataFrame beside numbers
+    "dates": pandas.date_range("2024-01-01", periods=ROWS),
+    "dates of a zone": pandas.date_range("2024-01-01", periods=ROWS, tz="Europe/Berlin"),
+    "spans": pandas.to_timedelta(np.arange(ROWS), unit="h"),
+    "whole numbers with gaps": pandas.array([1, None] * (ROWS // 2), "Int64"),
+    "categories": pandas.Categorical(["a", "b"] * (ROWS // 2)),
+}
+
+
+@pytest.mark.parametrize("kind", FRAMES)
+def test_columns_of_any_kind_stand_beside_numbers_and_nothing_is_printed(kind, capfd):
+    X = table().assign(more=FRAMES[kind])
+    clf = estimator(max_epochs=1).fit(X, CLASSES)
+    np.testing.assert_array_equal(clf.predict_proba(X.to_dict("records")), clf.predict_proba(X))
+    assert capfd.readouterr().out == ""
+
+
+def test_fits_in_threads_are_those_of_their_seeds():
+    def fit(seed):
+        return estimator(random_state=seed).fit(KINDS["array"], CLASSES).decision_function(KINDS["array"])
+
+    alone = [fit(seed) for seed in range(3)]
+    with ThreadPoolExecutor(3) as threads:
+        np.testing.assert_array_equal(list(threads.map(fit, range(3))), alone)
+
+
+@pytest.mark.parametrize("settings", [{"max_epochs": 0}, {"validation_fraction": 1.5}])
+def test_settings_that_train_nothing_are_refused(settings):
+    with pytest.raises(ValueError, match="max_epochs is at least 1, and validation_fraction lies in"):
+        estimator(**settings).fit(KINDS["array"], CLASSES)
+
+
 def test_the_seed_decides_and_the_callers_generators_go_on():
     X, before = KINDS["array"], torch.get_rng_state()
     first, again, other = (estimator(random_state=seed).fit(X, CLASSES).decision_function(X) for seed in (0, 0, 1))
@@ -145,8 +179,33 @@ WRONG = {
     "no such kind": (KINDS["array"], CLASSES, "input_type is one of table, text"),
     "infinity": (np.full((ROWS, 2), np.inf), CLASSES, "infinity"),
     "text without a tokenizer": (["a text"] * ROWS, CLASSES, "read by a base's own tokenizer"),
+    "a class that is missing": (KINDS["array"], [None, *CLASSES[1:]], "y has none in row 0"),
+    "numbers that are too large": (np.where(SIDE[:, None] > 0, 1e300, KINDS["array"]), CLASSES, "row 1 has 1e.300"),
     "too few labels": (KINDS["array"], CLASSES[:5], "inconsistent numbers of samples"),
 }
+
+
+def with_row_33(row, rows):
+    return [row if number == 33 else one for number, one in enumerate(rows)]
+
+
+ROW_33 = {  # a wrong row among right ones, and what is said of it
+    "series": (with_row_33(np.zeros((0, 2)), KINDS["ragged series"]), "with a step at least; see row 33"),
+    "sound": (with_row_33({"array": [np.nan]}, KINDS["sound"]), "sample 0 of row 33 is none"),
+    "table": (pandas.DataFrame({"x": with_row_33("low", SIDE.tolist())}), "row 33 has 'low'"),
+    "pictures": (with_row_33(b"no picture", KINDS["pictures"]), "in row 33 cannot be decoded"),
+    "texts": (with_row_33(None, ["good film"] * ROWS), "row 33 is None"),
+}
+
+
+@pytest.mark.parametrize(("X", "message"), ROW_33.values(), ids=ROW_33)
+def test_a_row_that_the_processor_is_fitted_on_is_named_by_its_number(X, message, text_base):
+    for seed in range(2):  # which decide what is held out
+        clf = estimator(max_epochs=1, random_state=seed)
+        if message == "row 33 is None":
+            clf.set_params(base=text_base)
+        with pytest.raises(ValueError, match=message):
+            clf.fit(X, CLASSES)
 
 
 def test_a_wrong_row_is_named_by_its_number():
@@ -165,7 +224,7 @@ def test_what_cannot_be_learned_is_refused(X, y, message):
 
 def test_texts_need_a_base_with_a_tokenizer(saved_base):
     with pytest.raises(
-        ValueError, match=r"has no tokenizer_config\.json beside its weights: give a base that has one"
+        ValueError, match=r"has no tokenizer_config\.json beside its weights: name a base that has one"
     ):
         FPTClassifier(saved_base).fit(["a text", "another"] * 4, ["a", "b"] * 4)
 

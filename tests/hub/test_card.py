@@ -23,6 +23,7 @@ from fpt_adapters import (
     FPTModel,
     FPTTrainer,
     GroupCount,
+    symbol_tokenizer,
 )
 from fpt_adapters.backbones.counting import trained_sum
 from fpt_adapters.heads.scores import confusion_counts, majority_floor_of, mean_floors
@@ -711,8 +712,9 @@ def test_the_code_for_a_base_of_ones_own(saved_base, tmp_path, monkeypatch, caps
 
 def test_what_the_code_classifies():
     assert example_text(None) == example_text(object()) == "your text"
-    assert example_text(tokenizer(unk_token="[UNK]")) == "your text"
-    assert example_text(tokenizer()) == "some words only"
+    assert example_text(tokenizer(unk_token="[UNK]")) == example_text(tokenizer()) == "some words only"
+    assert example_text(symbol_tokenizer(["GATC", "CC"])) == "ACG"
+    assert example_text(symbol_tokenizer([["open", "read"], ["shut"]], " ")) == "open"
 
 
 @pytest.mark.parametrize("pad, example", [(None, "torch.zeros(1, 10, dtype"), (0, "torch.ones(1, 10, dtype")])

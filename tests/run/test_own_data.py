@@ -168,6 +168,8 @@ def test_one_command_trains_and_the_raw_rows_are_answered_from_what_was_saved(
     for batch_size in (1, len(rows)):  # no answer depends on the batch it stands in
         for answer, again in zip(answers, answering(rows, batch_size=batch_size), strict=True):
             assert flat(again) == pytest.approx(flat(answer), rel=1e-3, abs=1e-4)
+    if isinstance(rows, datasets.Dataset):  # one record by itself has one answer
+        assert flat(answering({**rows[0], "row": 0})) == pytest.approx(flat(answers[0]), rel=1e-3, abs=1e-4)
     config = answering.model.config
     for answer in answers:
         if config.problem_type == "regression":
@@ -282,7 +284,14 @@ NOT_NATIVE = {  # task, rows, family, its processor, more flags, message
         r"of \(3, 8, 8\), but .* gives \(3, 12, 12\)",
     ),
     "a patch": ("image-classification", pictures, "vit", SMALL, ["--patch_size", "4"], "--patch_size is for patches"),
-    "a size": ("image-classification", pictures, "vit", SMALL, ["--image_size", "8"], "--image_size is for patches"),
+    "a size": (
+        "image-classification",
+        pictures,
+        "vit",
+        None,
+        ["--image_size", "9"],
+        "images of 8 x 8 pixels, got --image_size 9",
+    ),
     "bands": ("audio-classification", sounds, "hubert", SMALL, ["--mel_bands", "8"], "--mel_bands is for patches"),
     "a rate": (
         *("audio-classification", sounds, "hubert", Wav2Vec2FeatureExtractor(), ["--sampling_rate", "8000"]),
@@ -292,14 +301,21 @@ NOT_NATIVE = {  # task, rows, family, its processor, more flags, message
         *("audio-classification", sounds, "audio-spectrogram-transformer", None, ["--max_seconds", "1"]),
         "reads clips of one length: leave --max_seconds out",
     ),
-    "a broken picture": ("image-classification", broken_picture, "vit", None, [], r"row 0 of .* cannot be decoded"),
+    "a broken picture": (
+        "image-classification",
+        broken_picture,
+        "vit",
+        None,
+        [],
+        r"left/1\.png of .* cannot be decoded",
+    ),
     "too short a wave": (
         "audio-classification",
         short_sound,
         "hubert",
         None,
         [],
-        r"row 0 of .* makes no token of hubert",
+        r"left/1\.wav of .* makes no token of hubert",
     ),
 }
 
@@ -398,6 +414,75 @@ def test_paths_in_a_file_are_relative_to_it(saved_base, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path / "elsewhere")
     new = ["--model", str(tmp_path / "out"), "--base_model_name_or_path", str(saved_base), "--file", str(file)]
     assert predict([*new, "--output", "answers.csv"]) == ROWS
+
+
+def test_one_row_has_one_answer_and_what_may_be_several_is_refused(saved_base, tmp_path):
+    folder = pictures(tmp_path)
+    train(flags("image-classification", saved_base, folder, tmp_path / "out", "--do_train"))
+    answering = fpt_adapters.pipeline(tmp_path / "out", base_model_name_or_path=saved_base)
+    file = folder / "left" / "1.png"
+    image = Image.open(file).copy()
+    for one in (file, str(file), file.read_bytes(), image, {"path": str(file)}, {"image": image, "id": 3}):
+        assert answering(one) == answering([image])[0]
+    stream = datasets.Dataset.from_dict({"file": [str(file)] * 3}).to_iterable_dataset()
+    assert answering(stream, batch_size=2) == answering([image] * 3)
+    for wrong, message in (
+        ({"image": [image, image]}, r"each value of this one is a list: write \[record\]"),
+        (np.asarray(image), r"looks like one image: write \[array\]"),
+        ([image, 3], "row 1 is 3"),
+        (None, "got NoneType"),
+        (pandas.DataFrame({"one": [image], "other": [image]}), "columns one, other: write which"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            answering(wrong)
+
+
+def test_a_file_of_rows_is_answered_by_a_model_of_series(saved_base, tmp_path):
+    file = archive(tmp_path)
+    train(flags(SERIES, saved_base, file, tmp_path / "out", "--do_train"))
+    answering = fpt_adapters.pipeline(tmp_path / "out", base_model_name_or_path=saved_base)
+    lines = file.read_text().replace("@classLabel true left right", "@classLabel false").splitlines()
+    (tmp_path / "new.ts").write_text("\n".join(line.removesuffix(":left").removesuffix(":right") for line in lines))
+    assert answering(str(file)) == answering(tmp_path / "new.ts") and len(answering(file)) == ROWS
+    with pytest.raises(ValueError, match=r"'no.ts' is not there"):
+        answering("no.ts")
+
+
+@pytest.mark.parametrize("write", [pictures, zipped])
+def test_a_folder_of_files_is_answered_file_by_file(write, saved_base, tmp_path, monkeypatch):
+    rows = write(tmp_path)
+    train(flags("image-classification", saved_base, rows, tmp_path / "out", "--do_train"))
+    new = ["--model", str(tmp_path / "out"), "--base_model_name_or_path", str(saved_base)]
+    monkeypatch.chdir(tmp_path / "out")  # paths are relative to the folder that was named
+    assert predict([*new, "--file", str(rows), "--output", "answers.csv", "--batch_size", "7"]) == ROWS
+    answers = pandas.read_csv("answers.csv")
+    answering = fpt_adapters.pipeline(tmp_path / "out", base_model_name_or_path=saved_base)
+    files = sorted((tmp_path / "photos").glob("*t/*.png"))
+    assert [Path(name).name for name in answers["file"]] == [file.name for file in files]
+    assert answers["predicted_score"].tolist() == pytest.approx([one["score"] for one in answering(files)], abs=1e-5)
+    assert predict([*new, "--file", str(files[0]), "--output", "one.csv"]) == 1
+
+
+NO_ROWS = {  # what stands in a file -> what is said of it
+    "nothing": ("", "rows.csv' cannot be read: No columns"),
+    "a header": ("area,note\n", "rows.csv has no rows"),
+    "a row too long": ("area\n1\n1,2,3\n", "rows.csv' cannot be read: .* line 3"),
+}
+
+
+@pytest.mark.parametrize(("text", "message"), NO_ROWS.values(), ids=NO_ROWS)
+@pytest.mark.filterwarnings("ignore")
+def test_a_file_that_cannot_be_answered_is_named_and_leaves_nothing(text, message, saved_base, tmp_path):
+    table = pandas.DataFrame({"area": np.arange(ROWS) + 0.5, "label": labels()})
+    table.to_csv(tmp_path / "train.csv", index=False)
+    train(flags(TABLE, saved_base, tmp_path / "train.csv", tmp_path / "out", "--do_train"))
+    new = ["--model", str(tmp_path / "out"), "--base_model_name_or_path", str(saved_base)]
+    (tmp_path / "rows.csv").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        predict([*new, "--file", str(tmp_path / "rows.csv"), "--output", str(tmp_path / "answers.csv")])
+    with pytest.raises(ValueError, match="photos' is a folder"):
+        predict([*new, "--file", str(pictures(tmp_path)), "--output", str(tmp_path / "answers.csv")])
+    assert not [*tmp_path.glob("answers*")]
 
 
 @pytest.mark.parametrize("ending", ["csv", "jsonl", "parquet"])
@@ -536,6 +621,14 @@ WRONG = {  # task, rows, more flags, message
         r"left/1\.wav of .*column 'audio' cannot be read as one",
     ),
     "picture that is cut off": ("image-classification", broken_picture, [], r"left/1\.png of .* cannot be decoded"),
+    "pictures of one class": (
+        "image-classification",
+        lambda folder: [shutil.rmtree(pictures(folder) / "left"), folder / "photos"][1],
+        [],
+        "folder of one class only, 'right'",
+    ),
+    "a folder that is not there": ("image-classification", lambda folder: folder / "no", [], "no' is not there"),
+    "a folder for a table": (TABLE, pictures, [], "is a file here, but .* is a folder"),
     "picture outside a class": ("image-classification", loose_picture, [], r"'1\.png' lies outside one"),
     "time that goes back": (SERIES, cell("t", 11, 0), LONG, r"row 11 of .* has 0 in column 't' after 1 in row 10"),
     "time that stands still": (SERIES, cell("t", 10, 0), LONG, r"row 10 of .* has 0 .* after 0 .*drop one of the two"),
@@ -565,6 +658,7 @@ WRONG = {  # task, rows, more flags, message
     "semicolons": (TABLE, csv("a;label\n1;2"), [], r"'.*rows\.csv' has ';' between"),
     "empty file": (TABLE, csv(""), [], r"rows\.csv\) is an empty file"),
     "a header only": (TABLE, csv("a,label\n"), [], r"rows\.csv\) has no rows"),
+    "three rows": (TABLE, csv("a,label\n1,x\n2,y\n3,x"), [], "has 3 rows, of which 1 is left .* too few"),
     "one row": (TABLE, csv("a,label\n1,x"), [], "1 row of .* would be held out for test, but it has 1 left"),
 }
 

@@ -318,7 +318,7 @@ def odd_files(mnist_file, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"train_file": "no.parquet"}, "train_file is a file, but 'no.parquet' is not there: write --train_file"),
+        ({"train_file": "no.parquet"}, "train_file 'no.parquet' is not there: write --train_file"),
         ({"train_file": "x.txt"}, "train_file ends in one of .parquet, .csv, .json, .jsonl, got 'x.txt'"),
         ({"train_file": "bad.parquet"}, r"train_file 'bad.parquet' cannot be read as parquet: \w+"),
         ({"train_file": "empty.csv"}, r"the train split \(empty.csv\) is an empty file"),
