@@ -116,7 +116,7 @@ def section(contest: Contest) -> list[str]:
 
 
 def draw(contests: list[Contest], file: Path) -> None:
-    """A panel for each data set: a dot for each seed, frozen models in blue, the floor as a dotted line."""
+    """A panel for each data set: a dot for each seed, frozen models in blue; the floor, if near, is a dotted line."""
     columns = 3
     lines = -(-len(contests) // columns)
     figure, axes = plt.subplots(lines, columns, figsize=(15, 2.1 * lines), squeeze=False, layout="constrained")
@@ -125,7 +125,9 @@ def draw(contests: list[Contest], file: Path) -> None:
     for axis, contest in zip(axes.flat, contests, strict=False):
         for place, row in enumerate(reversed(contest.rows)):
             axis.plot(row.tests, [place] * len(row.tests), "o", color=FROZEN if row.frozen else OTHERS, alpha=0.7)
-        axis.axvline(max(contest.facts["floor"], 0), color="black", linestyle=":", linewidth=1)
+        scores, floor = [score for row in contest.rows for score in row.tests], max(contest.facts["floor"], 0)
+        if floor > min(scores) - 3 * (max(scores) - min(scores)):  # else it would squeeze the dots
+            axis.axvline(floor, color="black", linestyle=":", linewidth=1)
         axis.set_yticks(range(len(contest.rows)), [row.name for row in reversed(contest.rows)], fontsize=8)
         axis.margins(y=0.25)
         axis.set_title(f"{contest.facts['title']}: {contest.facts['metric']} on test rows", fontsize=9)
