@@ -5,6 +5,7 @@ them twice, and runs the model on them.
 """
 
 import copy
+import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -133,7 +134,7 @@ def _obstacles_in_model(
 
 def inputs_of(model: FPTPreTrainedModel, batch: dict[str, Tensor]) -> dict[str, Tensor]:
     """The part of a collated batch that the model takes, on its device."""
-    taken = model.config.input.argument_names
+    taken = inspect.signature(model.fpt_model.forward).parameters  # of other inputs, too, which the model refuses
     return {name: tensor.to(model.device) for name, tensor in batch.items() if name in taken}
 
 

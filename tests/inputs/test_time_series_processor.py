@@ -150,7 +150,10 @@ MISTAKES = {  # what is changed, and what is said
     "halves": (lambda r: r.assign(t=np.arange(12) / 2), "row 1 has 0.5 in column 't'"),
     "text": (lambda r: r.assign(v=[*range(11), "many"]), "column 'v' .* row 11 has 'many'"),
     "infinity": (lambda r: r.assign(w=np.where(r.index == 2, np.inf, 1)), "column 'w' .* row 2 has inf"),
-    "too large": (lambda r: r.assign(w=np.where(r.index == 2, 1e300, 1)), "row 2 has 1e.300 in column 'w'"),
+    "too large": (
+        lambda r: r.assign(w=np.where(r.index == 2, 1e300, 1)),
+        "'w' holds finite .* row 2 has 1e.300",
+    ),
     "no column": (lambda r: r.drop(columns="w"), "row 0 has no 'w': t, v"),
     "nothing known": (lambda r: r.assign(w=r["w"].where(r.index < 5)), "none of 'w' in its last 4 steps"),
     "far apart": (

@@ -242,7 +242,7 @@ RULES = {
     "a stride that would skip steps": (SERIES | {"patch_stride": 8}, ["patch_stride"]),
 }  # fmt: skip
 for input_type, fields in INPUTS.items():
-    for name in list(fields)[1:]:  # behind the input type
+    for name in [name for name, value in fields.items() if not isinstance(value, (bool, str))]:  # sizes
         RULES[f"{input_type} without {name}"] = fields | {name: None}, [f"'{input_type}'", f"{name} is missing"]
         RULES[f"{input_type} with zero {name}"] = fields | {name: 0}, [name, "at least 1", "0"]
 

@@ -748,6 +748,7 @@ def test_there_is_one_class_over_trainer_and_it_has_no_state():
 
 
 PRIVATE = {
+    "_get_train_sampler",
     "_finish_current_push",
     "_push_from_checkpoint",
     "_save_checkpoint",
