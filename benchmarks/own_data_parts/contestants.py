@@ -221,15 +221,18 @@ def controls(rates: tuple = ONE_RATE, **settings: Any) -> dict[str, Contestant]:
     }
 
 
-def text_contestants(steps: int) -> dict[str, Contestant]:
-    """The frozen model on its own modality, and other ways to train it."""
+def text_contestants(steps: int, longer: bool = False) -> dict[str, Contestant]:
+    """The frozen model on its own modality, and other ways to train it; `longer`: as long as all weights take."""
     lora = {"peft_type": "LORA", "r": 8}
     native = {"steps": steps, "batch_size": 16}
+    twice = native | {"steps": 2 * steps, "trainable": ["output", "norm"]}
+    more = {"frozen: norms and head, twice the steps": trained(fpt, HIGH_RATES, **twice)} if longer else {}
     return {
         "frozen: norms and head": trained(fpt, HIGH_RATES, trainable=["output", "norm"], **native),
         "LoRA, rank 8, and head": trained(fpt, trainable=["output"], peft_config=lora, **native),
         "full fine-tuning": trained(fpt, LOW_RATES, trainable=EVERYTHING, bf16=True, **native),
         "logistic regression on frozen features": plain(text_logistic, STRENGTHS),
+        **more,
     }
 
 
@@ -241,10 +244,10 @@ RIDGE = {"ridge regression": plain(linear)} | TABLE
 SOUND_SETTINGS = tuple({"C": c, "stretches": s} for c in (0.01, 0.1, 1) for s in (4, 8, 16))
 
 CONTESTANTS = {
-    "banking77": text_contestants(1000),
+    "banking77": text_contestants(1000, longer=True),
     "banking77@8": text_contestants(200),
     "banking77@64": text_contestants(400),
-    "sst2": text_contestants(400),
+    "sst2": text_contestants(400, longer=True),
     "sst2@8": text_contestants(40),
     "sst2@64": text_contestants(100),
     "spoken_digits": controls(steps=600) | {"log-mel + logistic regression": plain(sound_logistic, SOUND_SETTINGS)},
