@@ -58,7 +58,7 @@ class Runs:
         data = self.data
         chosen = [self._recorded(CHOOSING, name, contestant, settings, 0) for settings in contestant.settings]
         best = max(chosen, key=lambda record: record["validation"])
-        for seed in range(self.seeds if contestant.seeded else 1):
+        for seed in range(self.seeds if contestant.seeded or data.shots else 1):
             if data.refit or seed:
                 self._recorded(TESTING, name, contestant, best["settings"], seed, best["validation"])
             elif self.ledger.find(stage=TESTING, contestant=name, seed=0) is None:

@@ -150,7 +150,7 @@ def write_report(folder: Path, names: list[str]) -> None:
         "over seeds of weights, batches and (few-shot) drawn rows; without ± there is one seed, or none is drawn.",
         'Settings were chosen by the validation score, with the first seed. "share": of all weights. "s": the',
         "quickest training, on one core beside other work. The backbone is all-MiniLM-L6-v2 in bfloat16; what trains",
-        "is float32.",
+        "is float32. Frozen features for a regression are computed once, and not in its time.",
         "",
         f"![A dot for each seed; blue: frozen models, grey: others, dotted: the floor]({PICTURE})",
         "",
