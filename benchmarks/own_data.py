@@ -26,6 +26,8 @@ from own_data_parts.report import write_report
 from tqdm import tqdm
 from transformers.utils import logging
 
+from fpt_adapters.estimators.kinds import take
+
 CHOOSING, TESTING = "choose", "test"
 
 
@@ -94,11 +96,6 @@ class Runs:
             facts["trained"] = sum(one.numel() for one in parameters if one.requires_grad)
             facts["parameters"] = sum(one.numel() for one in parameters)
         return estimator, facts
-
-
-def take(X: Any, rows: np.ndarray) -> Any:
-    """Some rows of a list or a DataFrame."""
-    return X.iloc[rows] if hasattr(X, "iloc") else [X[row] for row in rows]
 
 
 def contests(names: list[str], arguments: argparse.Namespace) -> Iterator[str]:

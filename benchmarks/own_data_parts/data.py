@@ -26,7 +26,6 @@ class Data:
     """
 
     name: str
-    kind: str
     X: Any
     y: np.ndarray
     test_X: Any
@@ -66,14 +65,14 @@ class Data:
 def texts(folder: Path, column: str = "text") -> Data:
     """Texts in parquet; 1,000 training rows validate where the folder has no rows for that."""
     parts = {split: read_file(str(folder / f"{split}.parquet"), split).data for split in _splits(folder)}
-    return _of_splits(folder.name, "text", parts, column)
+    return _of_splits(folder.name, parts, column)
 
 
 def sounds(folder: Path) -> Data:
     """Clips in parquet, with speakers of their own in each split."""
     parts = {split: read_file(str(folder / f"{split}.parquet"), split).data for split in _splits(folder)}
     parts = {split: data.cast_column("audio", datasets.Audio(decode=False)) for split, data in parts.items()}
-    return _of_splits("spoken digits", "audio", parts, "audio")
+    return _of_splits("spoken digits", parts, "audio")
 
 
 def images(folder: Path, train: int = 5000, test: int = 2000) -> Data:
@@ -83,7 +82,7 @@ def images(folder: Path, train: int = 5000, test: int = 2000) -> Data:
         split: read_file(str(folder / f"{split}.parquet"), split).data.select(range(count))
         for split, count in counts.items()
     }
-    return _of_splits(f"CIFAR-10, {train:,} images", "images", parts, "img")
+    return _of_splits(f"CIFAR-10, {train:,} images", parts, "img")
 
 
 def series(name: str, numbers: bool = False) -> Data:
@@ -93,7 +92,7 @@ def series(name: str, numbers: bool = False) -> Data:
     load = load_regression if numbers else load_classification
     (X, y), (test_X, test_y) = (load(name, split=split) for split in ("train", "test"))
     X, test_X = ([np.asarray(one).T for one in part] for part in (X, test_X))  # each (steps, channels)
-    return Data(name, "series", X, y, test_X, test_y, _held_out(y, numbers, FEW), numbers, refit=True)
+    return Data(name, X, y, test_X, test_y, _held_out(y, numbers, FEW), numbers, refit=True)
 
 
 def table(name: str) -> Data:
@@ -151,7 +150,7 @@ def _splits(folder: Path) -> list[str]:
     return [split for split in ("train", "validation", "test") if (folder / f"{split}.parquet").exists()]
 
 
-def _of_splits(name: str, kind: str, parts: dict[str, datasets.Dataset], column: str) -> Data:
+def _of_splits(name: str, parts: dict[str, datasets.Dataset], column: str) -> Data:
     X, y = list(parts["train"][column]), np.array(parts["train"]["label"])
     if "validation" in parts:
         train = np.arange(len(y))
@@ -160,7 +159,7 @@ def _of_splits(name: str, kind: str, parts: dict[str, datasets.Dataset], column:
     else:
         fold = _held_out(y, False, HELD_OUT)
     test = parts["test"]
-    return Data(name, kind, X, y, list(test[column]), np.array(test["label"]), fold)
+    return Data(name, X, y, list(test[column]), np.array(test["label"]), fold)
 
 
 def _of_table(name: str, X: pandas.DataFrame, y: np.ndarray, numbers: bool, test: float, few: bool = True) -> Data:
@@ -168,7 +167,7 @@ def _of_table(name: str, X: pandas.DataFrame, y: np.ndarray, numbers: bool, test
     train, tested = _held_out(y, numbers, test)
     X, test_X, y, test_y = X.iloc[train], X.iloc[tested], y[train], y[tested]
     fold = _held_out(y, numbers, FEW if few else HELD_OUT)
-    return Data(name, "table", X, y, test_X, test_y, fold, numbers, refit=few)
+    return Data(name, X, y, test_X, test_y, fold, numbers, refit=few)
 
 
 def _held_out(y: np.ndarray, numbers: bool, size: float) -> tuple[np.ndarray, np.ndarray]:

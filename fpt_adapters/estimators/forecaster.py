@@ -10,7 +10,7 @@ from sklearn.utils.validation import check_is_fitted
 from transformers import default_data_collator
 
 from ..data.sources import Source
-from ..data.windows import Windows, read_series
+from ..data.windows import SeriesTable, Windows, read_series
 from ..inference.forecasts import FPTForecastPipeline
 from ..inference.pipeline import pipeline
 from ..inputs.series_grid import frame_of
@@ -90,9 +90,8 @@ class FPTForecaster(TrainedEstimator):
         table that cannot be read, or is too short.
         """
         frame = frame_of(table)
-        rows = Source(datasets.Dataset.from_pandas(frame, preserve_index=False), "the table")
         found = FPTTimeSeriesProcessor.find(frame, 1, self.horizon, time, target, id, self.frequency)
-        series = read_series(rows, found)
+        series = _read(frame, found)
         held = 0 if self.patience is None else max(round(self.validation_fraction * series.steps), 1)
         parts = series.parted([series.steps - held, held])
         longest = int((parts[0][:, 1] - parts[0][:, 0]).max())
@@ -133,8 +132,7 @@ class FPTForecaster(TrainedEstimator):
         With quantiles it is that of the one nearest to one half. `y` is ignored.
         """
         check_is_fitted(self)
-        rows = Source(datasets.Dataset.from_pandas(frame_of(table), preserve_index=False), "the table")
-        series = read_series(rows, self.processor_)
+        series = _read(frame_of(table), self.processor_)
         windows = Windows(series, series.whole(), self.processor_.context_length, self.processor_.prediction_length)
         if not len(windows):
             raise ValueError("no series of the table has a window: it needs more steps than the horizon has.")
@@ -154,3 +152,7 @@ class FPTForecaster(TrainedEstimator):
         forecaster.model_, forecaster.processor_ = loaded.model, loaded.processor
         forecaster.n_iter_ = 0
         return forecaster
+
+
+def _read(frame: "pandas.DataFrame", processor: FPTTimeSeriesProcessor) -> SeriesTable:
+    return read_series(Source(datasets.Dataset.from_pandas(frame, preserve_index=False), "the table"), processor)

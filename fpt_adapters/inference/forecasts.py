@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from ..inputs.time_series_processing_fpt import NAME_ROW, FPTTimeSeriesProcessor
+from ..inputs.time_series_processing_fpt import NAME_ROW, FPTTimeSeriesProcessor, middle_level
 from ..models.pretrained import FPTPreTrainedModel
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ class FPTForecastPipeline:
     def points(self, windows: np.ndarray) -> np.ndarray:
         """Windows (batch, context_length, channels) -> one forecast each; of quantiles that nearest to one half."""
         answers, levels = self._answer(torch.from_numpy(windows)).numpy(), self.model.config.quantiles
-        return answers if levels is None else answers[..., int(np.argmin(np.abs(np.array(levels) - 0.5)))]
+        return answers if levels is None else answers[..., middle_level(levels)]
 
     @torch.no_grad()
     def _answer(self, windows: torch.Tensor) -> torch.Tensor:

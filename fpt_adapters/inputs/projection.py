@@ -67,3 +67,12 @@ def check_length(tokens: int, config: PreTrainedConfig) -> None:
             f"The input has {tokens} tokens, but this model was built for at most {config.num_tokens}: shorten it, or "
             "build the model for the longer one."
         )
+
+
+def check_stride(config: PreTrainedConfig) -> None:
+    """Raise ValueError for patches of a series that leave steps out between them."""
+    if config.patch_stride > config.patch_length:
+        raise ValueError(
+            f"patch_stride is at most patch_length, or steps would be lost; got {config.patch_stride} and "
+            f"{config.patch_length}."
+        )

@@ -9,7 +9,7 @@ from transformers import PreTrainedConfig
 from ..rules.wording import counted, thousands
 from .encoded import Encoded
 from .input_type import InputType, Loading
-from .projection import Projection, check_sequences, without_padding
+from .projection import Projection, check_sequences, check_stride, without_padding
 from .values import numbers_usage
 
 if TYPE_CHECKING:
@@ -49,11 +49,7 @@ class SeriesInput(InputType):
     columns = ("values", "series")
 
     def check(self, config: PreTrainedConfig) -> None:
-        if config.patch_stride > config.patch_length:
-            raise ValueError(
-                f"patch_stride is at most patch_length, or steps would be lost; got {config.patch_stride} and "
-                f"{config.patch_length}."
-            )
+        check_stride(config)
 
     def num_tokens(self, config: PreTrainedConfig) -> int:
         return _patches(config.series_length, config.patch_length, config.patch_stride)

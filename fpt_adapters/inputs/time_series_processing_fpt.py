@@ -228,7 +228,7 @@ class FPTTimeSeriesProcessor(FeatureExtractionMixin):
             if not levels:
                 columns[name] = answers[:, channel]
                 continue
-            columns[name] = answers[:, channel, int(np.argmin(np.abs(np.array(levels) - 0.5)))]
+            columns[name] = answers[:, channel, middle_level(levels)]
             columns |= {f"{name}_{level:g}": answers[:, channel, number] for number, level in enumerate(levels)}
         return pandas.DataFrame(columns).infer_objects()
 
@@ -272,6 +272,11 @@ class FPTTimeSeriesProcessor(FeatureExtractionMixin):
 
     def _clock(self) -> Clock:
         return Clock(self.frequency, self.timezone)
+
+
+def middle_level(levels: Sequence[float]) -> int:
+    """The number of the level that is nearest to one half."""
+    return int(np.argmin(np.abs(np.array(levels) - 0.5)))
 
 
 def _ids(frame: "pandas.DataFrame", name: str | None, where: Callable[[int], str]) -> Any:

@@ -15,7 +15,7 @@ from ..rules.ranges import check_finite_list, short
 from ..rules.wording import counted, thousands
 from .encoded import Encoded
 from .input_type import InputType, Loading
-from .projection import Projection, check_length
+from .projection import Projection, check_length, check_stride
 
 SCALINGS = ("std", "last", "none")
 SMALLEST = 1e-5  # added to a window's variance, in the units of `channel_scale`
@@ -90,11 +90,7 @@ class WindowsInput(InputType):
     module = WindowsProjection
 
     def check(self, config: PreTrainedConfig) -> None:
-        if config.patch_stride > config.patch_length:
-            raise ValueError(
-                f"patch_stride is at most patch_length, or steps would be lost; got {config.patch_stride} and "
-                f"{config.patch_length}."
-            )
+        check_stride(config)
         if config.patch_length > config.context_length + config.patch_stride:
             raise ValueError(
                 f"patch_length is at most context_length and patch_stride together; got {config.patch_length} for "

@@ -35,7 +35,7 @@ def data(script, refit=False, shots=None):
     y = np.array([0, 1] * 15 + [1] * 10)
     X = [[number] for number in range(40)]
     fold = (np.arange(30), np.arange(30, 40))
-    return script.Data("toy", "toy", X, y, [[0]] * 4, np.array([0, 0, 0, 1]), fold, refit=refit, shots=shots)
+    return script.Data("toy", X, y, [[0]] * 4, np.array([0, 0, 0, 1]), fold, refit=refit, shots=shots)
 
 
 def contest(script, folder, contestant, seeds=3, **settings):
