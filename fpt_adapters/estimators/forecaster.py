@@ -10,6 +10,7 @@ from sklearn.utils.validation import check_is_fitted
 from transformers import default_data_collator
 
 from ..data.sources import Source
+from ..data.splits import check_at_least
 from ..data.windows import SeriesTable, Windows, read_series
 from ..inference.forecasts import FPTForecastPipeline
 from ..inference.pipeline import pipeline
@@ -90,12 +91,16 @@ class FPTForecaster(TrainedEstimator):
         table that cannot be read, or is too short.
         """
         frame = frame_of(table)
-        found = FPTTimeSeriesProcessor.find(frame, 1, self.horizon, time, target, id, self.frequency)
+        check_at_least("stride", self.stride, 1)
+        given = self.context_length
+        found = FPTTimeSeriesProcessor.find(
+            frame, 1 if given is None else given, self.horizon, time, target, id, self.frequency
+        )
         series = _read(frame, found)
         held = 0 if self.patience is None else max(round(self.validation_fraction * series.steps), 1)
         parts = series.parted([series.steps - held, held])
         longest = int((parts[0][:, 1] - parts[0][:, 0]).max())
-        context = self.context_length or max(min(int(WINDOWS * self.horizon), longest - self.horizon), 1)
+        context = max(min(int(WINDOWS * self.horizon), longest - self.horizon), 1) if given is None else given
         found.context_length = context
         found.mean, found.std = series.scale(parts[0], found.target_columns)
         train = Windows(series, parts[0], context, self.horizon, self.stride)

@@ -85,7 +85,7 @@ class ForecastHead(Head):
             raise ValueError(f"loss is one of {', '.join(LOSSES)}; got {short(config.loss)}.")
         if config.quantiles is not None:
             levels = config.quantiles
-            numbers = isinstance(levels, list) and all(type(level) is float and 0 < level < 1 for level in levels)
+            numbers = isinstance(levels, list) and all(isinstance(level, float) and 0 < level < 1 for level in levels)
             if not numbers or sorted(set(levels)) != levels or not 0 < len(levels) <= MAX_QUANTILES:
                 raise ValueError(f"quantiles rise between 0 and 1, as [0.1, 0.5, 0.9] do; got {short(levels)}.")
             if config.loss is not None:

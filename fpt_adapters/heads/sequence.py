@@ -1,14 +1,12 @@
 """One answer for a sequence, from its pooled hidden states: a class, several labels, or numbers."""
 
-import math
-
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from ..inputs.encoded import Encoded
-from ..rules.ranges import MAX_LABELS, short
+from ..rules.ranges import MAX_LABELS, is_finite, short
 from ..rules.travelling import TRAVELS
 from .head import Head
 from .problems import Numbers
@@ -66,7 +64,7 @@ def _check_scale(config: PreTrainedConfig) -> None:
     for name in given:
         values = getattr(config, name)
         numbers = isinstance(values, list) and 0 < len(values) <= MAX_LABELS
-        if not numbers or not all(_is_finite(value) for value in values):
+        if not numbers or not all(is_finite(value) for value in values):
             raise ValueError(f"{name} is a list of numbers, one for each label; got {short(values)}.")
         if len(values) != config.num_labels or config.problem_type not in (None, Numbers.name):
             raise ValueError(
@@ -75,11 +73,6 @@ def _check_scale(config: PreTrainedConfig) -> None:
             )
     if given and min(config.label_scale) <= 0:
         raise ValueError(f"label_scale lies above 0, got {short(config.label_scale)}.")
-
-
-def _is_finite(value: object) -> bool:
-    """Whether something is a finite number; NumPy's float64 is a float, and is written as one."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def pool(hidden: Tensor, mask: Tensor | None, pooling: str) -> Tensor:

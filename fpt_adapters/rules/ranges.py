@@ -29,10 +29,15 @@ def check_probability(name: str, value: float) -> None:
         raise ValueError(f"{name} is a probability of at least 0 and below 1, got {value}.")
 
 
+def is_finite(value: Any) -> bool:
+    """Whether something is a finite number; NumPy's float64 is a float, and is written as one."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
 def check_finite_list(name: str, values: Any, length: int) -> None:
     """Raise ValueError unless `values` is a list of `length` finite numbers."""
     numbers = isinstance(values, list) and len(values) == length
-    if not numbers or not all(type(value) in (int, float) and math.isfinite(value) for value in values):
+    if not numbers or not all(is_finite(value) for value in values):
         raise ValueError(f"{name} is a list of {length} finite numbers, got {short(values)}.")
 
 

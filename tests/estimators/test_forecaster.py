@@ -74,6 +74,8 @@ REFUSED = {
     "a column": ({}, {"time": "day"}, "no 'day'"),
     "a target": ({}, {"time": "date", "target": ["XT"]}, "no 'XT'"),
     "a horizon": ({"horizon": 230}, {"time": "date"}, "no series has so many in the 216 steps to train on"),
+    "a context": ({"context_length": 0}, {"time": "date"}, "context_length is a whole number of 1 to"),
+    "a stride": ({"stride": 0}, {"time": "date"}, "stride"),
     "what is held out": ({"validation_fraction": 0.01}, {"time": "date"}, r"last 2 steps .* fewer than horizon=6"),
 }
 

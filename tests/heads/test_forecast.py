@@ -74,6 +74,13 @@ def test_windows_are_what_a_forecast_reads_where_nobody_says():
     )
 
 
+def test_numbers_of_numpy_are_numbers(tmp_path):
+    scale = {"channel_mean": [*np.zeros(3)], "channel_scale": [*np.ones(3)]}
+    forecaster(**scale, quantiles=[*np.array([0.25, 0.75])]).save_pretrained(tmp_path)
+    loaded = AutoModelForTimeSeriesPrediction.from_pretrained(tmp_path).config
+    assert (loaded.channel_scale, loaded.quantiles) == ([1.0] * 3, [0.25, 0.75])
+
+
 def test_without_scaling_the_level_is_what_the_model_sees():
     model, (past, _) = forecaster(scaling="none"), windows()
     moved, first = forecasts(model, past_values=past + 100), forecasts(model, past_values=past)
